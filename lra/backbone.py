@@ -1,0 +1,263 @@
+"""From a batch to class scores: embedding, residual blocks around a mixer, head.
+
+B batch, L length, D model width. A *mixer* moves information between positions and is what the models of
+`models/` implement: `mixer(d_model, max_len)` gives a module with `forward(x (B, L, D), mask (B, L)) -> (B, L, D)`.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lra.head import Head
+from lra.task import TaskSpec
+
+MakeMixer = Callable[[int, int], nn.Module]
+
+
+def sinusoids(max_len: int, d_model: int) -> Tensor:
+    """Fixed position code (max_len, d_model): sines, then cosines, of geometric wavelengths up to 10000.
+
+    Vaswani et al. 2017, section 3.5.
+    """
+    position = torch.arange(max_len, dtype=torch.float64)[:, None]
+    rate = torch.exp(-math.log(10000.0) * torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
+    angle = position * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :d_model].float()
+
+
+class Embedding(nn.Module):
+    """Tokens by a table, real values by a linear map; then positions, then an optional class token in front."""
+
+    def __init__(self, spec: TaskSpec, d_model: int, *, positions: str = "none", class_token: bool = False):
+        super().__init__()
+        self.vocab_size = spec.vocab_size
+        self.content: nn.Module
+        if spec.vocab_size is None:
+            self.content = nn.Linear(spec.channels, d_model)
+        else:
+            self.content = nn.Embedding(spec.vocab_size, d_model)
+        self.class_token = nn.Parameter(torch.zeros(d_model)) if class_token else None
+        self.max_len = spec.max_len + class_token
+        if positions == "learned":
+            self.positions = nn.Parameter(0.02 * torch.randn(self.max_len, d_model))
+        elif positions == "sinusoidal":
+            self.register_buffer("positions", sinusoids(self.max_len, d_model), persistent=False)
+        elif positions != "none":
+            raise ValueError(f"positions: {positions!r} is not one of none, learned, sinusoidal")
+        self.has_positions = positions != "none"
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (B, L, D) and its mask; L grows by one with a class token."""
+        h = self.content(x)
+        if self.class_token is not None:
+            h = torch.cat([self.class_token.to(h.dtype).expand(len(h), 1, -1), h], dim=1)
+            mask = F.pad(mask, (1, 0), value=True)
+        if h.shape[1] > self.max_len:
+            raise ValueError(f"input has {h.shape[1]} positions, the model was built for max_len {self.max_len}")
+        if self.has_positions:
+            h = h + self.positions[: h.shape[1]].to(h.dtype)
+        return h * mask[..., None], mask
+
+
+class Dropout(nn.Module):
+    """Dropout; `tied` drops a feature at all positions of an example at once."""
+
+    def __init__(self, p: float, *, tied: bool = False):
+        super().__init__()
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"dropout: {p} is not in [0, 1)")
+        self.p, self.tied = p, tied
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        if not self.tied:
+            return F.dropout(x, self.p)
+        return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.p)
+
+    def extra_repr(self) -> str:
+        return f"{self.p}, tied={self.tied}"
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (B, L, D) over the real positions of all examples.
+
+    Padding takes no part in the statistics, so an example weighs by its length and not by its neighbours' lengths.
+    `ragged=False` says that no batch holds padding, and takes the fused kernel.
+    """
+
+    def __init__(self, d_model: int, *, ragged: bool):
+        super().__init__(d_model)
+        self.ragged = ragged
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        if not self.training or not self.ragged:
+            return super().forward(x.flatten(0, 1)).view_as(x)
+        real = mask[..., None].to(x.dtype)
+        count = real.sum(dtype=torch.float32)
+        mean = (x * real).sum((0, 1), dtype=torch.float32) / count
+        centred = (x - mean.to(x.dtype)) * real
+        var = centred.square().sum((0, 1), dtype=torch.float32) / count
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        with torch.no_grad():
+            unbiased = var * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps).to(self.weight.dtype)
+        return centred * scale.to(x.dtype) + self.bias.to(x.dtype)
+
+
+class Norm(nn.Module):
+    """Layer, batch or root-mean-square normalisation behind one signature (x, mask)."""
+
+    def __init__(self, kind: str, d_model: int, *, ragged: bool):
+        super().__init__()
+        if kind == "batch":
+            self.norm: nn.Module = BatchNorm(d_model, ragged=ragged)
+        elif kind == "layer":
+            self.norm = nn.LayerNorm(d_model)
+        elif kind == "rms":
+            self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        else:
+            raise ValueError(f"norm: {kind!r} is not one of layer, batch, rms")
+        self.needs_mask = kind == "batch"
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.norm(x, mask) if self.needs_mask else self.norm(x)
+
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class FeedForward(nn.Sequential):
+    """Position-wise network: linear to d_ff, activation, dropout, linear back."""
+
+    def __init__(self, d_model: int, d_ff: int, *, activation: str, dropout: float, tie_dropout: bool):
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        super().__init__(
+            nn.Linear(d_model, d_ff),
+            ACTIVATIONS[activation](),
+            Dropout(dropout, tied=tie_dropout),
+            nn.Linear(d_ff, d_model),
+        )
+
+
+class Residual(nn.Module):
+    """x + dropout(layer(norm(x))), or norm(x + dropout(layer(x))) where the norm comes after."""
+
+    def __init__(self, layer: nn.Module, norm: Norm, dropout: Dropout, *, prenorm: bool, takes_mask: bool):
+        super().__init__()
+        self.layer, self.norm, self.dropout = layer, norm, dropout
+        self.prenorm, self.takes_mask = prenorm, takes_mask
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.norm(x, mask) if self.prenorm else x
+        y = self.layer(y, mask) if self.takes_mask else self.layer(y)
+        y = x + self.dropout(y)
+        return y if self.prenorm else self.norm(y, mask)
+
+
+class Backbone(nn.Module):
+    """A stack of blocks, each a mixer and, if d_ff > 0, a feed-forward network; a last norm after pre-norm blocks."""
+
+    def __init__(
+        self,
+        *,
+        mixer: MakeMixer,
+        d_model: int,
+        n_layers: int,
+        max_len: int,
+        ragged: bool = True,
+        norm: str = "layer",
+        prenorm: bool = True,
+        dropout: float = 0.0,
+        tie_dropout: bool = False,
+        d_ff: int = 0,
+        activation: str = "gelu",
+    ):
+        super().__init__()
+
+        def residual(layer: nn.Module, takes_mask: bool) -> Residual:
+            around = Norm(norm, d_model, ragged=ragged)
+            return Residual(layer, around, Dropout(dropout, tied=tie_dropout), prenorm=prenorm, takes_mask=takes_mask)
+
+        self.blocks = nn.ModuleList()
+        for _ in range(n_layers):
+            self.blocks.append(residual(mixer(d_model, max_len), takes_mask=True))
+            if d_ff > 0:
+                feed = FeedForward(d_model, d_ff, activation=activation, dropout=dropout, tie_dropout=tie_dropout)
+                self.blocks.append(residual(feed, takes_mask=False))
+        self.norm = Norm(norm, d_model, ragged=ragged) if prenorm else None
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, mask)
+        return x if self.norm is None else self.norm(x, mask)
+
+
+class Classifier(nn.Module):
+    """A whole model: (x, mask) of a `Batch` to scores (B, n_classes).
+
+    mixer     makes one mixer from (d_model, max_len); blocks of `Backbone` go around it
+    encoder   instead of a mixer: makes the whole encoder from (d_model=, n_layers=, max_len=, dropout=)
+    norm      layer, batch or rms; prenorm says on which side of the layer
+    dropout   after every layer of a block; tie_dropout drops features at all positions at once
+    input_dropout  after the embedding
+    positions none, learned or sinusoidal
+    pool      mean, last, first or cls (a learned token in front)
+    d_ff      width of the feed-forward network of a block; 0 for none
+    head_hidden  width of the hidden layer of the head; 0 for a linear head (a pair of documents: d_model)
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        d_model: int,
+        n_layers: int,
+        mixer: MakeMixer | None = None,
+        encoder: Callable[..., nn.Module] | None = None,
+        norm: str = "layer",
+        prenorm: bool = True,
+        dropout: float = 0.0,
+        tie_dropout: bool = False,
+        input_dropout: float = 0.0,
+        positions: str = "none",
+        pool: str = "mean",
+        d_ff: int = 0,
+        activation: str = "gelu",
+        head_hidden: int = 0,
+    ):
+        super().__init__()
+        if (mixer is None) == (encoder is None):
+            raise ValueError("model: give either a mixer or an encoder, and not both")
+        self.embedding = Embedding(spec, d_model, positions=positions, class_token=pool == "cls")
+        self.input_dropout = Dropout(input_dropout, tied=tie_dropout)
+        max_len = self.embedding.max_len
+        if encoder is not None:
+            self.encoder = encoder(d_model=d_model, n_layers=n_layers, max_len=max_len, dropout=dropout)
+        else:
+            assert mixer is not None
+            self.encoder = Backbone(
+                mixer=mixer,
+                d_model=d_model,
+                n_layers=n_layers,
+                max_len=max_len,
+                ragged=spec.ragged,
+                norm=norm,
+                prenorm=prenorm,
+                dropout=dropout,
+                tie_dropout=tie_dropout,
+                d_ff=d_ff,
+                activation=activation,
+            )
+        self.head = Head(spec, getattr(self.encoder, "d_output", d_model), pool=pool, hidden=head_hidden)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h, mask = self.embedding(x, mask)
+        h = self.encoder(self.input_dropout(h), mask)
+        return self.head(h, mask)

@@ -1,0 +1,46 @@
+"""From a sequence of vectors to class scores. B batch, L length, D width."""
+
+import torch
+from torch import Tensor, nn
+
+from lra.task import TaskSpec
+
+
+def pooled(x: Tensor, mask: Tensor, how: str) -> Tensor:
+    """One vector for each sequence, from its real positions only: (B, L, D), (B, L) -> (B, D)."""
+    if how == "mean":
+        real = mask[..., None].to(x.dtype)
+        return (x * real).sum(1) / real.sum(1)
+    if how == "last":
+        last = mask.sum(1) - 1
+        return x.take_along_dim(last[:, None, None], dim=1).squeeze(1)
+    return x[:, 0]  # first, cls
+
+
+class Head(nn.Module):
+    """Pooling and a linear classifier, or one with a hidden layer.
+
+    Two documents with one label (LRA Retrieval; Tay et al. 2021, section 2.2.3) are compared through the features
+    [a, b, a * b, a - b] and always get a hidden layer, as in the S4 repository's pair decoder.
+    """
+
+    def __init__(self, spec: TaskSpec, d_input: int, *, pool: str = "mean", hidden: int = 0):
+        super().__init__()
+        if pool not in ("mean", "last", "first", "cls"):
+            raise ValueError(f"pool: {pool!r} is not one of mean, last, first, cls")
+        self.pool, self.paired = pool, spec.paired
+        if spec.paired:
+            hidden, d_input = hidden or d_input, 4 * d_input
+        self.classifier: nn.Module
+        if hidden:
+            self.classifier = nn.Sequential(nn.Linear(d_input, hidden), nn.GELU(), nn.Linear(hidden, spec.n_classes))
+        else:
+            self.classifier = nn.Linear(d_input, spec.n_classes)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D) -> (B, n_classes); paired: (2B, L, D) -> (B, n_classes)."""
+        h = pooled(x, mask, self.pool)
+        if self.paired:
+            a, b = h.chunk(2)
+            h = torch.cat([a, b, a * b, a - b], dim=-1)
+        return self.classifier(h)
