@@ -1,0 +1,84 @@
+"""What a run ran on: versions, hardware and the commit of the code, for its record."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from lra.results import Git, Hardware
+
+PACKAGES = (
+    "torch",
+    "pytorch-lightning",
+    "numpy",
+    "scipy",
+    "numba",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "safetensors",
+    "pykeops",
+    "triton",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, CUDA (where torch has it) and the packages a result may depend on; absent ones left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def hardware(device: torch.device | str = "cpu") -> Hardware:
+    """The machine as a record states it; `device` is where the model lives."""
+    device = torch.device(device)
+    processor = processor_name()
+    name = processor
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type != "cpu":
+        name = device.type
+    return Hardware(
+        device=name,
+        processor=processor,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def processor_name() -> str:
+    """The processor's own name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def git(root: Path | None = None) -> Git:
+    """Commit and state of the repository at `root` (default: of this code); results/ does not make it dirty."""
+    root = root or Path(__file__).resolve().parent.parent
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return Git(commit=None, dirty=None)
+    return Git(commit=commit, dirty=bool(_git(root, "status", "--porcelain", "--", ".", ":(exclude)results")))
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

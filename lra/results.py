@@ -1,0 +1,317 @@
+"""The record of one run: a JSON file that says what was run, on what, and what came out.
+
+Everything a table, a plot or an audit states is computed from these files. A record is written whole or not at all,
+read strictly (a file that is not exactly a record is refused in one line), and holds nothing of the machine's owner:
+no absolute path, no secret.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lra.jsonfile import check, decode, read_text, short, write_atomically
+from lra.portable import portable
+
+SCHEMA = 1
+# version n -> the function that turns a version n file's content into version n + 1
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
+
+Status = Literal["running", "ok", "diverged", "oom", "interrupted"]
+Kind = Literal["official", "generated", "subset", "toy"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What was learned from. `chance` is the share of the commonest label of the test set, in [0, 1]."""
+
+    kind: Kind
+    fingerprint: str
+    counts: dict[str, int]
+    chance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How the reported checkpoint was chosen, at which step, and whether by looking at the test set."""
+
+    rule: str
+    on_test: bool
+    step: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where it ran. `device` is the accelerator, or the processor where there is none; memory in MiB."""
+
+    device: str
+    processor: str
+    cores: int
+    threads: int
+    memory_mib: int
+    system: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Git:
+    """Commit of the code; both None outside a repository. Files under results/ do not make a tree dirty."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One moment of the learning curve; None where not measured, or not finite. Accuracies in [0, 1]."""
+
+    step: int
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    lr: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A test input as a reader sees it, text or rows of grey values 0..255, with its label and the prediction."""
+
+    label: int
+    predicted: int
+    probability: float | None = None
+    text: str | None = None
+    pixels: list[list[int]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run of one (task, model, seed, scale, variant). Accuracies in [0, 1], times in seconds, memory in MiB.
+
+    variant        command-line overrides that change the result; empty for the default cell
+    reason         one line on why the status is not ok
+    recipe         name of the recipe used, None if there is none (untuned); recipe_source cites where it comes from
+    command        reruns this cell from the repository's root
+    parameters     trainable numbers, real and imaginary parts counted apart
+    last_test_accuracy  of the last checkpoint, whichever was selected
+    """
+
+    task: str
+    model: str
+    title: str
+    seed: int
+    scale: str
+    variant: list[str] = field(default_factory=list)
+    status: Status
+    reason: str | None = None
+
+    config: dict[str, Any]
+    config_hash: str
+    recipe: str | None
+    recipe_source: str | None
+    command: str
+
+    git: Git
+    versions: dict[str, str]
+    hardware: Hardware
+    precision: str
+    kernel_backend: str | None = None
+
+    data: Data
+    parameters: int
+    selection: Selection
+
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    n_test: int | None = None
+    test_correct: int | None = None
+    last_test_accuracy: float | None = None
+
+    steps_done: int = 0
+    steps_total: int
+    epochs: float | None = None
+    train_seconds: float | None = None
+    total_seconds: float | None = None
+    steps_per_second: float | None = None
+    peak_memory_mib: float | None = None
+    curve: list[Point] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    started: str
+    finished: str | None = None
+    wandb: str | None = None
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Refuse a record that contradicts itself: ValueError naming the field and the value."""
+        for name, value, why in contradictions(self):
+            raise ValueError(f"{name} is {short(value)}: {why}")
+
+    def path(self, root: Path) -> Path:
+        """Where this record belongs below `root` (results/runs)."""
+        return record_path(
+            root, scale=self.scale, model=self.model, task=self.task, seed=self.seed, variant=self.variant
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all. Text is made portable, its reason one line, a NaN in the curve null.
+
+        raises ValueError if the config holds an absolute path or a secret: take `portable(config)`, and hash that
+        """
+        content = dataclasses.asdict(self)
+        if portable(self.config) != self.config:
+            raise ValueError("config holds an absolute path or a secret: take portable(config), and hash that")
+        if self.reason is not None:
+            content["reason"] = " ".join(self.reason.split())
+        for point in content["curve"]:
+            point.update({k: None for k, v in point.items() if isinstance(v, float) and not math.isfinite(v)})
+        text = render({"schema": content.pop("schema"), **portable(content)})
+        # what is written must be what can be read
+        parse(text, where=str(path))
+        write_atomically(path, text)
+
+
+def contradictions(r: Record) -> Iterator[tuple[str, Any, str]]:
+    """(field, value, why) of everything in a record that cannot be, types already being right."""
+    for name in ("task", "model", "scale"):
+        if not NAME.fullmatch(value := getattr(r, name)):
+            yield name, value, "a name has letters, digits, '_', '-', '.' and starts with a letter or digit"
+    for name in ("seed", "parameters", "steps_done", "steps_total"):
+        if (value := getattr(r, name)) < 0:
+            yield name, value, "cannot be negative"
+    for name in ("val_accuracy", "test_accuracy", "last_test_accuracy"):
+        if (value := getattr(r, name)) is not None and not 0 <= value <= 1:
+            yield name, value, "an accuracy lies in [0, 1]"
+    if not 0 < r.data.chance <= 1:
+        yield "data.chance", r.data.chance, "a share of labels lies in (0, 1]"
+    if any(n < 0 for n in r.data.counts.values()):
+        yield "data.counts", r.data.counts, "cannot be negative"
+    for name in ("epochs", "train_seconds", "total_seconds", "steps_per_second", "peak_memory_mib"):
+        if (value := getattr(r, name)) is not None and not (math.isfinite(value) and value >= 0):
+            yield name, value, "a finite number, not negative"
+    if r.config_hash != (expected := config_hash(r.config)):
+        yield "config_hash", r.config_hash, f"the config hashes to {expected}"
+    for name in ("started", "finished"):
+        if (value := getattr(r, name)) is not None and not UTC.fullmatch(value):
+            yield name, value, "UTC as 2026-01-31T12:00:00Z is expected"
+    if any(a.step >= b.step for a, b in zip(r.curve, r.curve[1:], strict=False)):
+        yield "curve", [p.step for p in r.curve], "steps must increase"
+    yield from _score_contradictions(r)
+
+
+def _score_contradictions(r: Record) -> Iterator[tuple[str, Any, str]]:
+    score = (r.test_accuracy, r.test_correct, r.n_test)
+    if r.status == "ok" and (None in score or r.finished is None):
+        yield "status", r.status, "needs test_accuracy, test_correct, n_test and finished"
+    if r.status not in ("ok", "running") and not r.reason:
+        yield "reason", r.reason, f"a run that ended {r.status} says why"
+    if (r.test_accuracy is None) != (r.test_correct is None) or (r.test_correct is None) != (r.n_test is None):
+        yield "test_accuracy", r.test_accuracy, "test_accuracy, test_correct and n_test come together"
+    elif r.test_accuracy is not None and r.test_correct is not None and r.n_test is not None:
+        if not 0 <= r.test_correct <= r.n_test or r.n_test == 0:
+            yield "test_correct", r.test_correct, f"cannot be right on so many of {r.n_test} examples"
+        elif abs(r.test_correct / r.n_test - r.test_accuracy) > 1e-6:
+            yield "test_accuracy", r.test_accuracy, f"{r.test_correct} of {r.n_test} is another number"
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of a resolved config, as 64 hexadecimal digits; the order of keys is no matter.
+
+    raises ValueError where the config is not JSON (a NaN, an infinity, a key that is no string)
+    """
+    check(config, dict[str, Any], "config")
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record_path(root: Path, *, scale: str, model: str, task: str, seed: int, variant: Sequence[str] = ()) -> Path:
+    """<root>/<scale>/<model>/<task>/<seed>.json; a variant adds eight digits of its hash: <seed>-<hash8>.json.
+
+    The hash depends on the set of overrides, not on their order.
+    """
+    suffix = "-" + hashlib.sha256("\n".join(sorted(variant)).encode()).hexdigest()[:8] if variant else ""
+    return Path(root) / scale / model / task / f"{seed}{suffix}.json"
+
+
+def load(path: Path) -> Record:
+    """Read one record. ValueError, one line naming file, field and value, for anything that is not exactly a record."""
+    return parse(read_text(path), where=str(path))
+
+
+def load_all(root: Path) -> list[Record]:
+    """Every record below `root`, in the order of their paths. ValueError for the first file that is not in order."""
+    records = []
+    for _, outcome in scan(root):
+        if isinstance(outcome, ValueError):
+            raise outcome
+        records.append(outcome)
+    return records
+
+
+def scan(root: Path) -> Iterator[tuple[Path, Record | ValueError]]:
+    """(path, record or what is wrong with it) of every file below `root` whose name ends in .json, sorted."""
+    for path in sorted(Path(root).rglob("*.json")):
+        try:
+            record = load(path)
+            if (home := record.path(Path(root))) != path:
+                raise ValueError(f"{path}: holds the record of {home.relative_to(root)}; move or delete it")
+        except ValueError as error:
+            yield path, error
+        else:
+            yield path, record
+
+
+def parse(text: str, where: str) -> Record:
+    """A record from JSON text; `where` names the file in the one-line ValueError."""
+    try:
+        return check(migrate(decode(text)), Record, "")
+    except RecursionError:
+        raise ValueError(f"{where}: nested too deeply to be a record") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
+
+
+def migrate(content: Any) -> dict:
+    """Bring the content of an older record to today's schema, one version at a time."""
+    if not isinstance(content, dict):
+        raise ValueError(f"a record is a JSON object, not {short(content)}")
+    version = content.get("schema")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"schema is {short(version)}: a whole number from 1 to {SCHEMA} is expected")
+    if version > SCHEMA:
+        raise ValueError(f"schema is {short(version)}, newer than {SCHEMA}: update this repository to read it")
+    while version < SCHEMA:
+        try:
+            content = MIGRATIONS[version](content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"cannot be brought from schema {version} to {version + 1} ({error!r})") from None
+        version += 1
+        content["schema"] = version
+    return content
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """JSON text that reads and diffs well: a field a line, a moment of the curve a line, the config laid out."""
+    lines = []
+    for name, value in content.items():
+        if name in ("curve", "examples") and value:
+            text = "[\n" + ",\n".join("    " + _json(item) for item in value) + "\n  ]"
+        elif name == "config":
+            text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", "\n  ")
+        else:
+            text = _json(value)
+        lines.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
