@@ -55,6 +55,8 @@ class RotaryAttention(nn.Module):
         self.out = nn.Linear(d_model, d_model)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        # a zero weight does not silence inf or nan, so whatever lies in the padding is cleared first
+        x = x.masked_fill(~mask[..., None], 0)
         qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))  # (B, L, 3, H, K)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each (B, H, L, K)
         q, k = rotate(q), rotate(k)
