@@ -6,7 +6,7 @@ A file of its own, imported at the first use, because importing numba takes a se
 import numpy as np
 from numba import njit
 
-from data.generate_listops import CLOSE, MAX, MED, MIN, NINE, SM, ZERO
+from data.generate_listops import CLOSE, MAX, MIN, NINE, SM, ZERO
 from data.splitmix import below, draw_bits, open_stream
 
 
