@@ -1,0 +1,51 @@
+"""The two patterns against dense attention under their masks, written from the paper's set definitions."""
+
+import pytest
+import torch
+
+from models.sparse_transformer import SparseTransformer
+
+
+def fixed(i, j, width, n_summary):
+    return i // width == j // width or j % width >= width - n_summary
+
+
+def strided(i, j, width, n_summary):
+    return abs(i - j) < width or (i - j) % width == 0
+
+
+@pytest.mark.parametrize("pattern", [fixed, strided])
+@pytest.mark.parametrize("lengths", [(20, 11), (18, 5, 1), (3, 2)])
+def test_merged_patterns_equal_the_masked_dense_computation(pattern, lengths, dense_attention, assert_same, ragged):
+    torch.manual_seed(0)
+    mixer = SparseTransformer(8, 32, pattern=pattern.__name__, block=4, n_summary=2, n_heads=2, d_qkv=4).double()
+    x, mask = ragged(8, *lengths, total=max(lengths) + 3)
+    length = x.shape[1]
+    pairs = torch.tensor([[pattern(i, j, 4, 2) for j in range(length)] for i in range(length)])
+    q, k, v = mixer.qkv(x).unflatten(-1, (3, 2, 2)).unbind(2)
+    expected = mixer.out(dense_attention(q, k, v, pairs & mask[:, None, None]))
+    assert_same(mixer(x, mask), expected, [x, *mixer.parameters()], mask)
+
+
+@pytest.mark.parametrize("pattern", ["fixed", "strided"])
+def test_every_position_is_reached_in_two_layers(pattern):
+    torch.manual_seed(0)
+    first, second = (SparseTransformer(8, 64, pattern=pattern, block=8, n_summary=1).double() for _ in range(2))
+    x = torch.randn(1, 61, 8, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(1, 61, dtype=torch.bool)
+    second(first(x, mask), mask)[0, 20].sum().backward()
+    # the last block is short and has no summary: with the fixed pattern nothing outside reads it
+    reached = x.grad[0].abs().sum(-1) > 0
+    assert reached[:56].all()
+    assert reached[56:].all() == (pattern == "strided")
+
+
+def test_the_stride_without_a_number_is_the_root_of_the_length():
+    assert SparseTransformer(8, 4096, block=None).block == 64
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(ValueError, match="pattern 'diagonal' is not one of fixed, strided"):
+        SparseTransformer(8, 16, pattern="diagonal")
+    with pytest.raises(ValueError, match=r"n_summary 9 is not in 1\.\.block 4"):
+        SparseTransformer(8, 16, block=4, n_summary=9)
