@@ -1,0 +1,137 @@
+"""A table's text, apart from what it means: Markdown, LaTeX and the terminal."""
+
+from dataclasses import dataclass
+
+import rich.box
+import rich.table
+import rich.text
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "—": "---",
+    "✗": r"$\times$",
+    "…": r"\dots{}",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "≈": r"$\approx$",
+    "≥": r"$\ge$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "↳": r"$\hookrightarrow$",
+    "ᵍ": r"$^{g}$",
+    "ˢ": r"$^{s}$",
+    "ᵗ": r"$^{t}$",
+    "µ": r"$\mu$",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a printed table; quiet: not ours, printed faintly where that can be done."""
+
+    text: str
+    bold: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A printed table: file name, title, header, rows as wide as the header, and the notes beneath."""
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(f"table {self.name}: a row of {len(row)} under a header of {len(self.header)}")
+
+
+def markdown(table: Table) -> str:
+    """A section with an aligned table; the first column to the left, the rest to the right."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.split()).replace("|", "\\|")
+
+    lines = [[plain(name) for name in table.header]]
+    lines += [[f"**{plain(e.text)}**" if e.bold else plain(e.text) for e in row] for row in table.rows]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(table.header))]
+
+    def line(texts: list[str]) -> str:
+        cells = [t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(texts, widths, strict=True))]
+        return "| " + " | ".join(cells) + " |"
+
+    rule = "|" + "|".join(("-" * (w + 2)) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    parts = [f"# {table.title}", "", line(lines[0]), rule, *(line(row) for row in lines[1:])]
+    if table.notes:
+        parts += ["", *(f"- {plain(note)}" for note in table.notes)]
+    return "\n".join(parts) + "\n"
+
+
+def escape_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def latex(table: Table) -> str:
+    """A table environment; the document needs the packages booktabs and graphicx."""
+    columns = "l" + "r" * (len(table.header) - 1)
+
+    def line(row: tuple[Entry, ...]) -> str:
+        texts = [escape_latex(e.text) for e in row]
+        return " & ".join(rf"\textbf{{{t}}}" if e.bold else t for t, e in zip(texts, row, strict=True)) + r" \\"
+
+    parts = [
+        "% made by scripts/tables.py; needs \\usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.title)}}}",
+        rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        line(tuple(Entry(name) for name in table.header)),
+        r"\midrule",
+        *(line(row) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}}",
+    ]
+    if table.notes:
+        notes = " ".join(escape_latex(note).rstrip(".") + "." for note in table.notes)
+        parts += [r"\par\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}"]
+    return "\n".join([*parts, r"\end{table}"]) + "\n"
+
+
+def terminal(table: Table, *, notes: bool = True) -> rich.table.Table:
+    """For a rich console: best results bold and green, published rows faint, failures red."""
+    caption = "\n".join(table.notes) if notes else None
+    shown = rich.table.Table(
+        title=table.title,
+        caption=rich.text.Text(caption, style="dim") if caption else None,
+        box=rich.box.SIMPLE_HEAD,
+        caption_justify="left",
+        title_justify="left",
+        title_style="bold",
+        show_edge=False,
+        collapse_padding=True,
+    )
+    shown.add_column(table.header[0], min_width=min(10, max((len(row[0].text) for row in table.rows), default=0)))
+    for name in table.header[1:]:
+        shown.add_column(name, justify="right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(rich.text.Text(e.text, style=style(e)) for e in row))
+    return shown
+
+
+def style(entry: Entry) -> str:
+    if entry.quiet:
+        return "dim"
+    if entry.bold:
+        return "bold green"
+    return "red" if entry.text.startswith(("✗", "div.", "OOM")) else ""

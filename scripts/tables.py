@@ -1,0 +1,63 @@
+"""Comparison tables from the records under results/runs: Markdown, CSV and LaTeX, and the main one on the screen."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lra.efficiency import EFFICIENCY_TABLES, efficiency_table, load_bench  # noqa: E402
+from lra.jsonfile import write_atomically  # noqa: E402
+from lra.papers import PAPER_TABLES, paper_table  # noqa: E402
+from lra.published import load_published  # noqa: E402
+from lra.render import latex, markdown, terminal  # noqa: E402
+from lra.results import load_all  # noqa: E402
+from lra.tables import scale_table  # noqa: E402
+from lra.tidy import tidy_csv  # noqa: E402
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=ROOT / "results/runs", help="folder of records")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/tables", help="folder the tables are written to")
+    parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
+    parser.add_argument("--bench", type=Path, default=ROOT / "results/bench", help="folder of benchmark files")
+    parser.add_argument("--scale", help="show this scale; default: the largest that has runs")
+    parser.add_argument("--quiet", action="store_true", help="write the files and show nothing")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    try:
+        records = load_all(args.runs)
+        published = load_published(args.published)
+        benches = load_bench(args.bench)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    found = {r.scale for r in records}
+    scales = sorted(
+        {"paper", *found, *filter(None, [args.scale])}, key=lambda s: (s not in ("paper", "mini"), s != "paper", s)
+    )
+    made = {scale: scale_table(records, published, scale) for scale in scales}
+    made |= {name: paper_table(name, records, published) for name in PAPER_TABLES}
+    made |= {name: efficiency_table(name, benches, published) for name in EFFICIENCY_TABLES}
+    for name, table in made.items():
+        write_atomically(args.out / f"{name}.md", markdown(table))
+        write_atomically(args.out / f"{name}.tex", latex(table))
+    for scale in scales:
+        write_atomically(args.out / f"{scale}.csv", tidy_csv(records, published, scale))
+    if not args.quiet:
+        shown = args.scale or next((s for s in scales if s in found), "paper")
+        console = Console()
+        console.print(terminal(scale_table(records, published, shown, every_task=shown == "paper")))
+        console.print(f"[dim]{len(made)} tables in {args.out}[/dim]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
