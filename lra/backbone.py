@@ -101,7 +101,9 @@ class BatchNorm(nn.BatchNorm1d):
         mean = (x * real).sum((0, 1), dtype=torch.float32) / count
         centred = (x - mean.to(x.dtype)) * real
         var = centred.square().sum((0, 1), dtype=torch.float32) / count
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
         with torch.no_grad():
             unbiased = var * (count / (count - 1).clamp(min=1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

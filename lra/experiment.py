@@ -1,0 +1,263 @@
+"""One run from data and model to its record: train, choose by validation, test once, write."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import resource
+import statistics
+import time
+import warnings
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import nn
+
+from lra import environment
+from lra.checkpoint import Checkpoint, Interrupted
+from lra.learner import Learner
+from lra.progress import Bar, Curve, Diverged
+from lra.results import Data, Point, Record, Selection, Status
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Which run this is: what a record says of it before anything has happened. `config` is portable and resolved."""
+
+    task: str
+    model: str
+    title: str
+    seed: int
+    scale: str
+    variant: list[str]
+    config: dict[str, Any]
+    config_hash: str
+    recipe: str | None
+    recipe_source: str | None
+    command: str
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how the optimiser runs.
+
+    epochs, steps   length of the run, exactly one of the two
+    schedule, warmup  see `lra.optim.schedule`
+    clip            norm to which the gradient is cut; None for no clipping
+    validations     evaluations on the validation split over the run; None: one each epoch, or 20 in a run of `steps`
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    clip: float | None = None
+    validations: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            given = f"epochs={self.epochs}, steps={self.steps}"
+            raise ValueError(f"training: {given}; give one of the two (training.epochs=null training.steps=1000)")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        return int(self.steps) if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))  # type: ignore[operator]
+
+    def validate_every(self, steps_per_epoch: int) -> int:
+        total = self.total_steps(steps_per_epoch)
+        validations = self.validations or (20 if self.epochs is None else max(1, math.floor(self.epochs)))
+        return max(1, total // validations)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where it runs. threads: None leaves torch's choice; compile: torch.compile every block."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    precision: str = "32-true"
+    compile: bool = False
+    threads: int | None = None
+    deterministic: bool = False
+    checkpoint_seconds: float = 300.0
+
+
+def quiet() -> None:
+    """Keep the libraries from talking over the progress bar."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    # our loaders are no torch DataLoaders: they have no workers to advise about
+    warnings.filterwarnings("ignore", message=".*num_workers.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
+    warnings.filterwarnings("ignore", message=".*You are using a CUDA device.*Tensor Cores.*")
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory held so far: on the accelerator, or of this process where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def kernel_backend(model: nn.Module) -> str | None:
+    """Names of the kernel backends that the model's modules used, None if they have none."""
+    used = {str(m.backend_used) for m in model.modules() if getattr(m, "backend_used", None)}
+    return ", ".join(sorted(used)) or None
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters() if p.requires_grad)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+class Run:
+    """State of one run while it is made; `draft` gives the record as far as it is known."""
+
+    def __init__(self, cell: Cell, data: Any, model: nn.Module, training: Training, hardware: Hardware):
+        self.cell, self.data, self.model = cell, data, model
+        self.training, self.hardware = training, hardware
+        self.started, self.clock = now(), time.perf_counter()
+        self.curve, self.best = Curve(), {"accuracy": -1.0, "step": 0}
+        self.steps_done = 0
+        self.total_steps = 0
+        self.device = torch.device("cpu")
+
+    def draft(self, status: Status, **known: Any) -> Record:
+        cell, rows, speeds = self.cell, self.curve.rows, self.curve.speeds
+        chosen = int(self.best["step"]) or None
+        rule = "best val/accuracy, earliest of equals"
+        steps_per_epoch = max(1, self.steps_per_epoch)
+        return Record(
+            **{f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)},
+            status=status,
+            git=environment.git(),
+            versions=environment.versions(),
+            hardware=environment.hardware(self.device),
+            precision=self.hardware.precision,
+            kernel_backend=kernel_backend(self.model),
+            data=Data(
+                kind=self.data.kind,
+                fingerprint=self.data.fingerprint,
+                counts=dict(self.data.counts),
+                chance=self.data.majority("test"),
+            ),
+            parameters=parameters(self.model),
+            selection=Selection(rule=rule, on_test=getattr(self.data, "selection_on_test", False), step=chosen),
+            val_accuracy=self.best["accuracy"] if chosen else None,
+            steps_done=self.steps_done,
+            steps_total=self.total_steps,
+            epochs=round(self.steps_done / steps_per_epoch, 3),
+            train_seconds=round(self.curve.seconds, 3),
+            total_seconds=round(time.perf_counter() - self.clock, 3),
+            steps_per_second=round(statistics.median(speeds), 3) if speeds else None,
+            peak_memory_mib=round(peak_memory_mib(self.device), 1),
+            curve=[Point(**row) for row in rows],
+            started=self.started,
+            finished=now(),
+            **known,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.data.train_dataloader())
+
+
+def run(
+    cell: Cell,
+    *,
+    data: Any,
+    model: nn.Module,
+    optimizer: dict,
+    training: Training,
+    hardware: Hardware,
+    folder: Path,
+    loggers: list | None = None,
+    console: Console | None = None,
+    wandb: str | None = None,
+) -> Record:
+    """Train, choose by validation, test once; returns the record, whatever happened.
+
+    data    a prepared data module (`data.base.TaskData`)
+    folder  where checkpoints and the chosen weights of exactly this configuration live; an unfinished run goes on there
+    The test split is read at one place, after training ended, with the weights validation chose.
+    """
+    quiet()
+    if hardware.threads:
+        torch.set_num_threads(hardware.threads)
+    state = Run(cell, data, model, training, hardware)
+    state.total_steps = training.total_steps(state.steps_per_epoch)
+    learner = Learner(
+        model,
+        optimizer=optimizer,
+        schedule=training.schedule,
+        warmup=training.warmup,
+        total_steps=state.total_steps,
+    )
+    if hardware.compile:
+        for block in model.encoder.blocks:  # type: ignore[union-attr]
+            block.compile()
+    checkpoint = Checkpoint(folder, every_seconds=hardware.checkpoint_seconds)
+    title = f"{cell.title} on {cell.task} (seed {cell.seed})"
+    trainer = pl.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        precision=hardware.precision,  # type: ignore[arg-type]
+        deterministic=hardware.deterministic,
+        max_steps=state.total_steps,
+        max_epochs=-1,
+        val_check_interval=training.validate_every(state.steps_per_epoch),
+        check_val_every_n_epoch=None,
+        gradient_clip_val=training.clip,
+        callbacks=[state.curve, checkpoint, Bar(state.curve, title, console)],
+        logger=loggers or False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+    state.device = trainer.strategy.root_device
+    if state.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(state.device)
+    status: Status = "ok"
+    reason = None
+    try:
+        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(), weights_only=True)
+    except Diverged as error:
+        status, reason = "diverged", str(error)
+    except (Interrupted, KeyboardInterrupt, SystemExit) as error:
+        status, reason = "interrupted", str(error) or "stopped by the user"
+    except torch.OutOfMemoryError as error:
+        status, reason = "oom", str(error).split("\n")[0]
+    state.steps_done, state.best = trainer.global_step, checkpoint.best
+    if status != "ok":
+        return state.draft(status, reason=reason, wandb=wandb)
+
+    model.load_state_dict(torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True))
+    trainer.test(learner, datamodule=data, verbose=False)
+    test = learner.results["test"]
+    record = state.draft(
+        "ok",
+        test_accuracy=test["accuracy"],
+        test_correct=test["correct"],
+        n_test=test["examples"],
+        wandb=wandb,
+    )
+    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()
+    return record

@@ -1,0 +1,322 @@
+"""Train and evaluate one model on one task, and write the record.
+
+    python scripts/train.py task=listops model=s4                  # the paper's recipe
+    python scripts/train.py task=listops model=s4 scale=mini seed=1
+    python scripts/train.py -m task=listops,pathfinder model=s4,transformer scale=mini
+
+Running it again says that the result exists; an unfinished run goes on where it stopped.
+"""
+
+import difflib
+import fcntl
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from data.base import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+# choices that name a cell, and settings that change where and how fast it runs but not what comes out
+NAMES = {"task", "model", "scale", "seed"}
+SETTING = re.compile(
+    r"wandb\b.*|force|results|runs|data\..*|hydra\b.*|trainer|"
+    r"trainer\.(accelerator|devices|nodes|compile|threads|deterministic|checkpoint_seconds)"
+)
+console = Console(stderr=True)
+
+
+def die(message: str) -> NoReturn:
+    """One line on the error stream and exit status 2: the user can mend it."""
+    print("train.py: " + " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def options(group: str) -> list[str]:
+    """Names one can choose in a folder of configs; those with an underscore in front are bases."""
+    files = (CONFIGS / group).rglob("*.yaml")
+    return sorted(str(p.relative_to(CONFIGS / group).with_suffix("")) for p in files if p.name[0] != "_")
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield prefix + key
+            yield from keys(value, f"{prefix}{key}.")
+
+
+def check_command_line(arguments: list[str]) -> None:
+    """Ends with one line if an argument names no option, no choice or no key."""
+    try:
+        overrides = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+    except HydraException as error:
+        die(str(error).split("\n")[0])
+    groups = [p.name for p in CONFIGS.iterdir() if p.is_dir()]
+    chosen = []
+    for override in overrides:
+        if override.key_or_group in groups and not override.is_delete():
+            value = override.value()
+            choices = list(override.sweep_string_iterator()) if override.is_sweep_override() else [value]
+            for choice in choices:
+                known = options(override.key_or_group)
+                if choice not in known:
+                    what = f"{override.key_or_group}={choice}: there is no such {override.key_or_group}"
+                    die(f"{what}{nearest(str(choice), known)} (known: {', '.join(known)})")
+            chosen.append(f"{override.key_or_group}={choices[0]}")
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = OmegaConf.to_container(hydra.compose("train", overrides=chosen), resolve=False)
+    known = [*keys(composed), *groups]
+    for override in overrides:
+        key = override.key_or_group
+        if not key.startswith("hydra") and not override.is_add() and key not in known:
+            die(f"{override.input_line}: there is no option {key}{nearest(key, known)}")
+
+
+def arguments(target: Any) -> list[str]:
+    """Names a constructor takes, those it hands on to its parents included."""
+    names: list[str] = []
+    for cls in inspect.getmro(target) if inspect.isclass(target) else [target]:
+        if cls is target or "__init__" in vars(cls):
+            parameters = inspect.signature(cls).parameters.values()
+            names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return names
+
+
+def check_targets(node: Any, where: str = "") -> None:
+    """Ends with one line if a key of the configuration is no argument of what it configures (also in a recipe)."""
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        try:
+            known = arguments(get_object(node["_target_"]))
+        except (ImportError, HydraException) as error:
+            die(f"{where}._target_={node['_target_']}: {error}")
+        for key in node:
+            if not key.startswith("_") and key not in known:
+                die(f"{where}.{key}: {node['_target_']} has no argument {key}{nearest(key, known)}")
+    for key, value in node.items():
+        check_targets(value, f"{where}.{key}".lstrip("."))
+
+
+def source_of(recipe: str | None) -> str | None:
+    """What a recipe cites in its first comment lines."""
+    path = CONFIGS / "recipe" / f"{recipe}.yaml"
+    if recipe is None or not path.exists():
+        return None
+    cited = [line for line in path.read_text().splitlines() if line.startswith("# source:")]
+    return cited[0].removeprefix("# source:").strip() if cited else None
+
+
+def cell_of(cfg: DictConfig):
+    """What the record says of this run before it starts."""
+    from lra.experiment import Cell
+    from lra.portable import portable
+    from lra.published import load_published
+    from lra.results import config_hash
+
+    choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
+    model, task, scale = choices["model"], choices["task"], choices["scale"]
+    variant = sorted(
+        o for o in overrides if (key := o.split("=")[0].lstrip("+~")) not in NAMES and not SETTING.fullmatch(key)
+    )
+    config = OmegaConf.to_container(cfg, resolve=True)
+    result = {k: config[k] for k in ("task", "model", "optimizer", "training")} | {"precision": cfg.trainer.precision}
+    for key in ("root", "source", "seed"):
+        result["task"].pop(key, None)
+    result = portable(result)
+    recipe = str(choices.get("recipe"))
+    own = (CONFIGS / "recipe" / f"{recipe}.yaml").exists() and recipe.split("/")[0] == model
+    words = [f"task={task}", f"model={model}", f"scale={scale}", f"seed={cfg.seed}", *variant]
+    return Cell(
+        task=task,
+        model=model,
+        title=load_published(ROOT / "results" / "published").model(model).title,
+        seed=cfg.seed,
+        scale=scale,
+        variant=variant,
+        config=result,
+        config_hash=config_hash(result),
+        recipe=recipe if own else None,
+        recipe_source=source_of(recipe),
+        command=" ".join(["python scripts/train.py", *words]),
+        notes=[] if own else [f"no recipe of its own: takes {recipe}"],
+    )
+
+
+def wandb_loggers(cell, settings: DictConfig, fingerprint: str) -> list:
+    """A W&B logger, never a prompt: offline without an account, online only when asked for and possible."""
+    if settings.mode == "disabled":
+        return []
+    if settings.mode not in ("offline", "online"):
+        die(f"wandb.mode={settings.mode}: not one of offline, online, disabled")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+    from pytorch_lightning.loggers import WandbLogger
+
+    if settings.mode == "online" and not wandb.api.api_key:
+        die("wandb.mode=online: no W&B key on this machine; run .venv/bin/wandb login, or leave wandb.mode=offline")
+    identity = f"{cell.scale}-{cell.task}-{cell.model}-{cell.seed}-{cell.config_hash[:8]}"
+    logger = WandbLogger(
+        project=settings.project,
+        entity=settings.entity,
+        name=f"{cell.model} {cell.task} seed {cell.seed} {cell.scale}",
+        group=settings.group or f"{cell.scale}/{cell.task}/{cell.model}",
+        job_type="train",
+        tags=[cell.task, cell.model, cell.scale, *settings.tags],
+        config={**cell.config, "cell": cell.command, "data_fingerprint": fingerprint, "config_hash": cell.config_hash},
+        mode=settings.mode,
+        id=re.sub(r"[^A-Za-z0-9_-]", "-", identity) + f"-{os.getpid()}",
+        save_dir=str(ROOT),
+    )
+    return [logger]
+
+
+def claim(folder: Path):
+    """Hold this cell for as long as this process lives; a second process is told so and ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = (folder / "claim").open("a+")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        held.seek(0)
+        die(f"{folder}: process {held.read().strip()} is training this cell; wait for it or stop it")
+    held.truncate(0)
+    held.write(str(os.getpid()))
+    held.flush()
+    return held
+
+
+def run(
+    *,
+    seed: int,
+    task: DictConfig,
+    model: DictConfig,
+    optimizer: DictConfig,
+    training: DictConfig,
+    trainer: DictConfig,
+    attention: DictConfig,
+    data: DictConfig,
+    wandb: DictConfig,
+    force: bool,
+    results: str,
+    runs: str,
+    cell: Any,
+) -> int:
+    """Builds the objects of one cell and runs it. attention and data are values other sections refer to."""
+    import pytorch_lightning as pl
+
+    from lra import experiment
+    from lra.results import load, record_path
+
+    folder = Path(runs) / cell.scale / cell.task / cell.model / f"{cell.seed}-{cell.config_hash[:8]}"
+    path = record_path(
+        Path(results), scale=cell.scale, model=cell.model, task=cell.task, seed=cell.seed, variant=cell.variant
+    )
+    if path.exists() and not force:
+        old = load(path)
+        if old.status == "ok" and old.config_hash == cell.config_hash:
+            console.print(f"{path}: exists (test accuracy {100 * old.test_accuracy:.2f} %); force=true runs it again")
+            return 0
+        if old.config_hash != cell.config_hash:
+            die(
+                f"{path}: made with another configuration ({old.config_hash[:8]}, now {cell.config_hash[:8]}); "
+                "move the file away, or say force=true to replace it"
+            )
+    held = claim(folder)
+    pl.seed_everything(seed, verbose=False)
+    module = instantiate(task)
+    net = instantiate(model, spec=module.spec)
+    module.prepare_data()
+    module.setup()
+    hardware = experiment.Hardware(**trainer)
+    loggers = wandb_loggers(cell, wandb, str(module.fingerprint))
+    count = experiment.parameters(net)
+    console.print(
+        f"[bold]{cell.title}[/] ({count:,} parameters) on [bold]{cell.task}[/] ({module.kind}), scale {cell.scale}"
+    )
+    record = experiment.run(
+        cell,
+        data=module,
+        model=net,
+        optimizer=OmegaConf.to_container(optimizer, resolve=True),
+        training=experiment.Training(**training),
+        hardware=hardware,
+        folder=folder,
+        loggers=loggers,
+        console=console,
+        wandb=loggers[0].experiment.url or loggers[0].experiment.id if loggers else None,
+    )
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        record.write(path)
+        for logger in loggers:
+            logger.experiment.summary.update(
+                {
+                    k: v
+                    for k, v in {
+                        "status": record.status,
+                        "val/best": record.val_accuracy,
+                        "test/accuracy": record.test_accuracy,
+                        "parameters": record.parameters,
+                        "kernel_backend": record.kernel_backend,
+                        "steps_per_second": record.steps_per_second,
+                        "peak_memory_mib": record.peak_memory_mib,
+                    }.items()
+                    if v is not None
+                }
+            )
+    for logger in loggers:
+        logger.experiment.finish()
+    held.close()
+    if record.status == "ok":
+        console.print(
+            f"test accuracy [bold]{100 * record.test_accuracy:.2f} %[/] ({record.test_correct} of {record.n_test}; "
+            f"commonest label {100 * record.data.chance:.1f} %), validation {100 * record.val_accuracy:.2f} % "
+            f"at step {record.selection.step}; record: {path}"
+        )
+        return 0
+    console.print(f"[bold]{record.status}[/]: {record.reason}; record: {path}")
+    if record.status == "interrupted":
+        console.print("the same command goes on from here")
+    return {"interrupted": 130}.get(record.status, 3)
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+def main(cfg: DictConfig) -> None:
+    try:
+        check_targets(OmegaConf.to_container(cfg, resolve=True))
+        unknown = set(cfg) - set(inspect.signature(run).parameters)
+        if unknown:
+            word = sorted(unknown)[0]
+            die(f"{word}: there is no such section{nearest(word, list(inspect.signature(run).parameters))}")
+        status = run(**cfg, cell=cell_of(cfg))
+    except InstantiationException as error:
+        die(str(error.__cause__ or error))
+    except (OmegaConfBaseException, DataError, ValueError, OSError) as error:
+        die(str(error))
+    if status and HydraConfig.get().mode.name == "RUN":
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    check_command_line(sys.argv[1:])
+    main()
