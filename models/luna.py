@@ -1,0 +1,121 @@
+"""Luna: attention through a short learned sequence that is carried along the layers.
+
+Ma et al. 2021 (arXiv:2106.01540), section 3.1: pack the input into P positions (equation 6), unpack it again (7); both
+sequences go on to the next layer (8). "Luna-256" has P = 256.
+Since two sequences pass between layers this is a whole encoder and not a mixer.
+B batch, L length, D model width, P packed positions, H heads of width D / H.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LunaAttention(nn.Module):
+    """Nested attention: packed = Attn(p, x, x), y = Attn(x, packed, packed); O(L P) time and memory.
+
+    tie_kv   one projection serves keys and values, in both attentions
+    dropout  probability of dropping an attention weight while training
+
+    As in the authors' code the packed sequence has no output projection.
+    """
+
+    def __init__(self, d_model: int, *, n_heads: int, tie_kv: bool, dropout: float) -> None:
+        super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"d_model {d_model} is not a multiple of n_heads {n_heads}: choose heads that divide it")
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.n_kv = 1 if tie_kv else 2
+        self.pack_query = nn.Linear(d_model, d_model)
+        self.pack_kv = nn.Linear(d_model, self.n_kv * d_model)
+        self.query = nn.Linear(d_model, d_model)
+        self.kv = nn.Linear(d_model, self.n_kv * d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def attend(self, query: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
+        """Multi-head attention; query (B, I, D), kv (B, J, D or 2 D), mask (B, J) -> (B, I, D)."""
+        k, v = kv.chunk(2, dim=-1) if self.n_kv == 2 else (kv, kv)
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (query, k, v))
+        allowed = None if mask is None else mask[:, None, None]
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        return y.transpose(1, 2).flatten(-2)
+
+    def forward(self, x: Tensor, p: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, L, D), p (B, P, D) -> the unpacked (B, L, D) and the packed (B, P, D)."""
+        packed = self.attend(self.pack_query(p), self.pack_kv(x), mask)
+        y = self.attend(self.query(x), self.kv(packed), None)
+        return self.out(y), packed
+
+
+class LunaLayer(nn.Module):
+    """Nested attention and a feed-forward network with residuals; the packed sequence skips the network (8)."""
+
+    def __init__(
+        self, d_model: int, *, d_ff: int, prenorm: bool, last: bool, n_heads: int, tie_kv: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.prenorm = prenorm
+        self.attention = LunaAttention(d_model, n_heads=n_heads, tie_kv=tie_kv, dropout=dropout)
+        self.feed = nn.Sequential(
+            nn.Linear(d_model, d_ff), nn.GELU(), nn.Dropout(dropout), nn.Linear(d_ff, d_model), nn.Dropout(dropout)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.norm_x, self.norm_feed = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        # nobody reads what the last layer packs, so a norm after it would never learn
+        self.norm_p = nn.LayerNorm(d_model) if prenorm or not last else nn.Identity()
+
+    def forward(self, x: Tensor, p: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.prenorm:
+            y, packed = self.attention(self.norm_x(x), self.norm_p(p), mask)
+            x, p = x + self.dropout(y), p + self.dropout(packed)
+            return x + self.feed(self.norm_feed(x)), p
+        y, packed = self.attention(x, p, mask)
+        x, p = self.norm_x(x + self.dropout(y)), self.norm_p(p + self.dropout(packed))
+        return self.norm_feed(x + self.feed(x)), p
+
+
+class Luna(nn.Module):
+    """The encoder: (B, L, D) and its mask -> (B, L, D).
+
+    n_packed  P; all P positions are used for every example, whatever its length
+    d_ff      width of the feed-forward network; None takes 4 D
+    prenorm   norm before the layers and once at the end; False is the paper's equation 8
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        n_layers: int,
+        dropout: float = 0.0,
+        n_packed: int = 256,
+        n_heads: int = 4,
+        d_ff: int | None = None,
+        prenorm: bool = True,
+        tie_kv: bool = True,
+    ) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.randn(n_packed, d_model) / d_model**0.5)
+        self.layers = nn.ModuleList(
+            LunaLayer(
+                d_model,
+                d_ff=4 * d_model if d_ff is None else d_ff,
+                prenorm=prenorm,
+                last=i == n_layers - 1,
+                n_heads=n_heads,
+                tie_kv=tie_kv,
+                dropout=dropout,
+            )
+            for i in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(d_model) if prenorm else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x.masked_fill(~mask[..., None], 0)
+        p = self.p.expand(len(x), -1, -1)
+        for layer in self.layers:
+            x, p = layer(x, p, mask)
+        return self.norm(x)
