@@ -1,0 +1,374 @@
+"""What all tasks share: where data comes from, when it is made, how it becomes batches.
+
+A task says what it is (`spec`), which editions of its data it knows, and how each is written into the prepared
+form (data/store.py); the rest is here. Nothing is read, made or fetched by the constructor.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from data import store
+from data.loader import Loader, Pool
+from data.progress import say
+from data.store import DataError
+from lra.task import TaskSpec
+
+SPLITS = ("train", "val", "test")
+MIRROR = "LRA_MIRROR"
+
+__all__ = ["SPLITS", "DataError", "Loader", "Origin", "Pool", "TaskData"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One way to come by a task's data; nothing happens before `write` is called.
+
+    edition    short name, first part of the prepared folder's: "official", "generated", "toy", or a substitute's
+    kind       what a record calls it: "official", "subset" (real, but less or other than the official),
+               "generated", "toy"
+    source     the same for people, without paths
+    write      fills an empty folder with the arrays of data/store.py; returns `parts` {name: [begin, end)} and more
+    notes      what a reader of results must know
+    identity   sizes of the files it was found in, to tell two sources apart; None: not known before it is fetched
+    resumable  `write` can go on in the folder an interrupted attempt left
+    """
+
+    edition: str
+    kind: str
+    source: str
+    write: Callable[[Path], dict[str, Any]]
+    notes: tuple[str, ...] = ()
+    identity: dict[str, int] | None = None
+    resumable: bool = False
+
+
+@dataclass
+class _Opened:
+    """A prepared folder in use."""
+
+    manifest: dict
+    pool: Pool
+    index: dict[str, np.ndarray]
+    resident: dict[torch.device, Pool] = field(default_factory=dict)
+
+
+class TaskData(pl.LightningDataModule):
+    """Base of the tasks; subclasses add their own arguments and hand these on.
+
+    batch_size       examples of a training batch, over all processes; it must be a multiple of their number
+    eval_batch_size  of an evaluation batch; None: batch_size
+    seed             decides the order of training examples, with the epoch; nothing else
+    root             prepared data lies in <root>/<task>, downloads in <root>/raw
+    source           "auto"      what $LRA_MIRROR or <root>/raw holds, else what is prepared, else generated or fetched
+                     "official"  the same, but never generated
+                     "generated" or "toy" (made-up data of the right shape, for tests), or a folder
+    resident         whole pool on the accelerator: True, False, or "auto", if it takes at most 40 % of what is free
+    pad              "longest", "max" or a multiple k, see data/loader.py; no effect where all examples are equally long
+    length_aware     batches of similar length (off in every paper's recipe)
+    n_train ...      use that many examples, drawn with data_seed from the split; None: all
+    data_seed        decides generated data and drawn subsets; recorded with the data, not to be varied with runs
+    """
+
+    spec: TaskSpec
+    name = ""
+    real_editions: tuple[str, ...] = ("official",)
+    selection_on_test = False
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        seed: int = 0,
+        root: str | Path = "data/prepared",
+        source: str = "auto",
+        resident: bool | str = "auto",
+        pad: str | int = "longest",
+        length_aware: bool = False,
+        n_train: int | None = None,
+        n_val: int | None = None,
+        n_test: int | None = None,
+        data_seed: int = 0,
+        name: str | None = None,
+    ):
+        super().__init__()
+        self.name = name or self.name
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.seed, self.data_seed = seed, data_seed
+        self.root, self.source = Path(root), str(source)
+        self.resident, self.pad, self.length_aware = resident, pad, length_aware
+        self.wanted = {"train": n_train, "val": n_val, "test": n_test}
+        self._opened: _Opened | None = None
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        for what, value in {"batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size}.items():
+            if value < 1:
+                raise DataError(f"{what}={value}: at least 1 is needed")
+        for split, n in self.wanted.items():
+            if n is not None and n < 1:
+                raise DataError(f"n_{split}={n}: at least 1 is needed, or null for all")
+        if self.resident not in (True, False, "auto"):
+            raise DataError(f"resident={self.resident!r}: true, false or auto")
+        if self.pad not in ("longest", "max") and not (isinstance(self.pad, int) and self.pad > 0):
+            raise DataError(f"pad={self.pad!r}: longest, max or a positive multiple")
+
+    # ---- what a task says of itself
+
+    def parameters(self, edition: str) -> dict[str, Any]:
+        """What decides the content of the prepared arrays of an edition, beside its source."""
+        raise NotImplementedError
+
+    def find(self, folder: Path) -> Origin | None:
+        """The task's data in a folder a user gave, in any layout known; None if there is none."""
+        raise NotImplementedError
+
+    def generated(self) -> Origin | None:
+        """Data made on the spot by the task's own rules; None if it has none."""
+        return None
+
+    def fetched(self) -> Origin:
+        """Data to be downloaded into <root>/raw."""
+        raise NotImplementedError
+
+    def toy(self) -> Origin:
+        """Made-up data of the right shape, learnable, for tests; never for results."""
+        raise NotImplementedError
+
+    def why_not(self, edition: str) -> str | None:
+        """Why data of this edition cannot serve the arguments given; None if it can."""
+        return None
+
+    def pool(self, arrays: dict[str, np.ndarray | None]) -> Pool:
+        """The prepared arrays as a pool."""
+        raise NotImplementedError
+
+    def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:
+        """Rows of the arrays that make up train, val and test, before any is cut to n_train, n_val, n_test."""
+        return {name: np.asarray(parts[name]) for name in SPLITS}
+
+    def check(self, advance: Callable[[int], object]) -> None:
+        """The task's own checks on opened data, all examples; raises DataError that names the first bad one."""
+
+    def text(self, row: int) -> str | None:
+        """Row `row` of the arrays as a reader sees it; None if it is a picture."""
+        return None
+
+    def pixels(self, row: int) -> np.ndarray | None:
+        """Row `row` of the arrays as a grey picture, uint8 (side, side); None if it is text."""
+        return None
+
+    # ---- where the data comes from
+
+    def folder(self, edition: str) -> Path:
+        return self.root / self.name / f"{edition}-{store.digest(self.parameters(edition))}"
+
+    def origin(self) -> Origin:
+        """Decide, from `source` and what lies on disk, where data comes from; raises DataError if nowhere."""
+        if self.source == "toy":
+            return self.toy()
+        if self.source == "generated":
+            if (made := self.generated()) is None:
+                raise DataError(f"{self.name} cannot be generated: source=auto, official or a folder")
+            return made
+        if self.source not in ("auto", "official"):
+            return self._given(Path(self.source), f"source={self.source}")
+        reasons = []
+        for found in self._candidates():
+            if (reason := self.why_not(found.edition)) is None:
+                return found
+            reasons.append(f"{found.source}: {reason}")
+        if self.source == "auto" and (made := self.generated()) is not None:
+            return made
+        if reasons:
+            raise DataError(f"{self.name}: {reasons[0]}")
+        return self.fetched()
+
+    def _given(self, folder: Path, named: str) -> Origin:
+        if not folder.is_dir():
+            raise DataError(
+                f"{named}: no such folder; give one that holds {self.name}, or auto, official, generated, toy"
+            )
+        if (found := self.find(folder)) is None:
+            raise DataError(f"{named}: no data for {self.name} there; data/README.md lists the layouts that are read")
+        if reason := self.why_not(found.edition):
+            raise DataError(f"{named}: {reason}")
+        return found
+
+    def _candidates(self) -> list[Origin]:
+        """Real data at hand, best first."""
+        found = []
+        if mirror := os.environ.get(MIRROR):
+            if not Path(mirror).is_dir():
+                raise DataError(f"{MIRROR}={mirror}: no such folder")
+            found.append(self.find(Path(mirror)))
+        if (raw := self.root / "raw").is_dir():
+            found.append(self.find(raw))
+        for edition in self.real_editions:
+            if (path := self.folder(edition)).is_dir():
+                manifest = store.read_manifest(path)
+                found.append(Origin(edition, manifest["kind"], manifest["source"], _never))
+        return [origin for origin in found if origin is not None]
+
+    # ---- Lightning's steps
+
+    def prepare_data(self) -> None:
+        """Make the prepared form unless it is there: the only step that writes to disk."""
+        origin = self.origin()
+        folder = self.folder(origin.edition)
+        if not folder.is_dir():
+            say(f"{self.name}: preparing from {origin.source} into {folder}")
+        header = {
+            "task": self.name,
+            "edition": origin.edition,
+            "kind": origin.kind,
+            "source": origin.source,
+            "notes": list(origin.notes),
+            "identity": origin.identity,
+            "parameters": self.parameters(origin.edition),
+        }
+        self._same(store.build(folder, header, origin.write, resumable=origin.resumable, say=say), origin, folder)
+
+    def _same(self, manifest: dict, origin: Origin, folder: Path) -> None:
+        known = manifest.get("identity")
+        if origin.identity is not None and known is not None and origin.identity != known:
+            raise DataError(
+                f"{folder}: was prepared from other files than {origin.source} holds now; "
+                "delete it, or choose another folder with data.root=/some/dir"
+            )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the prepared arrays."""
+        if self._opened is not None:
+            return
+        origin = self.origin()
+        folder = self.folder(origin.edition)
+        if not folder.is_dir():
+            raise DataError(f"{folder}: not prepared yet; python scripts/data.py prepare task={self.name}")
+        manifest = store.read_manifest(folder)
+        self._same(manifest, origin, folder)
+        names = ("x", "offsets", "y", "pairs")
+        arrays = {name: store.read_array(folder, name) for name in names}
+        pool = self.pool(arrays)
+        parts = {name: range(*ends) for name, ends in manifest["parts"].items()}
+        if any(part.stop > len(pool.y) or part.start < 0 for part in parts.values()):
+            raise DataError(f"{folder}: parts {manifest['parts']} reach past {len(pool.y)} examples; prepare it again")
+        index = self.split(parts, manifest["edition"])
+        self._opened = _Opened(manifest, pool, {name: self._cut(name, rows) for name, rows in index.items()})
+
+    def _cut(self, split: str, rows: np.ndarray) -> np.ndarray:
+        n = self.wanted[split]
+        if n is None or n == len(rows):
+            return rows
+        if n > len(rows):
+            raise DataError(f"n_{split}={n}: {self.name} has {len(rows)}")
+        rng = np.random.default_rng([self.data_seed, SPLITS.index(split)])
+        return rows[np.sort(rng.permutation(len(rows))[:n])]
+
+    @property
+    def opened(self) -> _Opened:
+        if self._opened is None:
+            raise DataError(f"{self.name}: prepare_data() and setup() come first")
+        return self._opened
+
+    # ---- what a record says
+
+    @property
+    def kind(self) -> str:
+        """ "official", "subset", "generated" or "toy"; official data of which only a part is used is a subset."""
+        kind = self.opened.manifest["kind"]
+        return "subset" if kind == "official" and any(self.wanted.values()) else kind
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: len(rows) for name, rows in self.opened.index.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """One SHA-256 of the prepared arrays and of the rows each split uses."""
+        state = hashlib.sha256(store.content_hash(self.opened.manifest).encode())
+        for name, rows in self.opened.index.items():
+            state.update(name.encode() + rows.astype("<i8").tobytes())
+        return state.hexdigest()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of results must know: what is not official, what was drawn, what was selected on."""
+        manifest = self.opened.manifest
+        drawn = {split: n for split, n in self.counts.items() if self.wanted[split]}
+        notes = [f"data: {manifest['source']}", *manifest["notes"]]
+        if manifest["kind"] == "official" and drawn:
+            notes.append("drawn from the official splits: " + ", ".join(f"{n} {split}" for split, n in drawn.items()))
+        if self.selection_on_test:
+            notes.append("the test split serves as validation, as in the literature")
+        return notes
+
+    def majority(self, split: str) -> float:
+        """Share of the most frequent label: what always giving one answer is worth."""
+        y = self.opened.pool.y[torch.from_numpy(self.opened.index[split])]
+        return float(torch.bincount(y).max()) / len(y)
+
+    # ---- loaders
+
+    def train_dataloader(self) -> Loader:
+        loader = self._loader("train", self.batch_size, shuffle=True)
+        if len(loader) == 0:
+            raise DataError(f"batch_size={self.batch_size}: more than the {len(loader.index)} training examples")
+        return loader
+
+    def val_dataloader(self) -> Loader:
+        return self._loader("val", self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> Loader:
+        return self._loader("test", self.eval_batch_size, shuffle=False)
+
+    def _loader(self, split: str, batch_size: int, *, shuffle: bool) -> Loader:
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        together = dist.is_available() and dist.is_initialized()
+        world = dist.get_world_size() if together else 1
+        if shuffle and batch_size % world:
+            raise DataError(
+                f"batch_size={batch_size}: not a multiple of {world} processes; every one takes an equal share"
+            )
+        return Loader(
+            self._on(device),
+            self.opened.index[split],
+            batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            pad=self.pad,
+            length_aware=self.length_aware and shuffle,
+            device=device,
+            rank=dist.get_rank() if together else 0,
+            world=world,
+        )
+
+    def _on(self, device: torch.device) -> Pool:
+        """The pool on the accelerator if it may and can be there, else on the CPU."""
+        opened = self.opened
+        if device.type != "cuda" or self.resident is False:
+            return opened.pool
+        if device not in opened.resident:
+            free = torch.cuda.mem_get_info(device)[0]
+            if self.resident == "auto" and opened.pool.n_bytes > 0.4 * free:
+                return opened.pool
+            opened.resident[device] = opened.pool.to(device)
+        return opened.resident[device]
+
+
+def _never(folder: Path) -> dict[str, Any]:
+    raise DataError(f"{folder}: prepared data has gone while it was being used; start again")
+
+
+def tensor(array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor that shares a memory-mapped array's memory unless its type must change."""
+    return torch.from_numpy(array) if dtype is None else torch.from_numpy(array).to(dtype)
