@@ -6,17 +6,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from lra.efficiency import EFFICIENCY_TABLES, efficiency_table, load_bench
+from lra.jsonfile import write_atomically
+from lra.papers import PAPER_TABLES, paper_table
+from lra.published import load_published
+from lra.render import latex, markdown, terminal
+from lra.results import load_all
+from lra.tables import scale_table
+from lra.tidy import tidy_csv
 
-from lra.efficiency import EFFICIENCY_TABLES, efficiency_table, load_bench  # noqa: E402
-from lra.jsonfile import write_atomically  # noqa: E402
-from lra.papers import PAPER_TABLES, paper_table  # noqa: E402
-from lra.published import load_published  # noqa: E402
-from lra.render import latex, markdown, terminal  # noqa: E402
-from lra.results import load_all  # noqa: E402
-from lra.tables import scale_table  # noqa: E402
-from lra.tidy import tidy_csv  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def arguments() -> argparse.Namespace:
