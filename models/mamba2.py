@@ -1,0 +1,130 @@
+"""Mamba-2: a selective state space with one decay per head, computed as blocks of matrix products.
+
+Dao and Gu 2024, arXiv:2405.21060, section 6 and listing 1 (the SSD algorithm), section 7 (the block).
+
+B batch, L length, D model width, E = expand * D inner width, H heads, P width of a head (E = H * P), N state,
+T chunk, n chunks.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lra.scan import scan
+
+
+def ssd(x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, *, chunk: int) -> Tensor:
+    """y_t = C_t h_t, h_t = a_t h_(t-1) + B_t x_t^T, for each head a matrix state h (N, P).
+
+    x        (B, L, H, P)
+    log_a    (B, L, H), at most 0
+    B, C     (B, L, N), shared by the heads
+    chunk    T: positions within a chunk meet in a (T, T) matrix, chunks through their states; O(L (T + N))
+    returns  (B, L, H, P)
+    """
+    length = x.shape[1]
+    extra = -length % chunk
+    x, log_a = F.pad(x, (0, 0, 0, 0, 0, extra)), F.pad(log_a, (0, 0, 0, extra))
+    B, C = F.pad(B, (0, 0, 0, extra)), F.pad(C, (0, 0, 0, extra))
+    x, log_a, B, C = (part.unflatten(1, (-1, chunk)) for part in (x, log_a, B, C))  # (B, n, T, ...)
+    total = log_a.cumsum(2).transpose(2, 3)  # (B, n, H, T): log of the decay since the chunk began
+    # within a chunk: position t sees s <= t, weakened by the decay between them
+    later = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
+    between = (total[..., :, None] - total[..., None, :]).masked_fill(later, -math.inf)  # (B, n, H, T, T)
+    scores = torch.einsum("bntk,bnsk->bnts", C, B)[:, :, None] * between.exp()
+    y = torch.einsum("bnhts,bnshp->bnthp", scores, x)
+    # between chunks: what each leaves behind, carried on by a recurrence over chunks
+    to_end = (total[..., -1:] - total).exp()  # (B, n, H, T)
+    left = torch.einsum("bnht,bntk,bnthp->bnhkp", to_end, B, x)
+    states = scan(total[..., -1].exp()[..., None, None], left)  # (B, n, H, N, P), after each chunk
+    before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
+    y = y + torch.einsum("bntk,bnhkp,bnht->bnthp", C, before, total.exp())
+    return y.flatten(1, 2)[:, :length]
+
+
+class Direction(nn.Module):
+    """Short causal convolution of x, B and C together, and the state space, with the parameters of one direction."""
+
+    def __init__(
+        self, n_heads: int, head_dim: int, *, d_state: int, d_conv: int, dt_min: float, dt_max: float, chunk: int
+    ):
+        super().__init__()
+        self.n_heads, self.d_inner, self.d_state, self.chunk = n_heads, n_heads * head_dim, d_state, chunk
+        width = self.d_inner + 2 * d_state
+        self.conv = nn.Conv1d(width, width, d_conv, groups=width, padding=d_conv - 1)
+        dt = torch.empty(n_heads).uniform_(math.log(dt_min), math.log(dt_max)).exp()
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus gives dt back
+        self.log_A = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(n_heads))
+        self.optim = {name: {"weight_decay": 0.0} for name in ("dt_bias", "log_A", "D")}
+
+    def forward(self, xBC: Tensor, dt: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, E + 2 N), (B, L, H) -> (B, L, E)."""
+        xBC = F.silu(self.conv(xBC.transpose(1, 2))[..., : xBC.shape[1]].transpose(1, 2))
+        # what enters the state is zero at the padding, so a direction that meets it first starts from zero
+        exact = torch.promote_types(xBC.dtype, torch.float32)
+        xBC = (xBC * mask[..., None]).to(exact)
+        x, B, C = xBC.split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        x = x.unflatten(-1, (self.n_heads, -1))  # (B, L, H, P)
+        dt = F.softplus(dt.to(exact) + self.dt_bias)
+        # small decays multiplied thousands of times: not in bf16
+        with torch.autocast(x.device.type, enabled=False):
+            y = ssd(x * dt[..., None], -dt * self.log_A.exp(), B, C, chunk=self.chunk)
+        return (y + self.D[:, None] * x).flatten(-2)
+
+
+class Mamba2(nn.Module):
+    """Block of figure 6: out(norm(silu(z) * SSD(conv(x, B, C)))), forwards or in both directions.
+
+    d_state        N; one group, that is B and C are shared by all heads
+    head_dim       P, at most E
+    expand         E / D
+    d_conv         width of the short convolution
+    dt_min, dt_max bounds of the step sizes at the start
+    chunk          T, changes the cost and not the result
+    bidirectional  adds a second direction with its own convolution, decays and step biases; both share the maps in
+                   and out, as in Zhu et al. 2024, arXiv:2401.09417
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        d_state: int = 64,
+        head_dim: int = 64,
+        expand: int = 2,
+        d_conv: int = 4,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        chunk: int = 64,
+        bidirectional: bool = False,
+    ):
+        super().__init__()
+        d_inner = expand * d_model
+        head_dim = min(head_dim, d_inner)
+        if d_inner % head_dim:
+            raise ValueError(f"head_dim: {head_dim} does not divide expand * d_model = {d_inner}")
+        n_heads = d_inner // head_dim
+
+        def direction() -> Direction:
+            return Direction(
+                n_heads, head_dim, d_state=d_state, d_conv=d_conv, dt_min=dt_min, dt_max=dt_max, chunk=chunk
+            )
+
+        self.widths = [d_inner, d_inner + 2 * d_state, n_heads]
+        self.into = nn.Linear(d_model, sum(self.widths), bias=False)
+        self.forwards = direction()
+        self.backwards = direction() if bidirectional else None
+        self.norm = nn.RMSNorm(d_inner, eps=1e-5)
+        self.out = nn.Linear(d_inner, d_model, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x.masked_fill(~mask[..., None], 0)
+        z, xBC, dt = self.into(x).split(self.widths, dim=-1)
+        y = self.forwards(xBC, dt, mask)
+        if self.backwards is not None:
+            y = y + self.backwards(xBC.flip(1), dt.flip(1), mask.flip(1)).flip(1)
+        return self.out(self.norm(y * F.silu(z)).to(z.dtype))
