@@ -55,6 +55,26 @@ def scan_loop(a: Tensor, b: Tensor, initial: Tensor | None = None, *, reverse: b
     return torch.stack(states[::-1] if reverse else states, 1)
 
 
+def mimo_ssm(u: Tensor, a: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """Diagonal state space with many inputs and outputs: y_t = Re C h_t, h_t = a h_{t-1} + B u_t (S5, LRU).
+
+    u        (batch, L, H) real
+    a        (N,) complex
+    B        (N, H) complex
+    C        (K, H, N) complex; K 2 adds what a second scan reads from the right, the present position included
+    returns  (batch, L, H) in the precision of u; computed in that of the system
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        # complex products as real ones on (re, im) side by side: one matrix product each way
+        into = torch.view_as_real(B.mT.resolve_conj()).flatten(-2)  # (H, 2N)
+        b = torch.view_as_complex((u.to(into.dtype) @ into).unflatten(-1, (-1, 2)))
+        out = torch.view_as_real(C.conj().resolve_conj()).flatten(-2).mT  # (K, 2N, H)
+        y = torch.view_as_real(scan(a[None, None], b)).flatten(-2) @ out[0]
+        if len(C) == 2:
+            y = y + torch.view_as_real(scan(a[None, None], b, reverse=True)).flatten(-2) @ out[1]
+    return y.to(u.dtype)
+
+
 def compiled_here(device: torch.device) -> bool:
     return device.type == "cpu"
 
