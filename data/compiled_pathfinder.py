@@ -1,11 +1,15 @@
 """The compiled loops of `data.generate_pathfinder`: growing curves on a mask of occupied pixels, and stamping them.
 
 A file of its own, imported at the first use, because importing numba takes a second. All release the interpreter lock.
+Plain loops over scalars: slices and array expressions would compile several times as long.
 
-H side of the picture; P paddles; T stamps (one per direction a paddle can have); K side of a stamp; J points an
-extension may end at. Coordinates are (y, x) pixels, angles radians, masks and stamps uint8 with 255 for one.
+H side of the picture; P paddles of a curve; T stamps (one per direction a paddle can have); K side of a stamp; J points
+an extension may end at. Coordinates are (y, x) pixels, angles radians, masks and stamps uint8 with 255 for one.
+A paddle is a row of int64: near end, far end, stamp, column of the end that the stamp is centred on (0 or 2).
+A pivot is a row of float64: the point half a gap before the latest paddle, and that paddle's angle.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,39 +17,40 @@ from numba import njit
 
 from data.splitmix import draw_below, draw_unit, open_stream
 
-# the original compares masks in [0, 1]: free below 0.3, refused where two of them sum to 1.8
+# the original compares masks in [0, 1]: free up to 0.3, refused where two of them sum to 1.8
 FREE, REFUSED = 76, 459
 GUESSES = 32
 LEAST_WEIGHT, LEAST_FREE_SHARE = 1e-4, 0.01
 
 
 class Pen(NamedTuple):
-    """What one paddle looks like in each direction; all offsets are from the paddle's first end.
+    """What one paddle looks like in each direction; all offsets are from the end that a stamp is centred on.
 
-    reach           of a paddle beyond its end, pixels: K = 2 * reach + 1
-    step, circle    from pivot to pivot, from pivot to far end
-    length, back    of a paddle; from its far end to the pivot before it
+    length, circle, step  of a paddle; from a pivot to the paddle's far end; from a pivot to the next
     lines, masks    uint8 (T, K, K): the paddle, and the paddle with its margin
-    degree_stamps   int64 (360,): stamp of a paddle leaving its first end at -180..179 degrees
-    footprints      int64 (360, F, 2), footprint_sizes (360,): pixels a new curve's first paddle needs free
+    wide_masks      uint8 (T, K + 2 * margin, same): the mask widened by the margin once more
+    solid           int64 (T, S, 2), solid_sizes (T,): pixels where the mask alone can come to a refusal
+    degree_stamps   int64 (360,): stamp of a paddle leaving its near end at -180..179 degrees
+    footprints      int64 (360, F, 2), footprint_sizes (360,): pixels a first paddle needs free; 0: it cannot start so
     ends            int64 (J, 2), turned (J,), end_stamps (J,): offset from the pivot of each far end an extension may
                     take, its angle seen from the pivot, and the stamp drawn from there back to the pivot
-    disc, marker    int64 (D, 2) pixels within the margin; uint8 (M, M) the round marker
+    marker          uint8 (M, M): the disc
     """
 
-    reach: int
-    step: int
-    circle: int
     length: int
+    circle: int
+    step: int
     lines: np.ndarray
     masks: np.ndarray
+    wide_masks: np.ndarray
+    solid: np.ndarray
+    solid_sizes: np.ndarray
     degree_stamps: np.ndarray
     footprints: np.ndarray
     footprint_sizes: np.ndarray
     ends: np.ndarray
     turned: np.ndarray
     end_stamps: np.ndarray
-    disc: np.ndarray
     marker: np.ndarray
 
 
@@ -66,49 +71,58 @@ class Rules(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def moved(start, angle, distance):
-    """One coordinate after a step; `angle` is that coordinate's sine or cosine. Rounded up, as the original does."""
-    return np.int64(np.ceil(start + distance * angle))
+def moved(start, slope, distance):
+    """One coordinate after a step; `slope` is the sine or cosine of its angle. Rounded up, as the original does."""
+    return np.int64(math.ceil(start + distance * slope))
 
 
 @njit(nogil=True, cache=True)
-def darken(mask, stamp, y, x):
+def flipped(angle):
+    """The opposite direction, in [-pi, pi]."""
+    return angle + np.pi if angle < 0 else angle - np.pi
+
+
+@njit(nogil=True, cache=True)
+def stamp_on(mask, stamp, y, x):
     """mask = max(mask, stamp centred at (y, x)), clipped at the border."""
-    reach, side = stamp.shape[0] // 2, mask.shape[0]
-    for i in range(max(0, reach - y), min(stamp.shape[0], side + reach - y)):
-        for j in range(max(0, reach - x), min(stamp.shape[0], side + reach - x)):
-            if stamp[i, j] > mask[y + i - reach, x + j - reach]:
-                mask[y + i - reach, x + j - reach] = stamp[i, j]
-
-
-@njit(nogil=True, cache=True)
-def collides(mask, stamp, y, x):
-    """Whether mask and stamp sum to REFUSED anywhere."""
-    reach, side = stamp.shape[0] // 2, mask.shape[0]
-    for i in range(max(0, reach - y), min(stamp.shape[0], side + reach - y)):
-        for j in range(max(0, reach - x), min(stamp.shape[0], side + reach - x)):
-            if np.int64(stamp[i, j]) + np.int64(mask[y + i - reach, x + j - reach]) >= REFUSED:
-                return True
-    return False
+    size, side = stamp.shape[0], mask.shape[0]
+    top, left = y - size // 2, x - size // 2
+    for i in range(max(0, -top), min(size, side - top)):
+        for j in range(max(0, -left), min(size, side - left)):
+            mask[top + i, left + j] = max(mask[top + i, left + j], stamp[i, j])
 
 
 @njit(nogil=True, cache=True)
 def paint(image, stamp, y, x, contrast):
     """image = max(image, contrast * stamp / 255), clipped at the border. image: float32 (H, H)."""
-    reach, side = stamp.shape[0] // 2, image.shape[0]
-    for i in range(max(0, reach - y), min(stamp.shape[0], side + reach - y)):
-        for j in range(max(0, reach - x), min(stamp.shape[0], side + reach - x)):
+    size, side = stamp.shape[0], image.shape[0]
+    top, left = y - size // 2, x - size // 2
+    for i in range(max(0, -top), min(size, side - top)):
+        for j in range(max(0, -left), min(size, side - left)):
             value = np.float32(contrast * stamp[i, j] / 255.0)
-            if value > image[y + i - reach, x + j - reach]:
-                image[y + i - reach, x + j - reach] = value
+            image[top + i, left + j] = max(image[top + i, left + j], value)
 
 
 @njit(nogil=True, cache=True)
-def is_free(mask, footprint, n, y, x, rim):
-    """Whether the first paddle of a curve may start at (y, x), `rim` pixels from the border counting as occupied."""
+def collides(mask, pen, stamp, y, x):
+    """Whether mask and stamp sum to REFUSED anywhere."""
+    side, reach = mask.shape[0], pen.masks.shape[1] // 2
+    for k in range(pen.solid_sizes[stamp]):
+        dy, dx = pen.solid[stamp, k, 0], pen.solid[stamp, k, 1]
+        i, j = y + dy, x + dx
+        if 0 <= i < side and 0 <= j < side:
+            both = np.int64(mask[i, j]) + np.int64(pen.masks[stamp, reach + dy, reach + dx])
+            if both >= REFUSED:
+                return True
+    return False
+
+
+@njit(nogil=True, cache=True)
+def is_free(mask, pen, degree, y, x, rim):
+    """Whether a first paddle may start at (y, x), `rim` pixels from the border counting as occupied."""
     side = mask.shape[0]
-    for k in range(n):
-        i, j = y + footprint[k, 0], x + footprint[k, 1]
+    for k in range(pen.footprint_sizes[degree]):
+        i, j = y + pen.footprints[degree, k, 0], x + pen.footprints[degree, k, 1]
         if i < 0 or j < 0 or i >= side or j >= side:
             continue
         if i < rim or j < rim or i >= side - rim or j >= side - rim or mask[i, j] > FREE:
@@ -117,169 +131,168 @@ def is_free(mask, footprint, n, y, x, rim):
 
 
 @njit(nogil=True, cache=True)
-def free_start(stream, mask, footprint, n, rim):
-    """(y, x), uniform over all places where a first paddle may start; (-1, -1) if there is none."""
-    width = mask.shape[0] - 2 * rim
-    if width <= 0:
-        return -1, -1
+def free_start(stream, mask, pen, degree, rim):
+    """Pixel number y * H + x, uniform over the places where a first paddle may start; -1 if there is none."""
+    side, width = mask.shape[0], mask.shape[0] - 2 * rim
+    if width <= 0 or pen.footprint_sizes[degree] == 0:
+        return -1
     # guessing is faster where much is free, counting where little is; both are uniform
     for _ in range(GUESSES):
         y, x = rim + draw_below(stream, width), rim + draw_below(stream, width)
-        if is_free(mask, footprint, n, y, x, rim):
-            return y, x
-    places = np.empty((width * width, 2), np.int64)
-    found = 0
+        if is_free(mask, pen, degree, y, x, rim):
+            return y * side + x
+    places, found = np.empty(width * width, np.int64), 0
     for y in range(rim, rim + width):
         for x in range(rim, rim + width):
-            if is_free(mask, footprint, n, y, x, rim):
-                places[found, 0], places[found, 1] = y, x
+            if is_free(mask, pen, degree, y, x, rim):
+                places[found] = y * side + x
                 found += 1
-    if found == 0:
-        return -1, -1
-    chosen = draw_below(stream, found)
-    return places[chosen, 0], places[chosen, 1]
+    return places[draw_below(stream, found)] if found else -1
 
 
 @njit(nogil=True, cache=True)
-def start_paddle(stream, pen, mask, rim, near_y, near_x, distance, tries, paddle, pivot):
-    """First paddle of a curve, at a free place or, if distance > 0, at that distance from (near_y, near_x).
-
-    paddle  int64 (6,), written: near end, far end, stamp, angle's degree; pivot float64 (3,): y, x, angle
-    """
+def start_curve(stream, mask, pen, rim, near, distance, tries, paddles, row, pivots, curve):
+    """Write a curve's first paddle and its pivot: at a free place or, with near >= 0, `distance` from that pixel."""
     side = mask.shape[0]
     for _ in range(tries):
         degree = draw_below(stream, 360)
         angle = (degree - 180) * np.pi / 180
-        if distance > 0:
+        if near >= 0:
             around = draw_below(stream, 360) * np.pi / 180
-            y = np.int64(np.round(near_y + distance * np.sin(around)))
-            x = np.int64(np.round(near_x + distance * np.cos(around)))
+            y = np.int64(np.rint(near // side + distance * math.sin(around)))
+            x = np.int64(np.rint(near % side + distance * math.cos(around)))
         else:
-            y, x = free_start(stream, mask, pen.footprints[degree], pen.footprint_sizes[degree], rim)
-            if y < 0:
+            place = free_start(stream, mask, pen, degree, rim)
+            if place < 0:
                 return False
-        far_y, far_x = moved(y, np.sin(angle), pen.length), moved(x, np.cos(angle), pen.length)
-        opposite = angle + np.pi if angle < 0 else angle - np.pi
-        pivot[0] = moved(far_y, np.sin(opposite), pen.circle)
-        pivot[1] = moved(far_x, np.cos(opposite), pen.circle)
-        pivot[2] = angle
-        if min(far_y, far_x, pivot[0], pivot[1]) >= 0 and max(far_y, far_x, pivot[0], pivot[1]) < side:
-            paddle[0], paddle[1], paddle[2], paddle[3] = y, x, far_y, far_x
-            paddle[4], paddle[5] = pen.degree_stamps[degree], 0
+            y, x = place // side, place % side
+        far_y, far_x = moved(y, math.sin(angle), pen.length), moved(x, math.cos(angle), pen.length)
+        back = flipped(angle)
+        pivot_y, pivot_x = moved(far_y, math.sin(back), pen.circle), moved(far_x, math.cos(back), pen.circle)
+        if min(far_y, far_x, pivot_y, pivot_x) >= 0 and max(far_y, far_x, pivot_y, pivot_x) < side:
+            paddles[row, 0], paddles[row, 1], paddles[row, 2], paddles[row, 3] = y, x, far_y, far_x
+            paddles[row, 4], paddles[row, 5] = pen.degree_stamps[degree], 0
+            pivots[curve, 0], pivots[curve, 1], pivots[curve, 2] = pivot_y, pivot_x, angle
             return True
     return False
 
 
 @njit(nogil=True, cache=True)
-def widest(mask, disc, y, x):
-    """The largest mask value within the margin of (y, x): the dilated mask there."""
-    side, value = mask.shape[0], 0
-    for k in range(disc.shape[0]):
-        i, j = y + disc[k, 0], x + disc[k, 1]
-        if 0 <= i < side and 0 <= j < side and mask[i, j] > value:
-            value = mask[i, j]
-            if value == 255:
-                break
-    return value
-
-
-@njit(nogil=True, cache=True)
-def extend(stream, pen, mask, continuity, tries, paddle, pivot, weights):
-    """The next paddle of a curve: straight on is likeliest, occupied ground unlikely, overlap refused.
-
-    paddle, pivot  as in `start_paddle`, moved on; weights float64 (J,), overwritten
-    """
+def extend_curve(stream, mask, near_mask, pen, continuity, tries, paddles, row, pivots, curve, weights):
+    """Write the next paddle of a curve: straight on is likeliest, ground near others unlikely, overlap refused."""
     side = mask.shape[0]
-    y = moved(pivot[0], np.sin(pivot[2]), pen.step)
-    x = moved(pivot[1], np.cos(pivot[2]), pen.step)
+    angle = pivots[curve, 2]
+    y, x = moved(pivots[curve, 0], math.sin(angle), pen.step), moved(pivots[curve, 1], math.cos(angle), pen.step)
     total = 0.0
     for k in range(weights.size):
         i, j = y + pen.ends[k, 0], x + pen.ends[k, 1]
         weights[k] = 0.0
-        if 0 <= i < side and 0 <= j < side:
-            turn = abs(pen.turned[k] - pivot[2])
+        if 0 <= i < side and 0 <= j < side and near_mask[i, j] < 255:
+            turn = abs(pen.turned[k] - angle)
             turn = min(turn, 2 * np.pi - turn) * continuity
             if turn < np.pi / 2:
-                weights[k] = (1.0 - widest(mask, pen.disc, i, j) / 255.0) * np.cos(turn) ** 2
+                weights[k] = (1.0 - near_mask[i, j] / 255.0) * math.cos(turn) ** 2
         total += weights[k]
     if total < LEAST_WEIGHT:
         return False
     for _ in range(tries):
         mark, reached, chosen = draw_unit(stream) * total, 0.0, -1
         for k in range(weights.size):
-            reached += weights[k]
             if weights[k] > 0.0:
                 chosen = k
+                reached += weights[k]
                 if reached > mark:
                     break
         far_y, far_x = y + pen.ends[chosen, 0], x + pen.ends[chosen, 1]
-        if not collides(mask, pen.masks[pen.end_stamps[chosen]], far_y, far_x):
+        if not collides(mask, pen, pen.end_stamps[chosen], far_y, far_x):
             angle = pen.turned[chosen]
-            back = angle + np.pi if angle < 0 else angle - np.pi
-            paddle[0], paddle[1] = moved(far_y, np.sin(back), pen.length), moved(far_x, np.cos(back), pen.length)
-            paddle[2], paddle[3] = far_y, far_x
+            back = flipped(angle)
+            paddles[row, 0] = moved(far_y, math.sin(back), pen.length)
+            paddles[row, 1] = moved(far_x, math.cos(back), pen.length)
+            paddles[row, 2], paddles[row, 3] = far_y, far_x
             # drawn from the far end back towards the pivot
-            paddle[4], paddle[5] = pen.end_stamps[chosen], 1
-            pivot[0], pivot[1], pivot[2] = y, x, angle
+            paddles[row, 4], paddles[row, 5] = pen.end_stamps[chosen], 2
+            pivots[curve, 0], pivots[curve, 1], pivots[curve, 2] = y, x, angle
             return True
     return False
 
 
 @njit(nogil=True, cache=True)
-def occupy(mask, pen, paddle):
-    """Add a paddle with its margin to the mask."""
-    darken(mask, pen.masks[paddle[4]], paddle[2 * paddle[5]], paddle[2 * paddle[5] + 1])
+def occupy(mask, near_mask, pen, paddles, row):
+    """Add a paddle and its margin to the mask, and to the widened one."""
+    stamp, end = paddles[row, 4], paddles[row, 5]
+    stamp_on(mask, pen.masks[stamp], paddles[row, end], paddles[row, end + 1])
+    stamp_on(near_mask, pen.wide_masks[stamp], paddles[row, end], paddles[row, end + 1])
 
 
 @njit(nogil=True, cache=True)
-def grow_targets(stream, pen, rules, mask, paddles, weights):
-    """Two curves of equal length that grow in turns; False where one of them cannot go on. paddles: int64 (2, P, 6)."""
-    mask[:] = 255
-    inner = mask.shape[0] - rules.padding
-    mask[rules.padding : inner, rules.padding : inner] = 0
-    pivots = np.empty((2, 3))
-    tries, distance = rules.paddle_tries, rules.seed_distance
-    if not start_paddle(stream, pen, mask, 2 * distance, 0, 0, 0, tries, paddles[0, 0], pivots[0]):
+def grow_targets(stream, mask, near_mask, pen, rules, paddles, pivots, weights):
+    """Two curves of equal length that grow in turns, rows 0..P-1 and P..2P-1; False where one cannot go on."""
+    length, tries, distance = rules.contour_length, rules.paddle_tries, rules.seed_distance
+    if not start_curve(stream, mask, pen, 2 * distance, -1, 0, tries, paddles, 0, pivots, 0):
         return False
-    y, x = paddles[0, 0, 0], paddles[0, 0, 1]
-    if not start_paddle(stream, pen, mask, 0, y, x, distance, tries, paddles[1, 0], pivots[1]):
+    first = paddles[0, 0] * mask.shape[0] + paddles[0, 1]
+    if not start_curve(stream, mask, pen, 0, first, distance, tries, paddles, length, pivots, 1):
         return False
-    for k in range(1, rules.contour_length):
+    for k in range(1, length):
         for curve in range(2):
-            paddles[curve, k] = paddles[curve, k - 1]
-            if not extend(stream, pen, mask, rules.continuity, tries, paddles[curve, k], pivots[curve], weights):
+            row = curve * length + k
+            if not extend_curve(
+                stream, mask, near_mask, pen, rules.continuity, tries, paddles, row, pivots, curve, weights
+            ):
                 return False
-            # a paddle is in the mask only once the next one stands, for the two masks overlap where they join
-            occupy(mask, pen, paddles[curve, k - 1])
-    occupy(mask, pen, paddles[1, rules.contour_length - 1])
+            # a paddle is in the mask only once the next one stands, for the masks of both overlap where they join
+            occupy(mask, near_mask, pen, paddles, row - 1)
+    occupy(mask, near_mask, pen, paddles, 2 * length - 1)
     return True
 
 
 @njit(nogil=True, cache=True)
-def grow_distractor(stream, pen, rules, mask, paddles, weights):
-    """One short curve anywhere; False, with the mask spoilt, where it cannot be completed. paddles: int64 (P, 6)."""
-    pivot = np.empty(3)
-    if (mask <= FREE).sum() < LEAST_FREE_SHARE * mask.size:
+def grow_distractor(stream, mask, near_mask, pen, rules, paddles, first, pivots, weights):
+    """One short curve anywhere, from row `first`; False, with both masks spoilt, where it cannot be completed."""
+    free = 0
+    for i in range(mask.shape[0]):
+        for j in range(mask.shape[0]):
+            free += mask[i, j] <= FREE
+    if free < LEAST_FREE_SHARE * mask.size:
         return False
-    if not start_paddle(stream, pen, mask, 1, 0, 0, 0, rules.paddle_tries, paddles[0], pivot):
+    if not start_curve(stream, mask, pen, 1, -1, 0, rules.paddle_tries, paddles, first, pivots, 0):
         return False
-    for k in range(1, rules.distractor_length):
-        paddles[k] = paddles[k - 1]
-        if not extend(stream, pen, mask, rules.continuity, rules.paddle_tries, paddles[k], pivot, weights):
+    for row in range(first + 1, first + rules.distractor_length):
+        if not extend_curve(
+            stream, mask, near_mask, pen, rules.continuity, rules.paddle_tries, paddles, row, pivots, 0, weights
+        ):
             return False
-        occupy(mask, pen, paddles[k - 1])
-    occupy(mask, pen, paddles[rules.distractor_length - 1])
+        occupy(mask, near_mask, pen, paddles, row - 1)
+    occupy(mask, near_mask, pen, paddles, first + rules.distractor_length - 1)
     return True
 
 
 @njit(nogil=True, cache=True)
-def margin_choices(key, indices, n_margins):
-    """Which of the margins each picture has, int64: the first draw of its stream."""
-    stream, chosen = np.empty(1, np.uint64), np.empty(indices.size, np.int64)
+def copy_to(target, source):
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@njit(nogil=True, cache=True)
+def clear_masks(mask, near_mask, padding, margin):
+    """Both masks with nothing but the rim in them."""
+    side = mask.shape[0]
+    for i in range(side):
+        for j in range(side):
+            depth = min(i, j, side - 1 - i, side - 1 - j)
+            mask[i, j] = 255 * (depth < padding)
+            near_mask[i, j] = 255 * (depth < padding + margin)
+
+
+@njit(nogil=True, cache=True)
+def margin_choices(key, indices, n_margins, chosen):
+    """Write which of the margins each picture has: the first draw of its stream."""
+    stream = np.empty(1, np.uint64)
     for i in range(indices.size):
         open_stream(stream, key, indices[i])
         chosen[i] = draw_below(stream, n_margins)
-    return chosen
 
 
 @njit(nogil=True, cache=True)
@@ -290,50 +303,74 @@ def draw_pictures(pen, rules, n_margins, key, indices, rows, images, labels, dis
     discs        int16 (n, 2, 2); targets int16 (n, 2, P, 2, 2), distractors int16 (n, D, Q, 2, 2): both ends of each
                  paddle in the order of the curve; -1 where a distractor found no room
     """
-    side = images.shape[1]
-    stream, weights = np.empty(1, np.uint64), np.empty(pen.turned.size)
-    mask, trial = np.empty((side, side), np.uint8), np.empty((side, side), np.uint8)
+    side, length, short = images.shape[1], rules.contour_length, rules.distractor_length
+    stream, weights, pivots = np.empty(1, np.uint64), np.empty(pen.turned.size), np.empty((2, 3))
+    # the rim alone, the picture so far, and a trial of the next distractor
+    rim, mask, trial = (
+        np.empty((side, side), np.uint8),
+        np.empty((side, side), np.uint8),
+        np.empty((side, side), np.uint8),
+    )
+    near_rim, near_mask, near_trial = np.empty_like(rim), np.empty_like(rim), np.empty_like(rim)
+    clear_masks(rim, near_rim, rules.padding, pen.circle - pen.length)
     image = np.empty((side, side), np.float32)
-    paddles = np.empty((2, rules.contour_length, 6), np.int64)
-    short = np.empty((max(1, rules.distractor_length), 6), np.int64)
-    for index, row in zip(indices, rows):  # noqa: B905
+    paddles = np.empty((2 * length + rules.n_distractors * short, 6), np.int64)
+    for number in range(indices.size):
+        index, row = indices[number], rows[number]
         open_stream(stream, key, index)
         draw_below(stream, n_margins)
         labels[row] = draw_below(stream, 2)
-        restarts[row] = 0
-        while not grow_targets(stream, pen, rules, mask, paddles, weights):
+        restarts[row] = -1
+        fits = False
+        while not fits:
             restarts[row] += 1
             if restarts[row] > rules.most_restarts:
                 return index
-        image[:] = 0
-        for curve in range(2):
-            for k in range(rules.contour_length):
-                p = paddles[curve, k]
-                paint(image, pen.lines[p[4]], p[2 * p[5]], p[2 * p[5] + 1], rules.target_contrast)
-                for end in range(4):
-                    targets[row, curve, k, end // 2, end % 2] = p[end]
-        distractors[row] = -1
-        for number in range(rules.n_distractors):
+            copy_to(mask, rim)
+            copy_to(near_mask, near_rim)
+            fits = grow_targets(stream, mask, near_mask, pen, rules, paddles, pivots, weights)
+        for k in range(rules.n_distractors):
+            first = 2 * length + k * short
+            fits = False
             for _ in range(rules.distractor_tries):
-                trial[:] = mask
-                if grow_distractor(stream, pen, rules, trial, short, weights):
-                    mask[:] = trial
-                    for k in range(rules.distractor_length):
-                        p = short[k]
-                        paint(image, pen.lines[p[4]], p[2 * p[5]], p[2 * p[5] + 1], rules.distractor_contrast)
-                        for end in range(4):
-                            distractors[row, number, k, end // 2, end % 2] = p[end]
+                copy_to(trial, mask)
+                copy_to(near_trial, near_mask)
+                if grow_distractor(stream, trial, near_trial, pen, rules, paddles, first, pivots, weights):
+                    mask, trial = trial, mask
+                    near_mask, near_trial = near_trial, near_mask
+                    fits = True
                     break
-        first = draw_below(stream, 2)
-        last = first if labels[row] else 1 - first
-        discs[row, 0] = targets[row, first, 0, 0]
-        discs[row, 1] = targets[row, last, rules.contour_length - 1, 1]
-        for k in range(2):
-            paint(image, pen.marker, discs[row, k, 0], discs[row, k, 1], 1.0)
-        # the range of every picture is stretched to 0..255
-        low = image.min()
-        scale = 255.0 / (image.max() - low)
+            if not fits:
+                for i in range(first, first + short):
+                    for end in range(4):
+                        paddles[i, end] = -1
         for i in range(side):
             for j in range(side):
-                images[row, i, j] = np.uint8((image[i, j] - low) * scale + 0.5)
+                image[i, j] = 0.0
+        for k in range(paddles.shape[0]):
+            p, end = paddles[k, 4], paddles[k, 5]
+            contrast = rules.target_contrast if k < 2 * length else rules.distractor_contrast
+            if k < 2 * length or paddles[k, 0] >= 0:
+                paint(image, pen.lines[p], paddles[k, end], paddles[k, end + 1], contrast)
+            for c in range(4):
+                if k < 2 * length:
+                    targets[row, k // length, k % length, c // 2, c % 2] = paddles[k, c]
+                else:
+                    i = k - 2 * length
+                    distractors[row, i // short, i % short, c // 2, c % 2] = paddles[k, c]
+        first = draw_below(stream, 2)
+        last = first if labels[row] else 1 - first
+        for c in range(2):
+            discs[row, 0, c] = paddles[first * length, c]
+            discs[row, 1, c] = paddles[last * length + length - 1, 2 + c]
+        for k in range(2):
+            paint(image, pen.marker, np.int64(discs[row, k, 0]), np.int64(discs[row, k, 1]), 1.0)
+        # the range of every picture is stretched to 0..255
+        low, high = np.float32(np.inf), np.float32(-np.inf)
+        for i in range(side):
+            for j in range(side):
+                low, high = min(low, image[i, j]), max(high, image[i, j])
+        for i in range(side):
+            for j in range(side):
+                images[row, i, j] = np.uint8((image[i, j] - low) * (255.0 / (high - low)) + 0.5)
     return -1

@@ -166,16 +166,30 @@ def _reduced(picture: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
 
 
-def _round(radius: float, reach: int) -> np.ndarray:
-    """bool (2 * reach + 1, 2 * reach + 1), True within `radius` of the centre."""
-    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    return y**2 + x**2 <= radius**2
+def _widened(mask: np.ndarray, margin: int) -> np.ndarray:
+    """The largest value within `margin` of each pixel; the result has `margin` more pixels on each side."""
+    height, width = mask.shape
+    wide = np.zeros((height + 2 * margin, width + 2 * margin), np.uint8)
+    for y, x in np.argwhere(
+        np.add.outer(np.arange(-margin, margin + 1) ** 2, np.arange(-margin, margin + 1) ** 2) <= margin**2
+    ):
+        np.maximum(wide[y : y + height, x : x + width], mask, out=wide[y : y + height, x : x + width])
+    return wide
+
+
+def _ragged(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of offsets as one int64 array (n, longest, 2) and their lengths (n,)."""
+    sizes = np.array([len(offsets) for offsets in lists])
+    table = np.zeros((len(lists), sizes.max(), 2), np.int64)
+    for row, offsets in zip(table, lists, strict=True):
+        row[: len(offsets)] = offsets
+    return table, sizes
 
 
 @lru_cache
 def make_pen(s: Settings, margin: int) -> "Pen":
     """Every paddle that can occur, drawn once: at `antialias` times the size, then reduced."""
-    from data.compiled_pathfinder import Pen
+    from data.compiled_pathfinder import REFUSED, Pen
 
     aa = s.antialias
     width = s.paddle_thickness * aa
@@ -196,12 +210,8 @@ def make_pen(s: Settings, margin: int) -> "Pen":
             numbers[end] = len(lines)
             fine = Image.new("L", (2 * reach * aa + 1,) * 2)
             ImageDraw.Draw(fine).line([(centre, centre), (end[1], end[0])], fill=255, width=round(width))
-            wide = np.zeros((2 * reach * aa + 1,) * 2, np.uint8)
-            for y, x in np.argwhere(np.asarray(fine)):
-                for i, j in np.argwhere(_round(margin * aa, margin * aa)) - margin * aa:
-                    if 0 <= y + i < len(wide) and 0 <= x + j < len(wide):
-                        wide[y + i, x + j] = 255
             lines.append(_reduced(np.asarray(fine), side))
+            wide = _widened(np.asarray(fine), margin * aa)[margin * aa : -margin * aa, margin * aa : -margin * aa]
             masks.append(_reduced(wide, side))
         return numbers[end]
 
@@ -210,30 +220,34 @@ def make_pen(s: Settings, margin: int) -> "Pen":
     # the original looks one pixel down and right of the paddle for free ground, and no further than `circle`
     needed = [np.argwhere(masks[t] == 255) - reach + 1 for t in degree_stamps]
     needed = [n[(np.abs(n) <= circle).all(1)] for n in needed]
-    footprints = np.zeros((360, max(map(len, needed)), 2), np.int64)
-    for row, n in zip(footprints, needed, strict=True):
-        row[: len(n)] = n
+    # where a footprint lies wholly outside the picture at one of its corners, the original's dilation meets its border
+    # value there and it takes the whole picture for occupied: at 32 x 32, curves start in few directions only
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    needed = [n if all(((n * corner) >= 0).all(1).any() for corner in corners) else n[:0] for n in needed]
+    footprints, footprint_sizes = _ragged(needed)
     angles = np.arange(0, 360, 360 / (2 * circle * np.pi)) * np.pi / 180
     ends = np.unique(np.floor(circle * np.stack([np.sin(angles), np.cos(angles)], 1)).astype(np.int64), axis=0)
     turned = np.arctan2(ends[:, 0], ends[:, 1])
     end_stamps = np.array([stamp(a + np.pi if a < 0 else a - np.pi) for a in turned])
+    solid, solid_sizes = _ragged([np.argwhere(mask >= REFUSED - 255) - reach for mask in masks])
     radius, around = s.marker_radius * aa, math.ceil(s.marker_radius) + 4
     y, x = np.ogrid[-around * aa : (around + 1) * aa, -around * aa : (around + 1) * aa]
     marker = _reduced(((y**2 + x**2 <= radius**2) * 255).astype(np.uint8), 2 * around + 1)
     return Pen(
-        reach=reach,
-        step=s.paddle_length + 2 * margin,
-        circle=circle,
         length=s.paddle_length,
+        circle=circle,
+        step=s.paddle_length + 2 * margin,
         lines=np.stack(lines),
         masks=np.stack(masks),
+        wide_masks=np.stack([_widened(mask, margin) for mask in masks]),
+        solid=solid,
+        solid_sizes=solid_sizes,
         degree_stamps=degree_stamps,
         footprints=footprints,
-        footprint_sizes=np.array([len(n) for n in needed]),
+        footprint_sizes=footprint_sizes,
         ends=ends,
         turned=turned,
         end_stamps=end_stamps,
-        disc=np.argwhere(_round(margin, margin)) - margin,
         marker=marker,
     )
 
@@ -300,7 +314,8 @@ def draw(
 
     def chunk(first: int) -> int:
         rows = np.arange(first, min(first + CHUNK, n))
-        chosen = loops.margin_choices(key, start + rows, len(pens))
+        chosen = np.empty_like(rows)
+        loops.margin_choices(key, start + rows, len(pens), chosen)
         for number, pen in enumerate(pens):
             mine = rows[chosen == number]
             metadata.margins[mine] = s.margins[number]
