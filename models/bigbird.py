@@ -1,0 +1,119 @@
+"""BigBird: each block of positions sees its neighbours, a few random blocks, and the first and the last block.
+
+Zaheer et al. 2020 (arXiv:2007.14062), section 2 and appendix D, internal global tokens (ITC): the first and the last
+block attend to, and are attended to by, every position.
+B batch, L length, D model width, N blocks of W positions, A blocks seen by one, H heads of width K; H * K = d_qkv.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BigBird(nn.Module):
+    """Attention to a window of 3 blocks, n_random random ones and two global ones: O(L W) time and memory.
+
+    block     W
+    n_random  random blocks for each block and head
+    seed      of the random pattern; None draws it from the global generator, so layers differ
+    d_qkv     width of queries, keys and values together; None takes d_model
+    dropout   probability of dropping an attention weight while training
+
+    The last block is the last one with a real position of each example, and random blocks are drawn among the real
+    ones between the two: by fixed ranks, so that the pattern depends on the example's own length alone.
+    """
+
+    rank: Tensor
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        block: int = 64,
+        n_random: int = 3,
+        seed: int | None = None,
+        n_heads: int = 4,
+        d_qkv: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        d_qkv = d_model if d_qkv is None else d_qkv
+        if d_qkv % n_heads:
+            raise ValueError(f"d_qkv {d_qkv} is not a multiple of n_heads {n_heads}: choose heads that divide it")
+        if block < 1:
+            raise ValueError(f"block {block} is not positive: give the number of positions in a block")
+        self.block = block
+        self.n_random = n_random
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(d_model, 3 * d_qkv)
+        self.out = nn.Linear(d_qkv, d_model)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        n_blocks = -(-max_len // block)
+        order = torch.rand(n_heads, n_blocks, n_blocks, generator=generator).argsort(-1)
+        self.register_buffer("rank", order.argsort(-1).int())  # (H, N, N), high is drawn first
+
+    def seen_blocks(self, last: Tensor, n_blocks: int) -> tuple[Tensor, Tensor]:
+        """Which blocks each block attends to.
+
+        last     (B,) index of the last block with a real position
+        returns  (B, H, N, A) indices, and bool: False where the entry is out of range or counted elsewhere
+        """
+        i = torch.arange(n_blocks, device=last.device)
+        last = last[:, None, None, None]
+        window = i[:, None] + torch.arange(-1, 2, device=last.device)  # (N, 3)
+        eligible = ((i[:, None] - i).abs() > 1) & (i > 0) & (i < last)  # (B, 1, N, N)
+        rank = self.rank[:, :n_blocks, :n_blocks].masked_fill(~eligible, -1)  # (B, H, N, N)
+        best, drawn = rank.topk(min(self.n_random, n_blocks), dim=-1)
+        shape = (*drawn.shape[:3], -1)
+        middle = (window > 0) & (window < last)
+        ends = torch.cat([torch.zeros_like(last), last], dim=-1)
+        index = [ends.expand(shape), window.expand(shape), drawn]
+        used = [torch.cat([last >= 0, last > 0], dim=-1).expand(shape), middle.expand(shape), best >= 0]
+        return torch.cat(index, dim=-1).clamp(0, n_blocks - 1), torch.cat(used, dim=-1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        length = x.shape[1]
+        missing = -length % self.block
+        x = F.pad(x.masked_fill(~mask[..., None], 0), (0, 0, 0, missing))
+        real = F.pad(mask, (0, missing)).unflatten(1, (-1, self.block))  # (B, N, W)
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unflatten(1, (-1, self.block))
+        q, k, v = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, H, N, W, K)
+        last = (mask.sum(1) - 1) // self.block  # (B,)
+        y = self.sparse(q, k, v, real, last)
+        first, final = self.everywhere(q, k, v, real, last)
+        is_last = torch.arange(y.shape[2], device=x.device) == last[:, None]
+        y = torch.where(is_last[:, None, :, None, None], final[:, :, None], y)
+        y = torch.cat([first[:, :, None], y[:, :, 1:]], dim=2)
+        y = y.permute(0, 2, 3, 1, 4).flatten(1, 2).flatten(-2)
+        return self.out(y[:, :length])  # (B, L, D)
+
+    def sparse(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> Tensor:
+        """Attention of every block to the blocks it sees: (B, H, N, W, K)."""
+        n_rows, n_heads, n_blocks, width = q.shape[:4]
+        index, used = self.seen_blocks(last, n_blocks)
+        row = torch.arange(n_rows * n_heads, device=q.device).view(n_rows, n_heads, 1, 1)
+        flat = (index + n_blocks * row).flatten()  # into (B * H * N) blocks
+
+        def gather(t: Tensor) -> Tensor:
+            """(B, H, N, W, K) -> (B * H, N, A * W, K)"""
+            return t.flatten(0, 2).index_select(0, flat).view(n_rows * n_heads, n_blocks, -1, t.shape[-1])
+
+        allowed = real[:, None].expand(-1, n_heads, -1, -1)[..., None]
+        allowed = gather(allowed).squeeze(-1) & used.repeat_interleave(width, dim=-1).flatten(0, 1)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(
+            q.flatten(0, 1), gather(k), gather(v), attn_mask=allowed[:, :, None], dropout_p=dropout
+        )
+        return y.unflatten(0, (n_rows, n_heads))
+
+    def everywhere(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention of the first and of the last real block to all positions: two of (B, H, W, K)."""
+        final = q.take_along_dim(last[:, None, None, None, None], dim=2)
+        query = torch.cat([q[:, :, 0], final.squeeze(2)], dim=2)  # (B, H, 2 W, K)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(
+            query, k.flatten(2, 3), v.flatten(2, 3), attn_mask=real.flatten(1)[:, None, None], dropout_p=dropout
+        )
+        return y[:, :, : self.block], y[:, :, self.block :]
