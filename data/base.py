@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from data import store
+from data import archive, store
 from data.loader import Loader, Pool
 from data.progress import say
 from data.store import DataError
@@ -80,6 +80,7 @@ class TaskData(pl.LightningDataModule):
 
     spec: TaskSpec
     name = ""
+    lra_folder = ""  # in the archive of the Long Range Arena
     real_editions: tuple[str, ...] = ("official",)
     selection_on_test = False
 
@@ -128,9 +129,16 @@ class TaskData(pl.LightningDataModule):
         """What decides the content of the prepared arrays of an edition, beside its source."""
         raise NotImplementedError
 
-    def find(self, folder: Path) -> Origin | None:
-        """The task's data in a folder a user gave, in any layout known; None if there is none."""
+    def unpacked(self, folder: Path) -> Origin | None:
+        """The task's official files in a folder a user gave, in any layout known; None if there are none."""
         raise NotImplementedError
+
+    def find(self, folder: Path) -> Origin | None:
+        """The task's data in a folder: its files, or the archive that holds them."""
+        if (found := self.unpacked(folder)) is not None:
+            return found
+        path = folder / archive.LRA.file
+        return self._from_lra(lambda: path) if path.is_file() else None
 
     def generated(self) -> Origin | None:
         """Data made on the spot by the task's own rules; None if it has none."""
@@ -138,7 +146,21 @@ class TaskData(pl.LightningDataModule):
 
     def fetched(self) -> Origin:
         """Data to be downloaded into <root>/raw."""
-        raise NotImplementedError
+        instead = f"give a folder that holds {self.lra_folder} or {archive.LRA.file} as data.source or $LRA_MIRROR"
+        if self.generated() is not None:
+            instead += ", or data.source=generated"
+        return self._from_lra(lambda: archive.fetch(archive.LRA, self.root / "raw", instead))
+
+    def _from_lra(self, path: Callable[[], Path]) -> Origin:
+        def write(work: Path) -> dict[str, Any]:
+            place = path()
+            archive.check(place, archive.LRA)
+            archive.unpack(place, self.root / "raw", self.lra_folder, limit=archive.LRA.unpacked)
+            if (found := self.unpacked(self.root / "raw")) is None:
+                raise DataError(f"{place}: {self.lra_folder} in it does not hold the files of {self.name}")
+            return found.write(work)
+
+        return Origin("official", "official", f"LRA {self.lra_folder}", write)
 
     def toy(self) -> Origin:
         """Made-up data of the right shape, learnable, for tests; never for results."""

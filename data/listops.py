@@ -34,6 +34,7 @@ class ListOps(TaskData):
     """
 
     name = "listops"
+    lra_folder = "lra_release/lra_release/listops-1000"
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class ListOps(TaskData):
                 return f"n_{split}={n}: the official split has {COUNTS[split]}; source=generated makes more"
         return None
 
-    def find(self, folder: Path) -> Origin | None:
+    def unpacked(self, folder: Path) -> Origin | None:
         place = find_folder(folder, ("listops-1000", "listops"), "basic_train.tsv")
         if place is None:
             return None

@@ -45,6 +45,7 @@ class Pathfinder(TaskData):
         if difficulty not in LEVELS:
             raise DataError(f"difficulty={difficulty!r}: one of {', '.join(LEVELS)}")
         self.size, self.difficulty, self.variant = size, difficulty, variant
+        self.lra_folder = f"lra_release/lra_release/pathfinder{size}/{LEVELS[difficulty]}"
         self.spec = TaskSpec(self.name, size * size, 2, None if variant == "s4" else 256)
 
     def parameters(self, edition: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class Pathfinder(TaskData):
                 return f"n_{split}={n}: the official split has {COUNTS[split]}; source=generated makes more"
         return None
 
-    def find(self, folder: Path) -> Origin | None:
+    def unpacked(self, folder: Path) -> Origin | None:
         level = LEVELS[self.difficulty]
         place = find_folder(folder, (f"pathfinder{self.size}",), f"{level}/metadata")
         if place is None:
