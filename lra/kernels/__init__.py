@@ -1,0 +1,129 @@
+"""State-space kernels behind one door: one definition, several ways to compute it.
+
+    reference  the definition in plain PyTorch, any precision
+    compiled   real arithmetic in loops made by torch.compile, cpu and cuda
+    keops      the same sums as KeOps reductions, cpu and cuda
+    triton     one fused kernel each way, cuda
+
+Each is a module with `nplr_spectrum`, `diagonal_kernel` and `why_not(device, dtype) -> str | None`. "auto" takes the first
+in the order below that can run and says so when that is the slow definition; a name insists.
+
+H features, N half the state, K outputs (channels), R rank, L length, F = L // 2 + 1 frequencies.
+"""
+
+import warnings
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("reference", "compiled", "keops", "triton")
+ORDER = {"cuda": ("triton", "compiled", "keops", "reference"), "cpu": ("compiled", "reference")}
+DISCRETIZATIONS = ("zoh", "bilinear")
+
+_used: dict[str, set[str]] = {}
+
+
+def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int, *, backend: str = "auto") -> Tensor:
+    """Truncated generating function of a normal-plus-low-rank system at the L-th roots of unity.
+
+    S4 (Gu et al. 2022), algorithm 1. The system x' = (diag(A) - P P*) x + B u, y = C x is discretised by the bilinear
+    rule with step dt; the state comes in conjugate pairs, of which one is given and both count. With C standing for
+    C (I - Ab^L), irfft of the result is the impulse response C Ab^l Bb, l < L.
+
+    dt       real (H,)
+    A, B     complex (H, N); Re A < 0, or dt A away from the imaginary axis otherwise
+    C, P     complex (K, H, N), (R, H, N)
+    backend  "auto" takes the fastest that can run here; a name insists on it
+    returns  complex (K, H, F), at w_k = exp(-2 pi i k / L); finite also at w = -1
+    raises   RuntimeError, with the reason, if the named backend cannot run here; ValueError for an unknown one
+    """
+    check_shapes(dt, A, B, C, L)
+    if P.shape[1:] != A.shape:
+        raise ValueError(f"P has shape {tuple(P.shape)}: (R, H, N) with (H, N) = {tuple(A.shape)} is needed")
+    module = take("nplr_spectrum", backend, A.device, dt.dtype)
+    with torch.autocast(A.device.type, enabled=False):
+        return module.nplr_spectrum(dt, A, B, C, P, L)
+
+
+def diagonal_kernel(
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    L: int,
+    *,
+    discretization: str = "zoh",
+    backend: str = "auto",
+) -> Tensor:
+    """Impulse response of diagonal systems: K[k, h, l] = 2 Re sum_n C[k, h, n] Bb[h, n] Ab[h, n]^l.
+
+    S4D (Gu et al. 2022, arXiv:2206.11893), section 3. Zero-order hold: Ab = exp(dt A), Bb = (Ab - 1) / A B; bilinear:
+    Ab = (1 + dt A / 2) / (1 - dt A / 2), Bb = dt / (1 - dt A / 2) B.
+
+    dt              real (H,)
+    A, B, C         complex (H, N), (H, N), (K, H, N); one of each conjugate pair; Re A < 0
+    discretization  "zoh" or "bilinear"
+    backend         as in nplr_spectrum
+    returns         real (K, H, L)
+    """
+    check_shapes(dt, A, B, C, L)
+    if discretization not in DISCRETIZATIONS:
+        raise ValueError(f"discretization {discretization!r} is unknown: use {' or '.join(DISCRETIZATIONS)}")
+    module = take("diagonal_kernel", backend, A.device, dt.dtype)
+    with torch.autocast(A.device.type, enabled=False):
+        return module.diagonal_kernel(dt, A, B, C, L, discretization)
+
+
+def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
+    """The reason the backend cannot run on this device in this (real) precision, or None if it can.
+
+    raises  ValueError for a name that is no backend
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"kernel backend {backend!r} is unknown: use one of auto, {', '.join(BACKENDS)}")
+    return import_module(f"lra.kernels.{backend}").why_not(torch.device(device), dtype)
+
+
+def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+    """The backend that will run: the named one, or the first of the device's order that can.
+
+    raises  RuntimeError, with the reason, if the named one cannot run here
+    """
+    device = torch.device(device)
+    if backend != "auto":
+        if reason := why_not(backend, device, dtype):
+            raise RuntimeError(f"kernel backend {backend!r} cannot run on {device.type}: {reason}")
+        return backend
+    if dtype == torch.float64:
+        # asked for exactness, not speed, and a compilation in that precision serves nothing else
+        return "reference"
+    reasons = {}
+    for name in ORDER.get(device.type, ("reference",)):
+        reason = why_not(name, device, dtype)
+        if reason is None:
+            break
+        reasons[name] = reason
+    if name == "reference" and reasons:
+        said = "; ".join(f"{other}: {reason}" for other, reason in reasons.items())
+        warnings.warn(f"the S4 kernel runs as the slow reference, for no fast one can run ({said})", stacklevel=3)
+    return name
+
+
+def used() -> dict[str, list[str]]:
+    """The backends that have computed something in this process, by function; for the record of a run."""
+    return {function: sorted(names) for function, names in _used.items()}
+
+
+def take(function: str, backend: str, device: torch.device, dtype: torch.dtype):
+    name = choose(backend, device, dtype)
+    _used.setdefault(function, set()).add(name)
+    return import_module(f"lra.kernels.{name}")
+
+
+def check_shapes(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int) -> None:
+    if L < 1:
+        raise ValueError(f"a kernel of length {L} is empty: L must be at least 1")
+    if dt.shape != A.shape[:1] or B.shape != A.shape or C.shape[1:] != A.shape:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in (("dt", dt), ("A", A), ("B", B), ("C", C)))
+        raise ValueError(f"{shapes}: dt (H,), A (H, N), B (H, N), C (K, H, N) are needed")

@@ -1,0 +1,38 @@
+"""The resolvent in real arithmetic: what the fast backends compute.
+
+At the root of unity w = exp(-i theta) put s = sin(theta/2), c = cos(theta/2). Multiplied by exp(i theta/2) / 2 the matrix
+(1 - w) - dt/2 (1 + w) A becomes i s - c a with a = dt/2 A: no quotient, no infinity at w = -1. A pole and its conjugate share
+
+    D = (i s - c a)(i s - c conj a) = c^2 beta - s^2 - 2 i s c alpha,    alpha = Re a,  beta = |a|^2,
+    v / (i s - c a) + conj v / (i s - c conj a) = (i s p + c q) / D,     p = 2 Re v,    q = -2 Re(v conj a),
+
+and every sum of the Woodbury formula over the same poles shares 1 / D.
+
+H features, N half the state, K outputs, R rank, F = L // 2 + 1 frequencies; J = (K + R)(1 + R) sums, row by row over
+(C, P*) x (B, P).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def pairs(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """alpha (H, N), beta (H, N), p (J, H, N), q (J, H, N); the factor dt/2 of B and of P P* goes into p and q."""
+    half = dt[:, None] / 2
+    a = half * A
+    root = half.sqrt()
+    left = torch.cat([C, P.conj() * root])
+    right = torch.cat([(half * B)[None], P * root])
+    v = (left[:, None] * right).flatten(0, 1)
+    return a.real, a.real**2 + a.imag**2, 2 * v.real, -2 * (v.real * a.real + v.imag * a.imag)
+
+
+def nodes(L: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """s, c (F,) at theta = 2 pi k / L, rounded once from float64; the Nyquist point has c = 0 exactly."""
+    half_angle = torch.arange(L // 2 + 1, dtype=torch.float64, device=device) * (math.pi / L)
+    c = half_angle.cos()
+    if L % 2 == 0:
+        c[-1] = 0
+    return half_angle.sin().to(dtype), c.to(dtype)

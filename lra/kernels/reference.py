@@ -1,0 +1,76 @@
+"""The definition every other backend is judged by: plain PyTorch, any precision, no singular point.
+
+H features, N half the state (one of each conjugate pair is kept), K outputs (channels), R rank, F = L // 2 + 1 frequencies.
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+# complex numbers one block of features may hold; beyond it the work is cut over H and recomputed in the backward
+BLOCK = 2**24
+
+
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Nothing keeps the definition from running."""
+    return None
+
+
+def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
+    """The truncated generating function at the roots of unity; see lra.kernels.nplr_spectrum."""
+    return _blocks(_nplr_spectrum, L, dt, A, B, C, P)
+
+
+def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str = "zoh") -> Tensor:
+    """The impulse response of diagonal systems; see lra.kernels.diagonal_kernel."""
+    return _blocks(_zoh_kernel if discretization == "zoh" else _bilinear_kernel, L, dt, A, B, C)
+
+
+def _nplr_spectrum(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> Tensor:
+    """C [(1 - w) - dt/2 (1 + w) (A - P P*)]^-1 dt B by Woodbury, everything multiplied through with 1 + w.
+
+    Gu et al. 2022, algorithm 1 and appendix C.3. With D the diagonal resolvent [(1 - w) - dt/2 (1 + w) A]^-1,
+    g = dt/2 (1 + w):  K(w) = dt (C D B - g C D P (1 + g P* D P)^-1 P* D B).
+    """
+    w = torch.exp(-2j * torch.pi / L * torch.arange(L // 2 + 1, device=A.device, dtype=dt.dtype))
+    A, B, C, P = (torch.cat([x, x.conj()], -1) for x in (A, B, C, P))
+    g = dt[:, None] / 2 * (1 + w)  # (H, F)
+    D = 1 / ((1 - w) - g[:, None] * A[..., None])  # (H, N, F)
+
+    CDB = torch.einsum("khn,hn,hnf->khf", C, B, D)
+    CDP = torch.einsum("khn,rhn,hnf->hfkr", C, P, D)
+    PDB = torch.einsum("rhn,hn,hnf->hfr", P.conj(), B, D)
+    PDP = torch.einsum("rhn,shn,hnf->hfrs", P.conj(), P, D)
+
+    core = torch.eye(len(P), device=P.device) + g[..., None, None] * PDP
+    correction = torch.einsum("hfkr,hfr->khf", CDP, torch.linalg.solve(core, PDB))
+    return dt[:, None] * (CDB - g * correction)
+
+
+def _zoh_kernel(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """K[l] = 2 Re sum_n C_n (exp(dt A_n) - 1) / A_n B_n exp(l dt A_n)."""
+    dtA = dt[:, None] * A
+    return _powers(C * (B * torch.expm1(dtA) / A), dtA, L)
+
+
+def _bilinear_kernel(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """K[l] = 2 Re sum_n C_n dt / (1 - dt A_n / 2) B_n ((1 + dt A_n / 2) / (1 - dt A_n / 2))^l."""
+    half = dt[:, None] * A / 2
+    return _powers(C * (B * dt[:, None] / (1 - half)), torch.log((1 + half) / (1 - half)), L)
+
+
+def _powers(weight: Tensor, exponent: Tensor, L: int) -> Tensor:
+    """2 Re sum_n weight_n exp(l exponent_n): (K, H, N), (H, N) -> (K, H, L)."""
+    powers = torch.exp(exponent[..., None] * torch.arange(L, device=exponent.device))  # (H, N, L)
+    return 2 * torch.einsum("khn,hnl->khl", weight, powers).real
+
+
+def _blocks(function, L: int, *parameters: Tensor) -> Tensor:
+    """function(L, *parameters) in blocks of features, so that (H, N, L) is never held whole when it is large."""
+    A = parameters[1]
+    rows = max(1, BLOCK // (2 * A.shape[-1] * L))
+    if rows >= len(A):
+        return function(L, *parameters)
+    # dt, A and B start with H; C and P with the axis before it
+    blocks = zip(*(x.split(rows, dim=1 if x.dim() == 3 else 0) for x in parameters), strict=True)
+    return torch.cat([checkpoint(function, L, *block, use_reentrant=False) for block in blocks], dim=1)

@@ -1,0 +1,252 @@
+"""S4: long convolutions whose kernels are linear state spaces with HiPPO memory.
+
+Gu, Goel, Re 2022, "Efficiently Modeling Long Sequences with Structured State Spaces" (arXiv:2111.00396).
+
+Every feature u has a state x in C^N with x' = A x + B u, y = C x + D u, discretised by the bilinear rule with its own step
+dt. A = diag(A) - P P* is normal plus low rank: the convolution kernel of length L comes from its generating function in
+O((N + L) log) and a step of the recurrence costs O(N).
+
+B batch, L length, H features (the model width), S copies of (A, B, P), M conjugate pairs of the state (half of N),
+K outputs per feature (2 if two-sided), R rank. `A` is the diagonal part throughout, as in the paper's code.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lra.backbone import ACTIVATIONS, Dropout
+from lra.fftconv import long_conv
+from lra.hippo import bilinear, nplr
+from lra.kernels import nplr_spectrum
+
+
+def pair(z: Tensor) -> Tensor:
+    """Complex (...) as real and imaginary float32 (..., 2): what optimisers and checkpoints handle everywhere."""
+    return torch.view_as_real(z.resolve_conj()).float()
+
+
+def dense(A: Tensor, B: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
+    """The real system (..., 2M, 2M), (..., 2M) whose state is [Re x, Im x]; P is (R, ..., M).
+
+    P* x sums over the pairs and their conjugates: 2 Re(conj P x), twice the product of [Re P, Im P] and the state.
+    """
+    split = torch.cat([P.real, P.imag], -1)
+    re, im = A.real.diag_embed(), A.imag.diag_embed()
+    normal = torch.cat([torch.cat([re, -im], -1), torch.cat([im, re], -1)], -2)
+    return normal - 2 * torch.einsum("r...m,r...n->...mn", split, split), torch.cat([B.real, B.imag], -1)
+
+
+def real_row(C: Tensor) -> Tensor:
+    """The real row (..., H, 1, 2M) that reads y = 2 Re(C x) from the state [Re x, Im x]."""
+    return 2 * torch.cat([C.real, -C.imag], -1)[..., None, :]
+
+
+def complex_row(row: Tensor) -> Tensor:
+    """Inverse of real_row."""
+    re, im = row[..., 0, :].chunk(2, -1)
+    return torch.complex(re, -im) / 2
+
+
+class DiscreteSSM(NamedTuple):
+    """A bilinear step by diagonal and rank-R factors, O(N): (2/dt - A + P P*) x' = (2/dt + A - P P*) x + 2 B u.
+
+    Appendix C.2. E and D = 1 / (2/dt - A) are (H, M), `core` = (1 + P* D P)^-1 is real (H, R, R), B holds the factor 2.
+    """
+
+    E: Tensor
+    D: Tensor
+    P: Tensor
+    core: Tensor
+    B: Tensor
+    C: Tensor
+
+    def step(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u (B, H), x (B, H, M) -> y (B, H) without the skip, the next x."""
+        v = self.E * x - self.low(self.read(x)) + self.B * u[..., None]
+        v = self.D * v
+        x = v - self.D * self.low(torch.einsum("hrs,bhs->bhr", self.core, self.read(v)))
+        return 2 * (self.C * x).sum(-1).real, x
+
+    def read(self, x: Tensor) -> Tensor:
+        """P* x, real (B, H, R)."""
+        return 2 * torch.einsum("rhm,bhm->bhr", self.P.conj(), x).real
+
+    def low(self, y: Tensor) -> Tensor:
+        """P y (B, H, M)."""
+        return torch.einsum("rhm,bhr->bhm", self.P, y.to(self.P.dtype))
+
+
+def kernel_groups(
+    lr: float | Mapping[str, float | None] | None, kinds: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """Optimiser options of the kernel's parameters, name -> kind: no weight decay, and the kind's learning rate.
+
+    raises  ValueError for a kind that the layer does not have
+    """
+    known = set(kinds.values())
+    if not isinstance(lr, Mapping):
+        lr = dict.fromkeys(known, lr)
+    if stray := set(lr) - known:
+        raise ValueError(f"lr: {', '.join(sorted(stray))} is none of {', '.join(sorted(known))}")
+    return {
+        name: {"weight_decay": 0.0} | ({} if lr.get(kind) is None else {"lr": lr[kind]}) for name, kind in kinds.items()
+    }
+
+
+class S4(nn.Module):
+    """S4 layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
+
+    The parameter C holds C (I - Ab^length), Ab the discrete state matrix: only so is the generating function cut at
+    `length` a function of the resolvent (section 3.2). A kernel shorter than `length` is its beginning; `prepare` fits C
+    to another length or sampling rate.
+
+    d_state        N; odd ones are embedded in N + 1
+    n_ssm          copies of (A, B, P); feature h uses copy h mod n_ssm. None: one for each feature
+    init           measure of lra.hippo: "legs", "legt", "fout", "random", "diagonal"
+    bidirectional  a second kernel reads from the right
+    dt_min, dt_max ends of the log-uniform initial steps
+    lr             learning rates of dt, A (with P) and B; a number for all, None for the optimiser's
+    backend        of lra.kernels
+    raises         ValueError for an unknown init or activation, or where n_ssm does not divide d_model
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        d_state: int = 64,
+        n_ssm: int | None = 1,
+        init: str = "legs",
+        bidirectional: bool = True,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        activation: str = "gelu",
+        glu: bool = True,
+        dropout: float = 0.0,
+        tie_dropout: bool = True,
+        lr: float | Mapping[str, float | None] | None = 0.001,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        n_ssm = n_ssm or d_model
+        if d_model % n_ssm:
+            raise ValueError(f"n_ssm: {n_ssm} copies do not divide {d_model} features")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        self.bidirectional, self.glu, self.backend = bidirectional, glu, backend
+        self.length = max_len
+        self.discrete: DiscreteSSM | None = None
+
+        A, P, B, _ = nplr(init, d_state)
+        C = torch.randn(1 + bidirectional, d_model, len(A), dtype=torch.cfloat)
+        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
+        # some measures have poles on the imaginary axis, whose logarithm would be infinite
+        self.A_log_decay = nn.Parameter((-A.real).clamp(min=1e-4).log().float().repeat(n_ssm, 1))  # (S, M)
+        self.A_imag = nn.Parameter(A.imag.float().repeat(n_ssm, 1))
+        self.B = nn.Parameter(pair(B).repeat(n_ssm, 1, 1))  # (S, M, 2)
+        self.P = nn.Parameter(pair(P)[:, None].repeat(1, n_ssm, 1, 1))  # (R, S, M, 2)
+        self.C = nn.Parameter(pair(C))  # (K, H, M, 2)
+        self.D = nn.Parameter(torch.randn(d_model))
+        self.correct_length(C.to(torch.complex128))
+
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = Dropout(dropout, tied=tie_dropout)
+        self.out = nn.Linear(d_model, (1 + glu) * d_model)
+        self.optim = kernel_groups(lr, {"log_dt": "dt", "A_log_decay": "A", "A_imag": "A", "P": "A", "B": "B"})
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        u = (x * mask[..., None]).mT  # (B, H, L)
+        y = long_conv(u, self.kernel(u.shape[-1]), self.D)
+        return self.mix(y.mT)
+
+    def mix(self, y: Tensor) -> Tensor:
+        """What follows the state space, position by position: (..., H)."""
+        y = self.dropout(self.activation(y)) if y.dim() == 3 else self.activation(y)
+        y = self.out(y)
+        return F.glu(y, -1) if self.glu else y
+
+    def kernel(self, L: int) -> Tensor:
+        """The first L taps (K, H, L); the second output's are read from the right, starting one position away."""
+        if self.length < L:
+            raise ValueError(f"S4 was prepared for {self.length} positions, the input has {L}: call prepare({L}) first")
+        spectrum = nplr_spectrum(*self.system(), self.length, backend=self.backend)
+        return torch.fft.irfft(spectrum, n=self.length)[..., :L]
+
+    def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """dt (H,), A (H, M), B (H, M), C (K, H, M), P (R, H, M): one system for each feature."""
+        copies = len(self.log_dt) // len(self.A_imag)
+        A = torch.complex(-self.A_log_decay.exp(), self.A_imag).repeat(copies, 1)
+        B = torch.view_as_complex(self.B).repeat(copies, 1)
+        P = torch.view_as_complex(self.P).repeat(1, copies, 1)
+        return self.log_dt.exp(), A, B, torch.view_as_complex(self.C), P
+
+    # --- another length, another sampling rate
+
+    @torch.no_grad()
+    def prepare(self, length: int, *, rate: float = 1.0) -> None:
+        """Fit the layer, in place, to another length and to inputs sampled `rate` times as often as before.
+
+        The continuous system is kept. Half the rate means steps twice as long (section 4.3, the 0.5x experiment).
+        """
+        C = self.true_C()
+        self.log_dt -= math.log(rate)
+        self.length, self.discrete = length, None
+        self.correct_length(C)
+
+    @torch.no_grad()
+    def correct_length(self, C: Tensor) -> None:
+        """Store C (I - Ab^length) for C, complex128 (K, H, M)."""
+        dt, A, B, _, P = (z.to(torch.complex128) for z in self.system())
+        Ab = bilinear(*dense(A, B, P), dt.real)[0]
+        row = real_row(C)
+        self.C.copy_(pair(complex_row(row - row @ torch.linalg.matrix_power(Ab, self.length))))
+
+    @torch.no_grad()
+    def true_C(self) -> Tensor:
+        """C itself, complex128 (K, H, M), recovered from C (I - Ab^length)."""
+        dt, A, B, C, P = (z.to(torch.complex128) for z in self.system())
+        Ab = bilinear(*dense(A, B, P), dt.real)[0]
+        cut = torch.eye(Ab.shape[-1], dtype=Ab.dtype, device=Ab.device) - torch.linalg.matrix_power(Ab, self.length)
+        return complex_row(torch.linalg.solve(cut, real_row(C), left=False))
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.length)
+
+    def set_extra_state(self, length: Tensor) -> None:
+        self.length = int(length)
+
+    # --- recurrent view
+
+    @torch.no_grad()
+    def setup_step(self) -> None:
+        """Discretise for `step`; to be called again after the parameters change.
+
+        raises  RuntimeError for a two-sided layer, which reads the future
+        """
+        if self.bidirectional:
+            raise RuntimeError("a two-sided S4 reads the future and has no recurrent view: use bidirectional=False")
+        dt, A, B, C, P = self.system()
+        D = 1 / (2 / dt[:, None] - A)  # resolvent of the diagonal part
+        low = (
+            torch.eye(len(P), dtype=dt.dtype, device=dt.device)
+            + 2 * torch.einsum("rhn,hn,shn->hrs", P.conj(), D, P).real
+        )
+        E = 2 / dt[:, None] + A
+        self.discrete = DiscreteSSM(E, D, P, torch.linalg.inv(low), 2 * B, self.true_C()[0].to(A.dtype))
+
+    def default_state(self, batch: int) -> Tensor:
+        """The state before the first position: zeros (batch, H, M), complex."""
+        C = torch.view_as_complex(self.C)
+        return C.new_zeros(batch, *C.shape[1:])
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One position, O(N): x (B, H) and the state before it to y (B, H) and the state after it."""
+        if self.discrete is None:
+            raise RuntimeError("the layer is not discretised: call setup_step() first")
+        y, state = self.discrete.step(x, state)
+        return self.mix(y + self.D * x), state

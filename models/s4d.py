@@ -1,0 +1,182 @@
+"""S4D: the diagonal state space, S4 without the low-rank term.
+
+Gu, Gupta, Goel, Re 2022, "On the Parameterization and Initialization of Diagonal State Space Models" (arXiv:2206.11893).
+
+Every feature u has a state x in C^N with x' = diag(A) x + B u, y = C x + D u. The convolution kernel is a sum of N
+exponentials, K[l] = 2 Re sum_n C_n Bb_n Ab_n^l: a Vandermonde product.
+
+B batch, L length, H features (the model width), S copies of (A, B), M conjugate pairs of the state (half of N),
+K outputs per feature (2 if two-sided).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lra.backbone import ACTIVATIONS, Dropout
+from lra.fftconv import long_conv
+from lra.hippo import nplr
+from lra.kernels import DISCRETIZATIONS, diagonal_kernel
+
+INITS = ("lin", "inv", "legs", "real")
+
+
+def poles(init: str, N: int) -> tuple[Tensor, Tensor]:
+    """Initial A and B, complex128 (M,): section 4.4 and table 1; M = N for "real", half of N rounded up for the others.
+
+    lin   -1/2 + i pi n
+    inv   -1/2 + i N / pi (N / (2 n + 1) - 1)
+    legs  the normal part of HiPPO-LegS, with half its B (theorem 3)
+    real  -(n + 1)
+    raises  ValueError for another: S4's full-rank measures have no diagonal form here
+    """
+    if init not in INITS:
+        raise ValueError(f"init {init!r} is no diagonal system: use one of {', '.join(INITS)}, or the model s4")
+    if init == "legs":
+        A, _, B, _ = nplr("legs", N)
+        return A, B / 2
+    n = torch.arange(N if init == "real" else (N + 1) // 2, dtype=torch.float64)
+    if init == "real":
+        A = torch.complex(-(n + 1), torch.zeros_like(n))
+    else:
+        A = torch.complex(
+            torch.full_like(n, -0.5), math.pi * n if init == "lin" else N / math.pi * (N / (2 * n + 1) - 1)
+        )
+    return A, torch.ones_like(A)
+
+
+class S4D(nn.Module):
+    """S4D layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
+
+    d_state         N
+    n_ssm           copies of (A, B); feature h uses copy h mod n_ssm. None: one for each feature
+    init            "lin", "inv", "legs", or "real" for real exponentials
+    discretization  "zoh" or "bilinear"
+    bidirectional   a second kernel reads from the right
+    dt_min, dt_max  ends of the log-uniform initial steps
+    lr              learning rates of dt, A and B; a number for all, None for the optimiser's
+    backend         of lra.kernels
+    raises          ValueError for an unknown init, discretization or activation, or where n_ssm does not divide d_model
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        d_state: int = 64,
+        n_ssm: int | None = 1,
+        init: str = "legs",
+        discretization: str = "zoh",
+        bidirectional: bool = True,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        activation: str = "gelu",
+        glu: bool = True,
+        dropout: float = 0.0,
+        tie_dropout: bool = True,
+        lr: float | Mapping[str, float | None] | None = 0.001,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        n_ssm = n_ssm or d_model
+        if d_model % n_ssm:
+            raise ValueError(f"n_ssm: {n_ssm} copies do not divide {d_model} features")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        if discretization not in DISCRETIZATIONS:
+            raise ValueError(f"discretization: {discretization!r} is not one of {', '.join(DISCRETIZATIONS)}")
+        self.discretization, self.bidirectional = discretization, bidirectional
+        self.glu, self.backend, self.real = glu, backend, init == "real"
+        self.discrete: tuple[Tensor, Tensor, Tensor] | None = None
+
+        A, B = poles(init, d_state)
+        shape = (1 + bidirectional, d_model, len(A))
+        C = torch.randn(shape) if self.real else torch.view_as_real(torch.randn(shape, dtype=torch.cfloat))
+        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.A_log_decay = nn.Parameter((-A.real).log().float().repeat(n_ssm, 1))  # (S, M)
+        if not self.real:
+            self.A_imag = nn.Parameter(A.imag.float().repeat(n_ssm, 1))
+        B = B.real if self.real else torch.view_as_real(B)
+        self.B = nn.Parameter(B.float().repeat(n_ssm, *[1] * B.dim()))  # (S, M) if real, else (S, M, 2)
+        self.C = nn.Parameter(C)  # (K, H, M) if real, else (K, H, M, 2)
+        self.D = nn.Parameter(torch.randn(d_model))
+
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = Dropout(dropout, tied=tie_dropout)
+        self.out = nn.Linear(d_model, (1 + glu) * d_model)
+        lr = lr if isinstance(lr, Mapping) else dict.fromkeys(("dt", "A", "B"), lr)
+        if stray := set(lr) - {"dt", "A", "B"}:
+            raise ValueError(f"lr: {', '.join(sorted(stray))} is none of dt, A, B")
+        kinds = {"log_dt": "dt", "A_log_decay": "A", "A_imag": "A", "B": "B"}
+        self.optim = {
+            name: {"weight_decay": 0.0} | ({} if lr.get(kind) is None else {"lr": lr[kind]})
+            for name, kind in kinds.items()
+            if hasattr(self, name)
+        }
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        u = (x * mask[..., None]).mT  # (B, H, L)
+        y = long_conv(u, self.kernel(u.shape[-1]), self.D)
+        y = self.dropout(self.activation(y.mT))
+        return self.mix(y)
+
+    def mix(self, y: Tensor) -> Tensor:
+        """The linear map across features, position by position."""
+        y = self.out(y)
+        return F.glu(y, -1) if self.glu else y
+
+    def kernel(self, L: int) -> Tensor:
+        """The first L taps (K, H, L); the second output's are read from the right, starting one position away."""
+        return diagonal_kernel(*self.system(), L, discretization=self.discretization, backend=self.backend)
+
+    def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """dt (H,), A (H, M), B (H, M), C (K, H, M), complex: one system for each feature."""
+        copies = len(self.log_dt) // len(self.A_log_decay)
+        decay = self.A_log_decay.exp()
+        if self.real:
+            A, B = torch.complex(-decay, torch.zeros_like(decay)), torch.complex(self.B, torch.zeros_like(self.B))
+            # every pole is its own conjugate and would count twice
+            C = torch.complex(self.C / 2, torch.zeros_like(self.C))
+        else:
+            A, B, C = torch.complex(-decay, self.A_imag), torch.view_as_complex(self.B), torch.view_as_complex(self.C)
+        return self.log_dt.exp(), A.repeat(copies, 1), B.repeat(copies, 1), C
+
+    # --- another sampling rate, and the recurrent view
+
+    @torch.no_grad()
+    def prepare(self, length: int, *, rate: float = 1.0) -> None:
+        """Fit the layer, in place, to inputs sampled `rate` times as often as before; any length will do."""
+        self.log_dt -= math.log(rate)
+        self.discrete = None
+
+    @torch.no_grad()
+    def setup_step(self) -> None:
+        """Discretise for `step`; to be called again after the parameters change.
+
+        raises  RuntimeError for a two-sided layer, which reads the future
+        """
+        if self.bidirectional:
+            raise RuntimeError("a two-sided S4D reads the future and has no recurrent view: use bidirectional=False")
+        dt, A, B, C = self.system()
+        dtA = dt[:, None] * A
+        if self.discretization == "zoh":
+            self.discrete = torch.exp(dtA), torch.expm1(dtA) / A * B, C[0]
+        else:
+            self.discrete = (1 + dtA / 2) / (1 - dtA / 2), dt[:, None] / (1 - dtA / 2) * B, C[0]
+
+    def default_state(self, batch: int) -> Tensor:
+        """The state before the first position: zeros (batch, H, M), complex."""
+        return self.system()[3].new_zeros(batch, *self.C.shape[1:3])
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One position, O(N): x (B, H) and the state before it to y (B, H) and the state after it."""
+        if self.discrete is None:
+            raise RuntimeError("the layer is not discretised: call setup_step() first")
+        Ab, Bb, C = self.discrete
+        state = Ab * state + Bb * x[..., None]
+        y = 2 * (C * state).sum(-1).real + self.D * x
+        return self.mix(self.activation(y)), state
