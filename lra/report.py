@@ -1,0 +1,183 @@
+"""Records as one self-contained HTML page: no network, light and dark, desk and phone; a pure function of records."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from lra import cells, statistics, tables
+from lra.cells import Cell, Row
+from lra.curves import task_charts
+from lra.published import Published
+from lra.results import Record
+from lra.runs import environment_section, run_anchor, runs_section
+
+COLOURS = 7
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+# a link into a closed fold opens it, in browsers that do not by themselves
+REVEAL = """
+function reveal() {
+  const target = document.getElementById(location.hash.slice(1));
+  if (!target) return;
+  for (let d = target.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
+  target.scrollIntoView();
+}
+addEventListener("hashchange", reveal);
+reveal();
+"""
+
+
+def page(records: Sequence[Record], published: Published, scale: str) -> str:
+    """The whole page for the records of one scale."""
+    records = [r for r in records if r.scale == scale]
+    rows = sorted_rows(records, published)
+    columns = cells.columns_of(records, every=False)
+    colours = colour_of(rows)
+    run_tasks = [t for t in columns if any(t in row.cells for row in rows)]
+    links = [("table", "Table"), *((t, columns[t]) for t in run_tasks)]
+    links += [("failures", "Failures"), ("runs", "Runs"), ("environment", "Environment")]
+    navigation = "".join(f'<a href="#{escape(at)}">{escape(name)}</a>' for at, name in links)
+    body = [
+        f"<header><h1>Long Range Arena</h1>{lead(records, scale)}{facts(records, rows)}</header>",
+        f"<nav><div>{navigation}</div></nav><main>",
+        table_section(rows, columns, published, scale),
+        *(task_charts(rows, task, columns[task], colours, published) for task in run_tasks),
+        failures_section(rows, columns),
+        runs_section(rows, columns, published),
+        environment_section(records),
+        "</main><footer>Every number on this page is computed from the run records under results/runs.</footer>",
+    ]
+    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">'
+        f"<title>Long Range Arena, scale {escape(scale)}</title><style>{style}</style>"
+    )
+    script = f"<script>{REVEAL}</script>"
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
+        + "\n".join(body)
+        + f"\n{script}</body></html>\n"
+    )
+
+
+def sorted_rows(records: Sequence[Record], published: Published) -> list[Row]:
+    order = {stem: i for i, stem in enumerate(published.models)}
+    return sorted(cells.rows_of(records), key=lambda r: (order.get(r.model, len(order)), r.model, r.variant, r.part))
+
+
+def strength(row: Row) -> float:
+    """Mean share of the way from chance to perfection over a row's tasks."""
+    shares = [(score - c.chance) / (1 - c.chance) for c in row.cells.values() if (score := c.for_average) is not None]
+    return statistics.mean(shares) if shares else -1.0
+
+
+def colour_of(rows: Sequence[Row]) -> dict[int, str]:
+    """A colour class for each row: S4 and the Transformer always the same, then the strongest; the rest grey."""
+    fixed = {"s4": 0, "transformer": 1}
+    taken = {i: f"c{fixed[r.model]}" for i, r in enumerate(rows) if r.model in fixed and not r.variant and not r.part}
+    free = [f"c{i}" for i in range(COLOURS) if f"c{i}" not in taken.values()]
+    others = sorted((i for i in range(len(rows)) if i not in taken), key=lambda i: -strength(rows[i]))
+    return {i: taken.get(i, "other") for i in range(len(rows))} | dict(zip(others, free, strict=False))
+
+
+def lead(records: Sequence[Record], scale: str) -> str:
+    if not records:
+        return f'<p class="lead">{escape(tables.how_to_run(scale))}</p>'
+    first, last = min(r.started for r in records)[:10], max(r.finished or r.started for r in records)[:10]
+    when = first if first == last else f"{first} to {last}"
+    cut = "cut down from the published recipes, to compare within this page"
+    meaning = "the published recipes" if scale == "paper" else cut
+    text = f"Test accuracy of sequence models at scale <b>{escape(scale)}</b> ({meaning}), measured {when}."
+    return f'<p class="lead">{text}</p>'
+
+
+def facts(records: Sequence[Record], rows: Sequence[Row]) -> str:
+    hours = sum(r.total_seconds or 0 for r in records) / 3600
+    ended = sum(r.status == "ok" for r in records)
+    known = [
+        (f"{ended}/{len(records)}", "runs ended well"),
+        (str(len({row.model for row in rows})), "models"),
+        (str(len({r.task for r in records})), "tasks"),
+        (f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min", "of computing"),
+    ]
+    items = "".join(f"<li><b>{value}</b><span>{name}</span></li>" for value, name in known)
+    return f'<ul class="facts">{items}</ul>' if records else ""
+
+
+def table_section(rows: Sequence[Row], columns: dict[str, str], published: Published, scale: str) -> str:
+    """The comparison table: measured rows, each cell linked to its runs, with the published row beneath."""
+    table = tables.scale_table([r for row in rows for r in row.runs], published, scale, every_task=False)
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
+    body = []
+    best = {task: cells.best_cells(rows, task) for task in columns}
+    if rows:
+        body.append(plain_row([e.text for e in table.rows[0]], "chance"))
+    for i, row in enumerate(rows):
+        label = escape(tables.row_label(row, published.model(row.model, row.title)))
+        tds = "".join(cell_html(row, task, i in best[task][0], i in best[task][1], rows) for task in columns)
+        average = row.average(tuple(tables.TASKS))
+        mean = tables.HOLE if average is None else tables.percent(average)
+        ended = f"{sum(r.status == 'ok' for r in row.runs)}/{len(row.runs)}"
+        body.append(f'<tr class="measured"><td>{label}</td>{tds}<td>{mean}</td><td>{ended}</td></tr>')
+        paper = published.row_of(row.model)
+        if paper is not None and (i + 1 == len(rows) or rows[i + 1].model != row.model):
+            reference = next(r for r in rows if r.model == row.model)
+            name = f"paper: {paper.model}"
+            entries = tables.published_line(name, paper, columns, reference, paper.six_task_average)
+            body.append(plain_row([e.text for e in entries], "paper"))
+    if not rows:
+        body = [plain_row([e.text for e in row], "paper") for row in table.rows]
+    shown = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    told = set(tables.failure_notes(rows, columns))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes if note not in told)
+    card = f'<div class="card">{shown}<ul class="notes">{notes}</ul></div>'
+    return f'<section id="table"><h2>Comparison</h2>{card}</section>'
+
+
+def plain_row(texts: Sequence[str], kind: str) -> str:
+    return f'<tr class="{kind}">' + "".join(f"<td>{escape(text)}</td>" for text in texts) + "</tr>"
+
+
+def cell_html(row: Row, task: str, best: bool, like_best: bool, rows: Sequence[Row]) -> str:
+    cell = row.cells.get(task)
+    if cell is None:
+        return f'<td class="hole">{tables.HOLE}</td>'
+    text = (tables.LIKE_BEST + " " if like_best else "") + tables.cell_text(cell)
+    number, _, count = text.rpartition(" (")
+    number, _, spread = number.partition(" ± ")
+    kinds, style = ["failed" if cell.tried and cell.mean is None else ""], ""
+    if cell.mean is not None:
+        kinds += ["heat", "best" if best else ""]
+        style = f' style="--h:{warmth(cell, task, rows):.2f}"'
+    detail = (f"± {spread} " if spread else "") + f"({count}"
+    inside = f"{escape(number)} <small>{escape(detail)}</small>"
+    anchor = run_anchor(row, task)
+    return f'<td class="{" ".join(filter(None, kinds))}"{style}><a href="#{anchor}">{inside}</a></td>'
+
+
+def warmth(cell: Cell, task: str, rows: Sequence[Row]) -> float:
+    """Where a cell stands between chance (0) and the best of its column (1)."""
+    means = [c.mean for row in rows if (c := row.cells.get(task)) is not None and c.mean is not None]
+    top = max(means)
+    return max(0.0, ((cell.mean or 0) - cell.chance) / (top - cell.chance)) if top > cell.chance else 0.0
+
+
+def failures_section(rows: Sequence[Row], columns: dict[str, str]) -> str:
+    """Every run that did not end well or stayed at chance."""
+    items = []
+    for row in rows:
+        for task in columns:
+            for r in row.cells[task].runs if task in row.cells else ():
+                if not cells.learned(r):
+                    run = escape(f"{row.title} on {columns[task]}, seed {r.seed}")
+                    items.append(f'<li><a href="#{run_anchor(row, task)}">{run}</a>: {escape(why_not(r))}</li>')
+    content = f"<ul>{''.join(items)}</ul>" if items else '<p class="good">None: every run ended and beat chance.</p>'
+    return f'<section id="failures"><h2>Failures</h2><div class="card">{content}</div></section>'
+
+
+def why_not(r: Record) -> str:
+    if r.status == "ok":
+        accuracy, chance = tables.percent(r.test_accuracy or 0), tables.percent(r.data.chance)
+        return f"stayed at chance ({accuracy} where always answering the commonest label gives {chance})"
+    steps = f"after {r.steps_done} of {r.steps_total} steps"
+    return f"{r.status} {steps}" + (f": {r.reason}" if r.reason else "")

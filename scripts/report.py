@@ -1,0 +1,42 @@
+"""One self-contained HTML page from the records under results/runs: table, learning curves, plots, failures, runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lra.jsonfile import write_atomically
+from lra.published import load_published
+from lra.report import page
+from lra.results import load_all
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=ROOT / "results/runs", help="folder of records")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file the page is written to")
+    parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
+    parser.add_argument("--scale", help="paper, mini or smoke; default: the largest that has runs")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    try:
+        records = load_all(args.runs)
+        published = load_published(args.published)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    found = {r.scale for r in records}
+    scale = args.scale or next((s for s in ("paper", "mini", *sorted(found)) if s in found), "paper")
+    text = page(records, published, scale)
+    write_atomically(args.out, text)
+    runs = sum(r.scale == scale for r in records)
+    print(f"{args.out}: scale {scale}, {runs} run{'s' * (runs != 1)}, {len(text.encode()) / 1024:.0f} KiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

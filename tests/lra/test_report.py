@@ -1,0 +1,251 @@
+"""The report: whole in one file, honest about failures, well-formed whatever the records say, silent in a browser."""
+
+import html.parser
+import itertools
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lra import chart
+from lra.chart import Axis, Bubble, bubble_chart, log_ticks, nice_ticks, overlap, spread
+from lra.published import TASKS, load_published
+from lra.report import page
+from lra.results import Data, Example, Point, Record, config_hash, load
+from lra.runs import flat
+
+ROOT = Path(__file__).parents[2]
+BASE = load(ROOT / "tests" / "golden" / "record.json")
+PUBLISHED = load_published(ROOT / "results" / "published")
+VOID = {"meta", "link", "img"}
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+def ran(model: str, task: str, accuracy: float, seed: int = 0, **changes: object) -> Record:
+    config = {"seed": seed, "model": {"d_model": 64}}
+    curve = [Point(step=s, train_loss=3 / s, val_accuracy=accuracy * s / 100, seconds=s / 9) for s in range(5, 101, 5)]
+    fields = {
+        "model": model,
+        "title": model,
+        "task": task,
+        "seed": seed,
+        "config": config,
+        "config_hash": config_hash(config),
+        "data": Data(kind="generated", fingerprint=task, counts={"train": 100, "val": 10, "test": 1000}, chance=0.1),
+        "test_accuracy": round(accuracy * 1000) / 1000,
+        "test_correct": round(accuracy * 1000),
+        "n_test": 1000,
+        "parameters": 1000 + len(model),
+        "steps_per_second": 10 + accuracy,
+        "peak_memory_mib": 500.0,
+        "total_seconds": 60.0,
+        "curve": curve,
+    }
+    return replace(BASE, **{**fields, **changes})
+
+
+def failed(record: Record, status: str, reason: str) -> Record:
+    return replace(record, status=status, reason=reason, test_accuracy=None, test_correct=None, n_test=None)
+
+
+ZOO = [
+    *(ran("s4", task, 0.8 + seed / 100, seed) for task in TASKS for seed in range(3)),
+    *(ran("transformer", task, 0.5) for task in TASKS),
+    ran("lstm", "listops", 0.1),
+    failed(ran("performer", "image", 0.1), "diverged", "loss became NaN at step 812"),
+    ran(
+        "newcomer",
+        "text",
+        0.6,
+        examples=[Example(label=1, predicted=0, text="<b>"), Example(label=1, predicted=1, pixels=[[0, 255]])],
+    ),
+]
+
+
+class Strict(html.parser.HTMLParser):
+    """Every tag closed in order; ids unique; links to ids that exist; nothing fetched from anywhere."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.targets: set[str] = set()
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+        assert len(self.ids) == len(set(self.ids))
+        assert self.targets <= set(self.ids)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        given = dict(attrs)
+        self.ids += [given["id"]] if "id" in given else []
+        address = given.get("href") or given.get("src") or "#"
+        assert address.startswith(("#", "data:", "https://wandb.ai/")), address
+        self.targets |= {address[1:]} - {""} if address.startswith("#") else set()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_and_fetches_nothing():
+    text = page(ZOO, PUBLISHED, "mini")
+    Strict(text)
+    assert "default-src 'none'" in text
+    assert not re.search(r"@import|url\(|<script src|http:", text)
+
+
+def test_the_page_is_a_pure_function_of_records():
+    assert page(ZOO, PUBLISHED, "mini") == page(list(reversed(ZOO)), PUBLISHED, "mini")
+
+
+def test_every_cell_and_every_failure_is_there():
+    shown = Strict(page(ZOO, PUBLISHED, "mini")).text
+    assert "81.00 ± 1.00ᵍ (3)" in shown
+    assert "diverged after 100 of 100 steps: loss became NaN at step 812" in shown
+    assert "stayed at chance (10.00 where" in shown
+    assert "26/27" in shown
+    for record in ZOO:
+        assert record.config_hash[:12] in shown
+
+
+def test_nothing_in_a_record_can_break_the_page():
+    evil = "</script><script>alert(1)</script>\"'&<"
+    config = {"a": evil, evil: 1}
+    record = ran("s4", "listops", 0.9, title=evil, config=config, config_hash=config_hash(config), variant=[evil])
+    record = replace(record, command=evil, recipe=evil, wandb="javascript:alert(1)", notes=[evil])
+    text = page([record, failed(ran("x", "text", 0.5), "oom", evil)], PUBLISHED, "mini")
+    assert "alert(1)" in Strict(text).text
+    assert text.count("<script>") == 1
+    assert 'href="javascript' not in text
+
+
+@pytest.mark.parametrize("scale", ["paper", "mini"])
+def test_without_runs_the_page_stands_and_says_what_to_run(scale):
+    shown = Strict(page([], PUBLISHED, scale)).text
+    assert f"make lra-all SCALE={scale}" in shown
+    assert "86.82" in shown
+
+
+def test_a_run_without_a_curve_or_measurements_does_no_harm():
+    bare = {"curve": [], "steps_per_second": None, "peak_memory_mib": None, "total_seconds": None}
+    begun = replace(failed(ran("lstm", "text", 0.5), "running", "begun"), **bare)
+    Strict(
+        page(
+            [begun, ran("s4", "text", 0.9, **bare), ran("s4", "image", 0.1, curve=[Point(step=0, train_loss=1.0)])],
+            PUBLISHED,
+            "mini",
+        )
+    )
+
+
+def test_the_page_of_200_runs_is_smaller_than_a_megabyte():
+    many = [ran(stem, task, 0.5) for stem in list(PUBLISHED.models)[:34] for task in TASKS]
+    assert len(many) >= 200
+    assert len(page(many, PUBLISHED, "mini").encode()) < 1_000_000
+
+
+def test_the_script_writes_the_page(tmp_path, monkeypatch, capsys):
+    for record in ZOO:
+        record.write(record.path(tmp_path / "runs"))
+    monkeypatch.setattr(sys, "argv", ["report.py", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "r.html")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert f"scale mini, {len(ZOO)} runs" in capsys.readouterr().out
+    assert (tmp_path / "r.html").read_text() == page(ZOO, PUBLISHED, "mini")
+
+
+def browse(path: Path) -> tuple[str, str]:
+    """The document as a browser builds it, and what it says on its console."""
+    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    quiet += " --disable-component-update --disable-sync --enable-logging=stderr --v=0 --dump-dom"
+    home = path.parent
+    command = [str(BROWSER), *quiet.split(), f"--user-data-dir={home / 'profile'}", f"file://{path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(home)})
+    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
+def test_a_browser_finds_no_error(tmp_path):
+    (tmp_path / "good.html").write_text(page(ZOO, PUBLISHED, "mini"))
+    (tmp_path / "bad.html").write_text(page(ZOO, PUBLISHED, "mini").replace("reveal();", "reveals();"))
+    document, said = browse(tmp_path / "good.html")
+    assert "Comparison</h2>" in document
+    assert said == ""
+    assert "reveals is not defined" in browse(tmp_path / "bad.html")[1]
+
+
+BUBBLES = st.lists(
+    st.builds(
+        Bubble,
+        x=st.floats(1, 1000),
+        y=st.floats(0, 1),
+        area=st.floats(0, 1),
+        colour=st.sampled_from(["c0", "c1", "other"]),
+        label=st.sampled_from(["S4", "Transformer", "Linear Transformer"]),
+        title=st.just(""),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(BUBBLES)
+def test_labels_of_bubbles_never_overlap(bubbles):
+    text = bubble_chart(bubbles, "x", "d", y_text=str)
+    found = re.findall(r'<text class="label \w+" x="([\d.]+)" y="([\d.]+)">([^<]+)', text)
+    boxes = [(float(x), float(y) - 10, float(x) + chart.text_width(name), float(y) + 2) for x, y, name in found]
+    inner = [(a + 2.1, b + 0.6, c - 2.1, d - 0.6) for a, b, c, d in boxes]
+    assert not any(overlap(a, b) for a, b in itertools.combinations(inner, 2))
+    assert all(a >= 0 and c <= chart.WIDTH + chart.RIGHT for a, _, c, _ in boxes)
+
+
+@given(st.lists(st.floats(0, 100), max_size=20), st.floats(0.1, 15))
+def test_spread_keeps_labels_apart_in_order_and_inside(wanted, gap):
+    placed = spread(wanted, gap, 0, 100)
+    assert all(-1e-6 <= p <= 100 + 1e-6 for p in placed)
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    fair = min(gap, 100 / max(1, len(wanted) - 1))
+    assert all(placed[b] - placed[a] >= fair - 1e-6 for a, b in itertools.pairwise(order))
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_and_inside(low, width):
+    ticks = nice_ticks(low, low + width)
+    assert 1 <= len(ticks) <= 12
+    assert all(low - 1e-6 * width <= t <= low + 1.000001 * width for t in ticks)
+
+
+@given(st.floats(1e-3, 1e6), st.floats(1.3, 1e6))
+def test_logarithmic_ticks_are_few_and_inside(low, factor):
+    ticks = log_ticks(low, low * factor)
+    assert 2 <= len(ticks) <= 6
+    assert all(low <= t <= low * factor for t in ticks)
+
+
+def test_an_axis_maps_its_ends_and_its_middle():
+    assert [Axis("", 1, 100, 0, 10, log=True)(v) for v in (1, 10, 100)] == pytest.approx([0, 5, 10])
+    assert [Axis("", 0, 4, 10, 0)(v) for v in (0, 1, 4)] == pytest.approx([10, 7.5, 0])
+
+
+def test_a_config_reads_as_overrides():
+    assert list(flat({"a": {"b": 1, "c": None}, "d": [1, 2]})) == [("a.b", "1"), ("a.c", "null"), ("d", "[1, 2]")]
