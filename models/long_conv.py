@@ -1,0 +1,68 @@
+"""Long Conv: convolution kernels as long as the input, learned tap by tap, with small taps squashed to zero.
+
+Fu et al. 2023, "Simple Hardware-Efficient Long Convolutions for Sequence Modeling", arXiv:2302.06646, section 3.
+
+B batch, L length, H features (the model width), C kernels per feature, K directions of a kernel, M = max_len taps.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lra.backbone import Dropout
+from lra.fftconv import long_conv
+
+
+def initial_kernel(init: str, directions: int, features: int, length: int) -> Tensor:
+    """(K, features, M): "random" is noise of size 0.002; "geometric" noise of 0.02 that decays at its feature's rate.
+
+    Section 3.2; the rates of the features go geometrically from 1 to features / 2 per length.
+    """
+    noise = torch.randn(directions, features, length)
+    if init == "random":
+        return 0.002 * noise
+    if init == "geometric":
+        rate = (features / 2) ** (torch.arange(features) / features)
+        return 0.02 * noise * torch.exp(-rate[:, None] * torch.arange(length) / length)
+    raise ValueError(f"init: {init!r} is not one of random, geometric")
+
+
+class LongConv(nn.Module):
+    """Convolution with a squashed kernel, skip, GELU, gated linear map.
+
+    channels        C, kernels per feature; the output map mixes their results
+    bidirectional   adds a kernel that reads from the right
+    squash          threshold of the soft thresholding k -> sign(k) max(|k| - squash, 0), equation 2
+    kernel_dropout  of taps, while training
+    init            "random" or "geometric"
+    lr              learning rate of the kernel; None: the optimiser's
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        channels: int = 2,
+        bidirectional: bool = False,
+        squash: float = 0.003,
+        kernel_dropout: float = 0.2,
+        init: str = "random",
+        dropout: float = 0.0,
+        tie_dropout: bool = False,
+        lr: float | None = 0.001,
+    ):
+        super().__init__()
+        self.channels, self.squash, self.kernel_dropout = channels, squash, kernel_dropout
+        self.kernel = nn.Parameter(initial_kernel(init, 1 + bidirectional, channels * d_model, max_len))
+        self.D = nn.Parameter(torch.randn(channels * d_model))
+        self.dropout = Dropout(dropout, tied=tie_dropout)
+        self.out = nn.Linear(channels * d_model, 2 * d_model)
+        self.optim = {"kernel": {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})}
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        u = x.masked_fill(~mask[..., None], 0).mT.repeat(1, self.channels, 1)  # (B, C * H, L)
+        kernel = F.softshrink(self.kernel[..., : u.shape[-1]], self.squash)
+        kernel = F.dropout(kernel, self.kernel_dropout, self.training)
+        y = F.gelu(long_conv(u, kernel, self.D).mT)  # (B, L, C * H)
+        return F.glu(self.out(self.dropout(y)), -1)
