@@ -1,0 +1,172 @@
+"""DSS: a diagonal state space as expressive as S4, its kernel a sum of exponentials.
+
+Gupta, Gu, Berant 2022, "Diagonal State Spaces are as Effective as Structured State Spaces" (arXiv:2203.14343),
+proposition 1 and section 3.
+
+One diagonal A for all features, a step size for each feature, no matrix B. The two forms of the kernel, l < L:
+
+    exp      K[l] = Re sum_n C_n (exp(dt A_n) - 1) / A_n  exp(l dt A_n),       Re A < 0 by its parameter
+    softmax  K[l] = Re sum_n C_n / A_n  softmax over l of (l dt A_n),          A free
+
+The second is the first with C divided by exp(L dt A) - 1, since the normaliser is a geometric sum. It belongs to one
+length, `max_len`: shorter inputs use the beginning of that kernel, or padding would change it.
+
+B batch, L length, H features (the model width), N complex states, K outputs per feature (2 if two-sided).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lra.backbone import Dropout
+from lra.fftconv import long_conv
+from lra.hippo import nplr
+from lra.kernels import diagonal_kernel
+
+# keeps 1 / sum finite where a complex softmax has sum zero (the paper's section 3.1)
+EPS = 1e-7
+
+
+class DiscreteSSM(NamedTuple):
+    """h' = a h + u and y = 2 Re C h'; a is (H, N), C (H, N)."""
+
+    a: Tensor
+    C: Tensor
+
+
+class DSS(nn.Module):
+    """DSS layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
+
+    d_state        N; A starts as the eigenvalues of the normal part of HiPPO-LegS of size 2N with imaginary part >= 0
+    form           "exp" or "softmax"
+    bidirectional  a second kernel reads from the right
+    dt_min, dt_max ends of the log-uniform initial steps
+    lr             learning rate of A and the steps, which take no weight decay; None for the optimiser's
+    backend        of lra.kernels
+    raises         ValueError for an unknown form
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        d_state: int = 64,
+        form: str = "exp",
+        bidirectional: bool = True,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dropout: float = 0.0,
+        tie_dropout: bool = True,
+        lr: float | None = 0.001,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        if form not in ("exp", "softmax"):
+            raise ValueError(f"form: {form!r} is not one of exp, softmax")
+        self.form, self.bidirectional, self.length, self.backend = form, bidirectional, max_len, backend
+        A = nplr("legs", 2 * d_state).A
+        self.A_real = nn.Parameter((-A.real).log().float() if form == "exp" else A.real.float())  # (N,)
+        self.A_imag = nn.Parameter(A.imag.float())
+        self.C = nn.Parameter(torch.randn(1 + bidirectional, d_model, d_state, 2))
+        self.D = nn.Parameter(torch.randn(d_model))
+        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.dropout = Dropout(dropout, tied=tie_dropout)
+        self.out = nn.Linear(d_model, 2 * d_model)
+        self.discrete: DiscreteSSM | None = None
+        special = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
+        self.optim = dict.fromkeys(("A_real", "A_imag", "log_dt"), special)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        u = (x * mask[..., None]).mT  # (B, H, L)
+        y = long_conv(u, self.kernel(u.shape[-1]), self.D)
+        return self.mix(y.mT)
+
+    def mix(self, y: Tensor) -> Tensor:
+        """What follows the state space, position by position: (..., H)."""
+        y = F.gelu(y)
+        return F.glu(self.out(self.dropout(y) if y.dim() == 3 else y), -1)
+
+    def system(self) -> tuple[Tensor, Tensor, Tensor]:
+        """dt (H,), A (H, N) and C (K, H, N) of the exp form, half of it: K = 2 Re sum C expm1(dt A) / A exp(l dt A).
+
+        Of a softmax with Re A > 0, A is the mirrored -A, for which the kernel runs from the end of `length`.
+        """
+        dt, C = self.log_dt.exp(), torch.view_as_complex(self.C) / 2
+        if self.form == "exp":
+            return dt, torch.complex(-self.A_real.exp(), self.A_imag).expand(len(dt), -1), C
+        A = torch.complex(self.A_real, self.A_imag)
+        A = torch.where(self.A_real > 0, -A, A).expand(len(dt), -1)
+        step = dt[:, None] * A
+        total = torch.expm1(self.length * step) / torch.expm1(step)
+        # C / A / total, and A changes its sign where it is mirrored
+        sign = torch.where(self.A_real > 0, -1, 1)
+        return dt, A, sign * C * total.conj() / (total.abs() ** 2 + EPS) / torch.expm1(step)
+
+    def kernel(self, L: int) -> Tensor:
+        """The first L taps (K, H, L); the second output's are read from the right, starting one position away."""
+        if self.form == "softmax" and self.length < L:
+            raise ValueError(f"DSS was normalised for {self.length} positions, the input has {L}: call prepare({L})")
+        with torch.autocast(self.D.device.type, enabled=False):
+            dt, A, C = self.system()
+            B = torch.ones_like(A)
+            growing = self.A_real > 0
+            if self.form == "exp" or not growing.any():
+                return diagonal_kernel(dt, A, B, C, L, backend=self.backend)
+            forwards = diagonal_kernel(dt, A, B, C * ~growing, L, backend=self.backend)
+            backwards = diagonal_kernel(dt, A, B, C * growing, self.length, backend=self.backend)
+            return forwards + backwards.flip(-1)[..., :L]
+
+    @torch.no_grad()
+    def prepare(self, length: int, *, rate: float = 1.0) -> None:
+        """Fit the layer, in place, to another length and to inputs sampled `rate` times as often as before.
+
+        The softmax form depends on its length: it is normalised anew and C takes up the difference, so the beginning of
+        the kernel stays what it was.
+        """
+        before = self.system()[2] if self.form == "softmax" else None
+        if before is not None and (self.A_real > 0).any():
+            raise ValueError("a softmax DSS with growing states is a function of its length and cannot be fitted anew")
+        self.log_dt -= math.log(rate)
+        self.length, self.discrete = length, None
+        if before is not None:
+            after = self.system()[2]
+            self.C.copy_(torch.view_as_real(torch.view_as_complex(self.C) * (before / after)))
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.length)
+
+    def set_extra_state(self, length: Tensor) -> None:
+        self.length = int(length)
+
+    @torch.no_grad()
+    def setup_step(self) -> None:
+        """Discretise for `step`; to be called again after the parameters change.
+
+        raises  RuntimeError for a two-sided layer, which reads the future
+        """
+        if self.bidirectional:
+            raise RuntimeError("a two-sided DSS reads the future and has no recurrent view: use bidirectional=False")
+        dt, A, C = self.system()
+        step = dt[:, None] * A
+        C = C[0] * torch.expm1(step) / A
+        if self.form == "softmax":
+            growing = self.A_real > 0
+            # unmirrored again: exp(-(length - 1 - l) dt A), a growing mode of tiny weight
+            C = C * torch.where(growing, torch.exp((self.length - 1) * step), 1)
+            step = torch.where(growing, -step, step)
+        self.discrete = DiscreteSSM(step.exp(), C)
+
+    def default_state(self, batch: int) -> Tensor:
+        """The state before the first position: zeros (batch, H, N), complex."""
+        return torch.view_as_complex(self.C).new_zeros(batch, *self.C.shape[1:3])
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One position: x (B, H) and the state before it to y (B, H) and the state after it."""
+        if self.discrete is None:
+            raise RuntimeError("the layer is not discretised: call setup_step() first")
+        state = self.discrete.a * state + x[..., None]
+        return self.mix(2 * (self.discrete.C * state).sum(-1).real + self.D * x), state
