@@ -26,7 +26,7 @@ def long_conv(u: Tensor, kernel: Tensor, D: Tensor | None = None) -> Tensor:
 
 
 class LongConv(torch.autograd.Function):
-    """Keeps u and the kernel; the backward transforms both again (their spectra are twice and four times their size)."""
+    """Keeps u and the kernel; the backward transforms both again, for their spectra are two to four times their size."""
 
     @staticmethod
     def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor | None) -> Tensor:

@@ -2,9 +2,9 @@
 
 Gu, Goel, Re 2022, "Efficiently Modeling Long Sequences with Structured State Spaces" (arXiv:2111.00396).
 
-Every feature u has a state x in C^N with x' = A x + B u, y = C x + D u, discretised by the bilinear rule with its own step
-dt. A = diag(A) - P P* is normal plus low rank: the convolution kernel of length L comes from its generating function in
-O((N + L) log) and a step of the recurrence costs O(N).
+Every feature u has a state x in C^N with x' = A x + B u, y = C x + D u, discretised by the bilinear rule with its own
+step dt. A = diag(A) - P P* is normal plus low rank: the convolution kernel of length L comes from its generating
+function, a Cauchy sum at each root of unity, and a step of the recurrence costs O(N).
 
 B batch, L length, H features (the model width), S copies of (A, B, P), M conjugate pairs of the state (half of N),
 K outputs per feature (2 if two-sided), R rank. `A` is the diagonal part throughout, as in the paper's code.
@@ -101,8 +101,8 @@ class S4(nn.Module):
     """S4 layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     The parameter C holds C (I - Ab^length), Ab the discrete state matrix: only so is the generating function cut at
-    `length` a function of the resolvent (section 3.2). A kernel shorter than `length` is its beginning; `prepare` fits C
-    to another length or sampling rate.
+    `length` a function of the resolvent (section 3.2). A kernel shorter than `length` is its beginning; `prepare` fits
+    C to another length or sampling rate.
 
     d_state        N; odd ones are embedded in N + 1
     n_ssm          copies of (A, B, P); feature h uses copy h mod n_ssm. None: one for each feature
@@ -162,11 +162,10 @@ class S4(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         u = (x * mask[..., None]).mT  # (B, H, L)
         y = long_conv(u, self.kernel(u.shape[-1]), self.D)
-        return self.mix(y.mT)
+        return self.mix(self.dropout(self.activation(y.mT)))
 
     def mix(self, y: Tensor) -> Tensor:
-        """What follows the state space, position by position: (..., H)."""
-        y = self.dropout(self.activation(y)) if y.dim() == 3 else self.activation(y)
+        """The linear map across features, position by position."""
         y = self.out(y)
         return F.glu(y, -1) if self.glu else y
 
@@ -230,14 +229,11 @@ class S4(nn.Module):
         """
         if self.bidirectional:
             raise RuntimeError("a two-sided S4 reads the future and has no recurrent view: use bidirectional=False")
-        dt, A, B, C, P = self.system()
-        D = 1 / (2 / dt[:, None] - A)  # resolvent of the diagonal part
-        low = (
-            torch.eye(len(P), dtype=dt.dtype, device=dt.device)
-            + 2 * torch.einsum("rhn,hn,shn->hrs", P.conj(), D, P).real
-        )
-        E = 2 / dt[:, None] + A
-        self.discrete = DiscreteSSM(E, D, P, torch.linalg.inv(low), 2 * B, self.true_C()[0].to(A.dtype))
+        dt, A, B, _, P = self.system()
+        D = 1 / (2 / dt[:, None] - A)
+        PDP = 2 * torch.einsum("rhm,hm,shm->hrs", P.conj(), D, P).real
+        core = torch.linalg.inv(torch.eye(len(P), dtype=dt.dtype, device=dt.device) + PDP)
+        self.discrete = DiscreteSSM(2 / dt[:, None] + A, D, P, core, 2 * B, self.true_C()[0].to(A.dtype))
 
     def default_state(self, batch: int) -> Tensor:
         """The state before the first position: zeros (batch, H, M), complex."""
@@ -249,4 +245,4 @@ class S4(nn.Module):
         if self.discrete is None:
             raise RuntimeError("the layer is not discretised: call setup_step() first")
         y, state = self.discrete.step(x, state)
-        return self.mix(y + self.D * x), state
+        return self.mix(self.activation(y + self.D * x)), state

@@ -1,6 +1,7 @@
 """S4D: the diagonal state space, S4 without the low-rank term.
 
-Gu, Gupta, Goel, Re 2022, "On the Parameterization and Initialization of Diagonal State Space Models" (arXiv:2206.11893).
+Gu, Gupta, Goel, Re 2022, "On the Parameterization and Initialization of Diagonal State Space Models"
+(arXiv:2206.11893).
 
 Every feature u has a state x in C^N with x' = diag(A) x + B u, y = C x + D u. The convolution kernel is a sum of N
 exponentials, K[l] = 2 Re sum_n C_n Bb_n Ab_n^l: a Vandermonde product.
@@ -121,8 +122,7 @@ class S4D(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         u = (x * mask[..., None]).mT  # (B, H, L)
         y = long_conv(u, self.kernel(u.shape[-1]), self.D)
-        y = self.dropout(self.activation(y.mT))
-        return self.mix(y)
+        return self.mix(self.dropout(self.activation(y.mT)))
 
     def mix(self, y: Tensor) -> Tensor:
         """The linear map across features, position by position."""

@@ -5,8 +5,8 @@
     keops      the same sums as KeOps reductions, cpu and cuda
     triton     one fused kernel each way, cuda
 
-Each is a module with `nplr_spectrum`, `diagonal_kernel` and `why_not(device, dtype) -> str | None`. "auto" takes the first
-in the order below that can run and says so when that is the slow definition; a name insists.
+Each is a module with `nplr_spectrum`, `diagonal_kernel` and `why_not(device, dtype) -> str | None`. "auto" takes the
+first in the order below that can run and says so when that is the slow definition; a name insists.
 
 H features, N half the state, K outputs (channels), R rank, L length, F = L // 2 + 1 frequencies.
 """

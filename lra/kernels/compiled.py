@@ -173,7 +173,7 @@ def woodbury_solve(rows: list[list[Complex]], c: Tensor, K: int) -> tuple[list[C
 def woodbury_backward(sums: Tensor, s: Tensor, c: Tensor, grad: Tensor, K: int) -> Tensor:
     """Gradients (J, 2, H, F) of the sums from that of the spectrum (K, H, F, 2).
 
-    y_k = a_k - c u_k x with x = W^-1 b:  da = g,  du = -c g conj x,  db = W^-* (-c sum_k conj(u_k) g_k),  dW = -db conj x.
+    y_k = a_k - c u_k x with x = W^-1 b:  da = g,  du = -c g conj x,  db = -c W^-* sum_k conj(u_k) g_k,  dW = -db conj x.
     """
     rows = split_rows(sums, K)
     x, inverse = woodbury_solve(rows, c, K)
@@ -220,7 +220,7 @@ def divide(a: Complex | None, b: Complex) -> Complex:
 
 
 def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str) -> Tensor:
-    """See lra.kernels.diagonal_kernel. The powers in two levels: with l = i T + j the sum over the state is a matrix product
+    """See lra.kernels.diagonal_kernel. With powers in two levels, l = i T + j, the sum over the state is a matrix product
 
     K[i T + j] = 2 Re sum_n (weight_n Ab_n^(i T)) Ab_n^j, of O(N sqrt L) exponentials where the definition has N L.
     """

@@ -1,7 +1,8 @@
 """The resolvent in real arithmetic: what the fast backends compute.
 
-At the root of unity w = exp(-i theta) put s = sin(theta/2), c = cos(theta/2). Multiplied by exp(i theta/2) / 2 the matrix
-(1 - w) - dt/2 (1 + w) A becomes i s - c a with a = dt/2 A: no quotient, no infinity at w = -1. A pole and its conjugate share
+At the root of unity w = exp(-i theta) put s = sin(theta/2), c = cos(theta/2). Multiplied by exp(i theta/2) / 2 the
+matrix (1 - w) - dt/2 (1 + w) A becomes i s - c a with a = dt/2 A: no quotient, no infinity at w = -1. A pole and its
+conjugate share
 
     D = (i s - c a)(i s - c conj a) = c^2 beta - s^2 - 2 i s c alpha,    alpha = Re a,  beta = |a|^2,
     v / (i s - c a) + conj v / (i s - c conj a) = (i s p + c q) / D,     p = 2 Re v,    q = -2 Re(v conj a),

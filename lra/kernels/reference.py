@@ -1,6 +1,7 @@
 """The definition every other backend is judged by: plain PyTorch, any precision, no singular point.
 
-H features, N half the state (one of each conjugate pair is kept), K outputs (channels), R rank, F = L // 2 + 1 frequencies.
+H features, N half the state (one of each conjugate pair is kept), K outputs (channels), R rank, L length,
+F = L // 2 + 1 frequencies.
 """
 
 import torch
