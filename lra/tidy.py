@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lra import cells, tables
 from lra.cells import Cell
-from lra.published import Published, PublishedRow
+from lra.published import TASKS, Published, PublishedRow
 from lra.results import Record
 
 CSV_HEADER = (
@@ -18,7 +18,7 @@ CSV_HEADER = (
 
 
 def tidy_csv(records: Sequence[Record], published: Published, scale: str) -> str:
-    """The same results for a program: a line for each cell, in percent; a cell not known is empty."""
+    """The same results for a program: a line for each cell and each average, in percent; what is not known is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEADER)
@@ -26,10 +26,15 @@ def tidy_csv(records: Sequence[Record], published: Published, scale: str) -> str
     for row in rows:
         info = published.model(row.model, row.title)
         paper = published.row_of(row.model)
+        name = [scale, row.model, info.title, " ".join(row.variant)]
         for task, cell in row.cells.items():
-            writer.writerow(
-                [scale, row.model, info.title, " ".join(row.variant), task, *_cell_values(cell, paper, task)]
-            )
+            writer.writerow([*name, task, *_cell_values(cell, paper, task)])
+        average = row.average(tuple(TASKS))
+        if average is not None and not row.part:
+            score = paper.six_task_average if paper else None
+            claim = [score, paper.model, paper.source, str(paper.verified).lower()] if paper and score else [""] * 4
+            blank = [""] * (CSV_HEADER.index("published") - CSV_HEADER.index("std"))
+            writer.writerow([*name, "average", *[""] * 6, f"{100 * average:.4f}", *blank, *claim, ""])
     seen = {row.model for row in rows}
     for stem, info in published.models.items():
         paper = published.row_of(stem)

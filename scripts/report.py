@@ -8,6 +8,7 @@ from lra.jsonfile import write_atomically
 from lra.published import load_published
 from lra.report import page
 from lra.results import load_all
+from lra.tableset import scales_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,8 +30,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    found = {r.scale for r in records}
-    scale = args.scale or next((s for s in ("paper", "mini", *sorted(found)) if s in found), "paper")
+    scale = args.scale or next(iter(scales_of(records)), "paper")
     text = page(records, published, scale)
     write_atomically(args.out, text)
     runs = sum(r.scale == scale for r in records)

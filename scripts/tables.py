@@ -6,14 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lra.efficiency import EFFICIENCY_TABLES, efficiency_table, load_bench
+from lra.efficiency import load_bench
 from lra.jsonfile import write_atomically
-from lra.papers import PAPER_TABLES, paper_table
 from lra.published import load_published
-from lra.render import latex, markdown, terminal
+from lra.render import terminal
 from lra.results import load_all
 from lra.tables import scale_table
-from lra.tidy import tidy_csv
+from lra.tableset import scales_of, table_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,23 +37,14 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    found = {r.scale for r in records}
-    scales = sorted(
-        {"paper", *found, *filter(None, [args.scale])}, key=lambda s: (s not in ("paper", "mini"), s != "paper", s)
-    )
-    made = {scale: scale_table(records, published, scale) for scale in scales}
-    made |= {name: paper_table(name, records, published) for name in PAPER_TABLES}
-    made |= {name: efficiency_table(name, benches, published) for name in EFFICIENCY_TABLES}
-    for name, table in made.items():
-        write_atomically(args.out / f"{name}.md", markdown(table))
-        write_atomically(args.out / f"{name}.tex", latex(table))
-    for scale in scales:
-        write_atomically(args.out / f"{scale}.csv", tidy_csv(records, published, scale))
+    files = table_files(records, published, benches)
+    for name, text in files.items():
+        write_atomically(args.out / name, text)
     if not args.quiet:
-        shown = args.scale or next((s for s in scales if s in found), "paper")
+        shown = args.scale or next(iter(scales_of(records)), "paper")
         console = Console()
         console.print(terminal(scale_table(records, published, shown, every_task=shown == "paper")))
-        console.print(f"[dim]{len(made)} tables in {args.out}[/dim]")
+        console.print(f"[dim]{len(files)} files in {args.out}[/dim]")
     return 0
 
 

@@ -263,6 +263,7 @@ def test_efficiency_tables_stand_without_benchmarks(name, tmp_path):
 def test_csv_has_a_line_for_every_measured_cell():
     lines = list(csv.DictReader(io.StringIO(tidy_csv(ZOO, PUBLISHED, "paper"))))
     measured = [line for line in lines if line["runs"]]
+    assert [line["model"] for line in lines if line["task"] == "average"] == ["s4", "s4d"]
     assert len(measured) == 6 + 6 + 4 + 4 + 1 + 1 + 1
     s4 = next(line for line in measured if line["model"] == "s4" and line["task"] == "listops" and not line["variant"])
     assert (s4["mean"], s4["std"], s4["published"], s4["difference"]) == ("59.1000", "0.1000", "59.6", "-0.50")

@@ -1,0 +1,28 @@
+"""Every table file there is, by name: what `make tables` writes and what an audit expects to find."""
+
+from collections.abc import Sequence
+
+from lra.efficiency import EFFICIENCY_TABLES, Bench, efficiency_table
+from lra.papers import PAPER_TABLES, paper_table
+from lra.published import Published
+from lra.render import latex, markdown
+from lra.results import Record
+from lra.tables import scale_table
+from lra.tidy import tidy_csv
+
+
+def scales_of(records: Sequence[Record]) -> list[str]:
+    """The scales that have records, the largest first: paper, mini, then any other by name."""
+    found = {r.scale for r in records}
+    return list(dict.fromkeys([*(s for s in ("paper", "mini") if s in found), *sorted(found)]))
+
+
+def table_files(records: Sequence[Record], published: Published, benches: Sequence[Bench]) -> dict[str, str]:
+    """File name -> content: one set for each scale with records and for scale paper, and the papers' own tables."""
+    scales = list(dict.fromkeys(["paper", *scales_of(records)]))
+    made = [scale_table(records, published, scale) for scale in scales]
+    made += [paper_table(name, records, published) for name in PAPER_TABLES]
+    made += [efficiency_table(name, benches, published) for name in EFFICIENCY_TABLES]
+    files = {f"{table.name}.md": markdown(table) for table in made}
+    files |= {f"{table.name}.tex": latex(table) for table in made}
+    return files | {f"{scale}.csv": tidy_csv(records, published, scale) for scale in scales}

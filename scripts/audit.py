@@ -1,0 +1,57 @@
+"""Recompute every table cell from the records and check records, hashes, commits and files; exit 1 if one is off."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from lra.audit import audit_csv, audit_files, audit_records
+from lra.efficiency import load_bench
+from lra.published import load_published
+from lra.results import Record, scan
+from lra.tableset import table_files
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=ROOT / "results/runs", help="folder of records")
+    parser.add_argument("--tables", type=Path, default=ROOT / "results/tables", help="folder of tables")
+    parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
+    parser.add_argument("--bench", type=Path, default=ROOT / "results/bench", help="folder of benchmark files")
+    parser.add_argument("--repository", type=Path, default=ROOT, help="where the commits should be")
+    return parser.parse_args()
+
+
+def commit_is_known(repository: Path, commit: str) -> bool:
+    command = ["git", "-C", str(repository), "cat-file", "-e", f"{commit}^{{commit}}"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def main() -> int:
+    args = arguments()
+    records: list[Record] = []
+    findings: list[str] = []
+    for _, outcome in scan(args.runs):
+        if isinstance(outcome, Record):
+            records.append(outcome)
+        else:
+            findings.append(str(outcome))
+    findings += audit_records(records, lambda commit: commit_is_known(args.repository, commit))
+    try:
+        published, benches = load_published(args.published), load_bench(args.bench)
+    except (ValueError, OSError) as error:
+        findings.append(str(error))
+    else:
+        findings += audit_files(args.tables, table_files(records, published, benches))
+        for path in sorted(args.tables.glob("*.csv")):
+            findings += audit_csv(path.read_text(encoding="utf-8"), records, str(path))
+    for finding in findings:
+        print(finding)
+    print(f"{len(records)} records: " + (f"{len(findings)} things do not add up" if findings else "everything adds up"))
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

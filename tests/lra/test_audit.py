@@ -1,0 +1,155 @@
+"""The audit finds what does not add up, each kind of it, and nothing else."""
+
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lra.efficiency import load_bench
+from lra.published import load_published
+from lra.results import Data, Git, Record, config_hash, load
+from lra.tableset import scales_of, table_files
+
+ROOT = Path(__file__).parents[2]
+BASE = load(ROOT / "tests" / "golden" / "record.json")
+PUBLISHED = load_published(ROOT / "results" / "published")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a repository of one commit, three records made at it, and their tables."""
+    run = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*run, "init", "-q"], check=True)
+    subprocess.run([*run, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    head = subprocess.run([*run, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for seed, correct in ((0, 82), (1, 84), (2, 35)):
+        config = {**BASE.config, "seed": seed}
+        accuracy = {"test_correct": correct, "test_accuracy": correct / 200}
+        record = replace(BASE, seed=seed, config=config, config_hash=config_hash(config), **accuracy)
+        record = replace(record, git=Git(commit=head, dirty=False))
+        record.write(record.path(tmp_path / "runs"))
+    make_tables(tmp_path)
+    return tmp_path
+
+
+def make_tables(place: Path) -> None:
+    records = [load(p) for p in sorted((place / "runs").rglob("*.json"))]
+    (place / "tables").mkdir(exist_ok=True)
+    for name, text in table_files(records, PUBLISHED, load_bench(place / "bench")).items():
+        (place / "tables" / name).write_text(text)
+
+
+def change(place: Path, seed: int, **changes: object) -> None:
+    path = place / "runs" / "mini" / "s4" / "listops" / f"{seed}.json"
+    replace(load(path), **changes).write(path)
+
+
+@pytest.fixture
+def audit(place, monkeypatch, capsys):
+    def run() -> tuple[int, str]:
+        arguments = ["--runs", "runs", "--tables", "tables", "--bench", "bench", "--repository", "."]
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "argv", ["audit.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "audit.py"), run_name="__main__")
+        return ended.value.code, capsys.readouterr().out
+
+    return run
+
+
+def test_what_adds_up_passes(audit):
+    assert audit() == (0, "3 records: everything adds up\n")
+
+
+def other_config(record: Record) -> dict:
+    config = {**record.config, "model": {"d_model": 1}}
+    return {"config": config, "config_hash": config_hash(config)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"git": Git(commit="1" * 40, dirty=False)}, "commit 1111111111 is not in this repository"),
+        ({"git": Git(commit=None, dirty=None)}, "no commit"),
+        ({"git": replace(BASE.git, dirty=True)}, "uncommitted changes"),
+        ({"steps_done": 99}, "ok after 99 of 100 steps"),
+        ({"n_test": 100, "test_correct": 41, "test_accuracy": 0.41}, "tested on 100 examples of 200"),
+        ({"parameters": 7}, "parameters is 7, seed 0's 1000"),
+        ({"command": "python scripts/train.py task=listops"}, "does not name s4"),
+        ({"data": replace(BASE.data, chance=0.2)}, "other counts, kind or chance"),
+        (other_config(BASE), "config's seed is 0"),
+    ],
+)
+def test_each_thing_that_does_not_add_up_is_found(place, audit, changes, finding):
+    change(place, 1, **changes)
+    make_tables(place)
+    code, out = audit()
+    assert code == 1
+    assert finding in out
+    assert "mini/s4/listops/1.json" in out
+
+
+def test_seeds_of_a_cell_with_different_configs_are_found(place, audit):
+    change(place, 1, **other_config(replace(BASE, config={"seed": 1}, config_hash=config_hash({"seed": 1}))))
+    make_tables(place)
+    assert "config differs from seed 0's in model, task" in audit()[1]
+
+
+def test_a_changed_number_in_a_table_is_found(place, audit):
+    path = place / "tables" / "mini.csv"
+    path.write_text(path.read_text().replace("41.5000", "42.5000"))
+    code, out = audit()
+    assert code == 1
+    assert "s4 on listops: mean is 42.5000, the records give 41.5" in out
+    assert "tables/mini.csv: not what the records give" in out
+
+
+def test_a_changed_average_is_found(place, audit):
+    for task in ("text", "retrieval", "image", "pathfinder", "pathx"):
+        record = replace(load(place / "runs/mini/s4/listops/0.json"), task=task, command=f"task={task} model=s4")
+        replace(record, data=replace(record.data, fingerprint=task)).write(record.path(place / "runs"))
+    make_tables(place)
+    assert audit() == (0, "8 records: everything adds up\n")
+    path = place / "tables" / "mini.csv"
+    # listops has seeds at 41 and 42 percent and one at chance, 17.5; the other tasks one at 41
+    average = ((41 + 42 + 17.5) / 3 + 5 * 41) / 6
+    assert f",{average:.4f}," in path.read_text()
+    path.write_text(path.read_text().replace(f",{average:.4f},", ",50.0000,"))
+    assert f"s4: average is 50.0000, the records give {average:.4f}" in audit()[1]
+
+
+def test_a_record_newer_than_the_tables_is_found(place, audit):
+    record = replace(
+        load(place / "runs/mini/s4/listops/0.json"), model="s4d", title="S4D", command="model=s4d task=listops"
+    )
+    record = replace(record, data=Data(kind="toy", fingerprint="t", counts={"test": 200}, chance=0.1))
+    record.write(record.path(place / "runs"))
+    out = audit()[1]
+    assert "s4d on listops has 1 records and no line" in out
+    assert "tables/mini.md: not what the records give; make tables" in out
+
+
+def test_tampered_and_stray_files_are_found(place, audit):
+    path = place / "runs/mini/s4/listops/2.json"
+    content = json.loads(path.read_text())
+    content["config"]["model"]["d_model"] = 1024
+    path.write_text(json.dumps(content))
+    (place / "tables" / "old.md").write_text("x")
+    (place / "tables" / "mini.tex").unlink()
+    out = audit()[1]
+    assert "2.json: config_hash is" in out
+    assert "old.md: belongs to no record" in out
+    assert "mini.tex: missing" in out
+
+
+def test_scales_come_largest_first():
+    assert scales_of([replace(BASE, scale=s) for s in ("smoke", "mini", "paper", "big")]) == [
+        "paper",
+        "mini",
+        "big",
+        "smoke",
+    ]
