@@ -29,6 +29,7 @@ class Pen(NamedTuple):
     length, circle, step  of a paddle; from a pivot to the paddle's far end; from a pivot to the next
     lines, masks    uint8 (T, K, K): the paddle, and the paddle with its margin
     wide_masks      uint8 (T, K + 2 * margin, same): the mask widened by the margin once more
+    mask_boxes, wide_boxes  int64 (T, 4): rows and columns outside which these are 0
     solid           int64 (T, S, 2), solid_sizes (T,): pixels where the mask alone can come to a refusal
     degree_stamps   int64 (360,): stamp of a paddle leaving its near end at -180..179 degrees
     footprints      int64 (360, F, 2), footprint_sizes (360,): pixels a first paddle needs free; 0: it cannot start so
@@ -43,6 +44,8 @@ class Pen(NamedTuple):
     lines: np.ndarray
     masks: np.ndarray
     wide_masks: np.ndarray
+    mask_boxes: np.ndarray
+    wide_boxes: np.ndarray
     solid: np.ndarray
     solid_sizes: np.ndarray
     degree_stamps: np.ndarray
@@ -67,6 +70,7 @@ class Rules(NamedTuple):
     distractor_contrast: float
     paddle_tries: int
     distractor_tries: int
+    guarded: bool
     most_restarts: int
 
 
@@ -83,13 +87,13 @@ def flipped(angle):
 
 
 @njit(nogil=True, cache=True)
-def stamp_on(mask, stamp, y, x):
+def stamp_on(mask, stamps, boxes, number, y, x):
     """mask = max(mask, stamp centred at (y, x)), clipped at the border."""
-    size, side = stamp.shape[0], mask.shape[0]
-    top, left = y - size // 2, x - size // 2
-    for i in range(max(0, -top), min(size, side - top)):
-        for j in range(max(0, -left), min(size, side - left)):
-            mask[top + i, left + j] = max(mask[top + i, left + j], stamp[i, j])
+    side = mask.shape[0]
+    top, left = y - stamps.shape[1] // 2, x - stamps.shape[1] // 2
+    for i in range(max(boxes[number, 0], -top), min(boxes[number, 1], side - top)):
+        for j in range(max(boxes[number, 2], -left), min(boxes[number, 3], side - left)):
+            mask[top + i, left + j] = max(mask[top + i, left + j], stamps[number, i, j])
 
 
 @njit(nogil=True, cache=True)
@@ -104,14 +108,31 @@ def paint(image, stamp, y, x, contrast):
 
 
 @njit(nogil=True, cache=True)
-def collides(mask, pen, stamp, y, x):
-    """Whether mask and stamp sum to REFUSED anywhere."""
+def collides(mask, pen, number, y, x):
+    """Whether the mask and that of stamp `number` sum to REFUSED anywhere."""
     side, reach = mask.shape[0], pen.masks.shape[1] // 2
-    for k in range(pen.solid_sizes[stamp]):
-        dy, dx = pen.solid[stamp, k, 0], pen.solid[stamp, k, 1]
+    for k in range(pen.solid_sizes[number]):
+        dy, dx = pen.solid[number, k, 0], pen.solid[number, k, 1]
         i, j = y + dy, x + dx
         if 0 <= i < side and 0 <= j < side:
-            both = np.int64(mask[i, j]) + np.int64(pen.masks[stamp, reach + dy, reach + dx])
+            both = np.int64(mask[i, j]) + np.int64(pen.masks[number, reach + dy, reach + dx])
+            if both >= REFUSED:
+                return True
+    return False
+
+
+@njit(nogil=True, cache=True)
+def collides_with(paddles, row, pen, number, y, x):
+    """The same against the mask of one paddle; False for row -1."""
+    if row < 0:
+        return False
+    other, end, size = paddles[row, 4], paddles[row, 5], pen.masks.shape[1]
+    top, left = paddles[row, end] - y, paddles[row, end + 1] - x
+    for k in range(pen.solid_sizes[number]):
+        dy, dx = pen.solid[number, k, 0], pen.solid[number, k, 1]
+        i, j = size // 2 + dy - top, size // 2 + dx - left
+        if 0 <= i < size and 0 <= j < size:
+            both = np.int64(pen.masks[other, i, j]) + np.int64(pen.masks[number, size // 2 + dy, size // 2 + dx])
             if both >= REFUSED:
                 return True
     return False
@@ -151,10 +172,10 @@ def free_start(stream, mask, pen, degree, rim):
 
 
 @njit(nogil=True, cache=True)
-def start_curve(stream, mask, pen, rim, near, distance, tries, paddles, row, pivots, curve):
+def start_curve(stream, mask, pen, rim, near, distance, rules, paddles, row, pivots, curve):
     """Write a curve's first paddle and its pivot: at a free place or, with near >= 0, `distance` from that pixel."""
     side = mask.shape[0]
-    for _ in range(tries):
+    for _ in range(rules.paddle_tries):
         degree = draw_below(stream, 360)
         angle = (degree - 180) * np.pi / 180
         if near >= 0:
@@ -166,6 +187,9 @@ def start_curve(stream, mask, pen, rim, near, distance, tries, paddles, row, piv
             if place < 0:
                 return False
             y, x = place // side, place % side
+        # the look at the ground is a pixel off, so that some first paddles overlap others after all
+        if rules.guarded and near < 0 and collides(mask, pen, pen.degree_stamps[degree], y, x):
+            continue
         far_y, far_x = moved(y, math.sin(angle), pen.length), moved(x, math.cos(angle), pen.length)
         back = flipped(angle)
         pivot_y, pivot_x = moved(far_y, math.sin(back), pen.circle), moved(far_x, math.cos(back), pen.circle)
@@ -178,8 +202,11 @@ def start_curve(stream, mask, pen, rim, near, distance, tries, paddles, row, piv
 
 
 @njit(nogil=True, cache=True)
-def extend_curve(stream, mask, near_mask, pen, continuity, tries, paddles, row, pivots, curve, weights):
-    """Write the next paddle of a curve: straight on is likeliest, ground near others unlikely, overlap refused."""
+def extend_curve(stream, mask, near_mask, pen, rules, paddles, row, newest, pivots, curve, weights):
+    """Write the next paddle of a curve: straight on is likeliest, ground near others unlikely, overlap refused.
+
+    newest  row of the other curve's newest paddle, which the mask lacks, or -1
+    """
     side = mask.shape[0]
     angle = pivots[curve, 2]
     y, x = moved(pivots[curve, 0], math.sin(angle), pen.step), moved(pivots[curve, 1], math.cos(angle), pen.step)
@@ -189,13 +216,13 @@ def extend_curve(stream, mask, near_mask, pen, continuity, tries, paddles, row, 
         weights[k] = 0.0
         if 0 <= i < side and 0 <= j < side and near_mask[i, j] < 255:
             turn = abs(pen.turned[k] - angle)
-            turn = min(turn, 2 * np.pi - turn) * continuity
+            turn = min(turn, 2 * np.pi - turn) * rules.continuity
             if turn < np.pi / 2:
                 weights[k] = (1.0 - near_mask[i, j] / 255.0) * math.cos(turn) ** 2
         total += weights[k]
     if total < LEAST_WEIGHT:
         return False
-    for _ in range(tries):
+    for _ in range(rules.paddle_tries):
         mark, reached, chosen = draw_unit(stream) * total, 0.0, -1
         for k in range(weights.size):
             if weights[k] > 0.0:
@@ -204,14 +231,17 @@ def extend_curve(stream, mask, near_mask, pen, continuity, tries, paddles, row, 
                 if reached > mark:
                     break
         far_y, far_x = y + pen.ends[chosen, 0], x + pen.ends[chosen, 1]
-        if not collides(mask, pen, pen.end_stamps[chosen], far_y, far_x):
+        number = pen.end_stamps[chosen]
+        if not collides(mask, pen, number, far_y, far_x) and not collides_with(
+            paddles, newest, pen, number, far_y, far_x
+        ):
             angle = pen.turned[chosen]
             back = flipped(angle)
             paddles[row, 0] = moved(far_y, math.sin(back), pen.length)
             paddles[row, 1] = moved(far_x, math.cos(back), pen.length)
             paddles[row, 2], paddles[row, 3] = far_y, far_x
             # drawn from the far end back towards the pivot
-            paddles[row, 4], paddles[row, 5] = pen.end_stamps[chosen], 2
+            paddles[row, 4], paddles[row, 5] = number, 2
             pivots[curve, 0], pivots[curve, 1], pivots[curve, 2] = y, x, angle
             return True
     return False
@@ -220,29 +250,34 @@ def extend_curve(stream, mask, near_mask, pen, continuity, tries, paddles, row, 
 @njit(nogil=True, cache=True)
 def occupy(mask, near_mask, pen, paddles, row):
     """Add a paddle and its margin to the mask, and to the widened one."""
-    stamp, end = paddles[row, 4], paddles[row, 5]
-    stamp_on(mask, pen.masks[stamp], paddles[row, end], paddles[row, end + 1])
-    stamp_on(near_mask, pen.wide_masks[stamp], paddles[row, end], paddles[row, end + 1])
+    number, end = paddles[row, 4], paddles[row, 5]
+    y, x = paddles[row, end], paddles[row, end + 1]
+    stamp_on(mask, pen.masks, pen.mask_boxes, number, y, x)
+    stamp_on(near_mask, pen.wide_masks, pen.wide_boxes, number, y, x)
 
 
 @njit(nogil=True, cache=True)
 def grow_targets(stream, mask, near_mask, pen, rules, paddles, pivots, weights):
     """Two curves of equal length that grow in turns, rows 0..P-1 and P..2P-1; False where one cannot go on."""
-    length, tries, distance = rules.contour_length, rules.paddle_tries, rules.seed_distance
-    if not start_curve(stream, mask, pen, 2 * distance, -1, 0, tries, paddles, 0, pivots, 0):
-        return False
-    first = paddles[0, 0] * mask.shape[0] + paddles[0, 1]
-    if not start_curve(stream, mask, pen, 0, first, distance, tries, paddles, length, pivots, 1):
-        return False
+    length, distance, near = rules.contour_length, rules.seed_distance, -1
+    for curve in range(2):
+        row = curve * length
+        if not start_curve(stream, mask, pen, 2 * distance, near, distance, rules, paddles, row, pivots, curve):
+            return False
+        near = paddles[0, 0] * mask.shape[0] + paddles[0, 1]
     for k in range(1, length):
         for curve in range(2):
             row = curve * length + k
-            if not extend_curve(
-                stream, mask, near_mask, pen, rules.continuity, tries, paddles, row, pivots, curve, weights
-            ):
+            # a paddle is in the mask only once its curve's next one stands, for where they join both masks overlap;
+            # the original keeps it from the other curve, too, so that it may be crossed
+            newest = -1
+            if rules.guarded:
+                newest = k if curve else length + k - 1
+            if not extend_curve(stream, mask, near_mask, pen, rules, paddles, row, newest, pivots, curve, weights):
                 return False
-            # a paddle is in the mask only once the next one stands, for the masks of both overlap where they join
             occupy(mask, near_mask, pen, paddles, row - 1)
+    if rules.guarded:
+        occupy(mask, near_mask, pen, paddles, length - 1)
     occupy(mask, near_mask, pen, paddles, 2 * length - 1)
     return True
 
@@ -256,12 +291,12 @@ def grow_distractor(stream, mask, near_mask, pen, rules, paddles, first, pivots,
             free += mask[i, j] <= FREE
     if free < LEAST_FREE_SHARE * mask.size:
         return False
-    if not start_curve(stream, mask, pen, 1, -1, 0, rules.paddle_tries, paddles, first, pivots, 0):
+    # of a type of their own, plain constants would have the functions compiled once more
+    rim, none, curve = np.int64(1), np.int64(-1), np.int64(0)
+    if not start_curve(stream, mask, pen, rim, none, none, rules, paddles, first, pivots, curve):
         return False
     for row in range(first + 1, first + rules.distractor_length):
-        if not extend_curve(
-            stream, mask, near_mask, pen, rules.continuity, rules.paddle_tries, paddles, row, pivots, 0, weights
-        ):
+        if not extend_curve(stream, mask, near_mask, pen, rules, paddles, row, none, pivots, curve, weights):
             return False
         occupy(mask, near_mask, pen, paddles, row - 1)
     occupy(mask, near_mask, pen, paddles, first + rules.distractor_length - 1)

@@ -37,6 +37,7 @@ class Settings:
     margins              half the gap between paddles; one is drawn for each picture
     *_contrast           of the paddles, before the picture's range is stretched; discs have 1
     paddle_tries         ends tried before a curve is given up; distractor_tries, curves before a distractor is
+    guarded              curves never overlap; False is as the original generator, whose newest paddles may be crossed
     antialias            lines are drawn so many times larger and then reduced
     """
 
@@ -55,6 +56,7 @@ class Settings:
     distractor_contrast: float = 1.0
     paddle_tries: int = 3
     distractor_tries: int = 5
+    guarded: bool = True
     antialias: int = 2
 
 
@@ -177,6 +179,14 @@ def _widened(mask: np.ndarray, margin: int) -> np.ndarray:
     return wide
 
 
+def _boxes(stamps: np.ndarray) -> np.ndarray:
+    """First and last + 1 row and column that are not 0, int64 (T, 4), of stamps (T, K, K)."""
+    rows, columns = stamps.any(2), stamps.any(1)
+    size = stamps.shape[1]
+    sides = [rows.argmax(1), size - rows[:, ::-1].argmax(1), columns.argmax(1), size - columns[:, ::-1].argmax(1)]
+    return np.stack(sides, 1).astype(np.int64)
+
+
 def _ragged(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Lists of offsets as one int64 array (n, longest, 2) and their lengths (n,)."""
     sizes = np.array([len(offsets) for offsets in lists])
@@ -230,6 +240,7 @@ def make_pen(s: Settings, margin: int) -> "Pen":
     turned = np.arctan2(ends[:, 0], ends[:, 1])
     end_stamps = np.array([stamp(a + np.pi if a < 0 else a - np.pi) for a in turned])
     solid, solid_sizes = _ragged([np.argwhere(mask >= REFUSED - 255) - reach for mask in masks])
+    wide_masks = np.stack([_widened(mask, margin) for mask in masks])
     radius, around = s.marker_radius * aa, math.ceil(s.marker_radius) + 4
     y, x = np.ogrid[-around * aa : (around + 1) * aa, -around * aa : (around + 1) * aa]
     marker = _reduced(((y**2 + x**2 <= radius**2) * 255).astype(np.uint8), 2 * around + 1)
@@ -239,7 +250,9 @@ def make_pen(s: Settings, margin: int) -> "Pen":
         step=s.paddle_length + 2 * margin,
         lines=np.stack(lines),
         masks=np.stack(masks),
-        wide_masks=np.stack([_widened(mask, margin) for mask in masks]),
+        wide_masks=wide_masks,
+        mask_boxes=_boxes(np.stack(masks)),
+        wide_boxes=_boxes(wide_masks),
         solid=solid,
         solid_sizes=solid_sizes,
         degree_stamps=degree_stamps,
@@ -301,6 +314,7 @@ def draw(
         distractor_contrast=float(s.distractor_contrast),
         paddle_tries=s.paddle_tries,
         distractor_tries=s.distractor_tries,
+        guarded=s.guarded,
         most_restarts=100_000,
     )
     images, labels = np.empty((n, s.size, s.size), np.uint8), np.empty(n, np.uint8)

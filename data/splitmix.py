@@ -14,7 +14,7 @@ S30, S27, S31, S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 LOW_32 = np.uint64(0xFFFFFFFF)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def mixed(z):
     """A bijection of 64-bit integers whose outputs look independent."""
     z = (z ^ (z >> S30)) * MIX_1
@@ -28,26 +28,26 @@ def open_stream(stream, key, index):
     stream[0] = mixed(mixed(key + STEP) ^ (np.uint64(index) * MIX_2 + STEP))
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def draw_bits(stream):
     """The next 64 random bits."""
     stream[0] += STEP
     return mixed(stream[0])
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def below(bits, n):
     """An integer in 0..n-1 from the low 32 bits, n < 2**32; uniform to within n * 2**-32."""
     return np.int64(((bits & LOW_32) * np.uint64(n)) >> S32)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def draw_below(stream, n):
     """A uniform integer in 0..n-1."""
     return below(draw_bits(stream), n)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def draw_unit(stream):
     """A uniform float in [0, 1)."""
     return np.float64(draw_bits(stream) >> np.uint64(11)) * 2.0**-53
