@@ -1,16 +1,18 @@
 """The papers' tables of speed and memory, with our measurements from results/bench/*.json beneath.
 
-A benchmark file that belongs to such a table has these fields; a file without `table` is another benchmark:
+A benchmark file that belongs to such a table is a `Bench`; a file without `table` is another benchmark:
 {"table": "S4 Table 3", "command", "started", "git", "hardware", "versions",
  "rows": [{"row": "S4", "column": "speed, length 1024", "value": 1.6, "unit": "x"}, ...]}
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lra import tables
-from lra.jsonfile import check, decode, read_text
+from lra.jsonfile import check, decode, read_text, write_atomically
+from lra.portable import portable
 from lra.published import Published, Quantity
 from lra.render import Entry, Table
 from lra.results import Git, Hardware
@@ -43,6 +45,10 @@ class Bench:
     hardware: Hardware
     versions: dict[str, str]
     rows: list[Figure]
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        write_atomically(path, json.dumps(portable(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load_bench(folder: Path) -> list[Bench]:

@@ -7,10 +7,12 @@ Measured and published numbers stand side by side; scales, kinds of data and var
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import rich.table
+
 from lra import cells, statistics
 from lra.cells import Cell, Row
 from lra.published import TASKS, ModelInfo, Published, PublishedRow
-from lra.render import Entry, Table
+from lra.render import Entry, Table, terminal
 from lra.results import Git, Record
 
 HOLE, FAIL, RUNNING, UNTUNED, ON_TEST, UNVERIFIED, LIKE_BEST = "—", "✗", "…", "†", "‡", "?", "≈"
@@ -134,6 +136,11 @@ def scale_table(
     return Table(f"{scale}", title, header, tuple(map(tuple, body)), tuple(with_signs(body, notes)))
 
 
+def render_rich(records: Sequence[Record], published: Published, scale: str) -> rich.table.Table:
+    """The main table for a terminal, with the tasks that were run."""
+    return terminal(scale_table(records, published, scale, every_task=False))
+
+
 def how_to_run(scale: str) -> str:
     return (
         f"No runs at this scale yet. All of them: make lra-all SCALE={scale}; "
@@ -144,7 +151,7 @@ def how_to_run(scale: str) -> str:
 def difference_note(scale: str) -> str:
     note = ", their Avg by the same rule; "
     return note + (
-        "Δ: measured - published, in points" if scale == "paper" else "no scale but paper is compared with them"
+        "Δ: measured - published, in points" if scale == "paper" else "only scale paper is compared with them"
     )
 
 

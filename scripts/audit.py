@@ -14,9 +14,16 @@ from lra.tableset import table_files
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def folder(text: str) -> Path:
+    """A folder given on the command line; one that is not there was misspelt."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=ROOT / "results/runs", help="folder of records")
+    parser.add_argument("--runs", type=folder, default=ROOT / "results/runs", help="folder of records")
     parser.add_argument("--tables", type=Path, default=ROOT / "results/tables", help="folder of tables")
     parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
     parser.add_argument("--bench", type=Path, default=ROOT / "results/bench", help="folder of benchmark files")

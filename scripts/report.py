@@ -13,9 +13,16 @@ from lra.tableset import scales_of
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def folder(text: str) -> Path:
+    """A folder given on the command line; one that is not there was misspelt."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=ROOT / "results/runs", help="folder of records")
+    parser.add_argument("--runs", type=folder, default=ROOT / "results/runs", help="folder of records")
     parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file the page is written to")
     parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
     parser.add_argument("--scale", help="paper, mini or smoke; default: the largest that has runs")
@@ -26,13 +33,12 @@ def main() -> int:
     args = arguments()
     try:
         records = load_all(args.runs)
-        published = load_published(args.published)
+        scale = args.scale or next(iter(scales_of(records)), "paper")
+        text = page(records, load_published(args.published), scale)
+        write_atomically(args.out, text)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    scale = args.scale or next(iter(scales_of(records)), "paper")
-    text = page(records, published, scale)
-    write_atomically(args.out, text)
     runs = sum(r.scale == scale for r in records)
     print(f"{args.out}: scale {scale}, {runs} run{'s' * (runs != 1)}, {len(text.encode()) / 1024:.0f} KiB")
     return 0

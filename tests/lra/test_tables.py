@@ -248,6 +248,8 @@ def test_benchmarks_fill_the_efficiency_tables(tmp_path):
     assert row_of(table, "S4 (paper)")["speed, length 4096 [x]"] == "5.19"
     assert row_of(table, "↳ here: S4")["speed, length 4096 [x]"] == "6.12"
     assert any("here: gpu" in note for note in table.notes)
+    benches[0].write(tmp_path / "layer.json")
+    assert load_bench(tmp_path) == benches
     (tmp_path / "layer.json").write_text(json.dumps(bench(rows=[{"row": "S4"}])))
     with pytest.raises(ValueError, match=r"layer\.json: rows\[0\]\.column is missing"):
         load_bench(tmp_path)
@@ -321,6 +323,27 @@ def test_making_tables_twice_changes_nothing(tmp_path, monkeypatch, capsys):
     assert (code, out) == (1, "")
     assert "0.json: schema is None" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["tables", "report", "audit"])
+def test_a_folder_that_is_not_there_is_an_error(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--runs", str(tmp_path / "misspelt")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert "misspelt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["tables", "report"])
+def test_a_place_that_cannot_be_written_is_one_clear_line(script, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys, "argv", [script, "--runs", str(tmp_path), "--out", str(tmp_path / "file" / "out")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert said.count("\n") == 1
+    assert "file" in said
 
 
 @settings(max_examples=200, deadline=None)
