@@ -1,0 +1,136 @@
+"""HGRN2: a gated linear recurrence whose state is an outer product, with forget gates that open with depth.
+
+Qin et al. 2024, "HGRN2: Gated Linear RNNs with State Expansion", arXiv:2404.07904; the lower bounds of the gates are
+those of HGRN, arXiv:2311.04823, section 3.2. They are shared out among the layers by one softmax, so this is a whole
+encoder and not a mixer.
+
+B batch, L length, D model width, H heads, K width of a head (D = H * K), T chunk, n chunks.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lra.backbone import Dropout, Norm
+from lra.scan import scan
+
+# A gate of at least e^-5 keeps the decay over a chunk above e^-80, inside float32's range.
+CHUNK = 16
+LEAST_GATE = 0.0068
+
+
+def expanded_recurrence(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    """o_t = S_t^T q_t, S_t = diag(f_t) S_(t-1) + k_t v_t^T, by chunks of matrix products: O(L (T + K)) per feature.
+
+    q, k, v  (B, L, H, K)
+    log_f    (B, L, H, K), in [log LEAST_GATE, 0]
+    returns  (B, L, H, K)
+    """
+    length = q.shape[1]
+    extra = -length % CHUNK
+    q, k, v, log_f = (
+        F.pad(part, (0, 0, 0, 0, 0, extra)).unflatten(1, (-1, CHUNK)).transpose(2, 3) for part in (q, k, v, log_f)
+    )  # (B, n, H, T, K)
+    total = log_f.cumsum(-2)
+    decayed = q * total.exp()
+    # within a chunk: position t sees s <= t through the decay exp(total_t - total_s)
+    scores = (decayed @ (k * (-total).exp()).mT).tril()
+    # between chunks: what each leaves behind, carried on by a recurrence over chunks
+    end = total[..., -1:, :]
+    left = (k * (end - total).exp()).mT @ v  # (B, n, H, K, K)
+    states = scan(end.mT.exp(), left)
+    before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
+    y = scores @ v + decayed @ before
+    return y.transpose(2, 3).flatten(1, 2)[:, :length]
+
+
+class Recurrence(nn.Module):
+    """Equation 5: forget gate f, input gate 1 - f, output gate q, for one direction."""
+
+    def __init__(self, d_model: int, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.maps = nn.Linear(d_model, 3 * d_model)
+
+    def forward(self, x: Tensor, mask: Tensor, bound: Tensor) -> Tensor:
+        """x (B, L, D), bound (D,) below which no forget gate falls -> (B, L, D)."""
+        v, q, f = self.maps(x).chunk(3, dim=-1)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        f = bound + (1 - bound) * f.to(exact).sigmoid()
+        # nothing enters the state at the padding, so a direction that meets it first starts from zero
+        k = (1 - f) * mask[..., None]
+        q, v = q.to(exact).sigmoid(), F.silu(v.to(exact))
+        with torch.autocast(x.device.type, enabled=False):
+            parts = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v, f.log()))
+            return expanded_recurrence(*parts).flatten(-2)
+
+
+class Block(nn.Module):
+    """x + out(norm(recurrence(norm(x)))), then the gated linear unit x + down(silu(a) * b)."""
+
+    def __init__(self, d_model: int, *, head_dim: int, d_ff: int, bidirectional: bool, norm: str, dropout: float):
+        super().__init__()
+        self.norm_mix, self.norm_glu = (Norm(norm, d_model, ragged=True) for _ in range(2))
+        self.forwards = Recurrence(d_model, head_dim)
+        self.backwards = Recurrence(d_model, head_dim) if bidirectional else None
+        self.norm_state = nn.LayerNorm(d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.up = nn.Linear(d_model, 2 * d_ff)
+        self.down = nn.Linear(d_ff, d_model)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, bound: Tensor) -> Tensor:
+        h = self.norm_mix(x, mask).masked_fill(~mask[..., None], 0)
+        y = self.forwards(h, mask, bound)
+        if self.backwards is not None:
+            y = y + self.backwards(h.flip(1), mask.flip(1), bound).flip(1)
+        x = x + self.dropout(self.out(self.norm_state(y)))
+        a, b = self.up(self.norm_glu(x, mask)).chunk(2, dim=-1)
+        return x + self.dropout(self.down(F.silu(a) * b))
+
+
+class HGRN2(nn.Module):
+    """The encoder: pre-norm blocks and a last norm.
+
+    head_dim       K, the expansion of the state ("expand_ratio" in the authors' code)
+    d_ff           width of the gated linear unit
+    bidirectional  a second recurrence from the last real position; the results are added
+    norm           of `lra.backbone`
+
+    Layer i keeps its forget gates above the sum of the shares of the layers before it; the first layer's bound, zero in
+    the paper, is LEAST_GATE.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        n_layers: int,
+        max_len: int,
+        dropout: float,
+        d_ff: int,
+        head_dim: int = 8,
+        bidirectional: bool = False,
+        norm: str = "layer",
+    ):
+        super().__init__()
+        if d_model % head_dim:
+            raise ValueError(f"head_dim: {head_dim} does not divide d_model {d_model}")
+        self.shares = nn.Parameter(torch.ones(n_layers, d_model)) if n_layers > 1 else None
+        self.blocks = nn.ModuleList(
+            Block(d_model, head_dim=head_dim, d_ff=d_ff, bidirectional=bidirectional, norm=norm, dropout=dropout)
+            for _ in range(n_layers)
+        )
+        self.norm = Norm(norm, d_model, ragged=True)
+
+    def bounds(self, x: Tensor) -> Tensor:
+        """Lower bound of the forget gates of each layer and feature: (n_layers, D)."""
+        if self.shares is None:
+            return x.new_full((1, x.shape[-1]), LEAST_GATE)
+        shares = self.shares.softmax(0)
+        return (shares.cumsum(0) - shares).clamp(min=LEAST_GATE)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for block, bound in zip(self.blocks, self.bounds(x), strict=True):
+            x = block(x, mask, bound)
+        return self.norm(x, mask)
