@@ -26,9 +26,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from data.base import DataError
-
 ROOT = Path(__file__).resolve().parent.parent
+# a script's own folder comes first on the path, and data.py in it would hide the package data
+sys.path.insert(0, str(ROOT))
+
+from data.base import DataError  # noqa: E402
+
 CONFIGS = ROOT / "configs"
 # choices that name a cell, and settings that change where and how fast it runs but not what comes out
 NAMES = {"task", "model", "scale", "seed"}
@@ -214,7 +217,7 @@ def run(
     optimizer: DictConfig,
     training: DictConfig,
     trainer: DictConfig,
-    attention: DictConfig,
+    family: DictConfig,
     data: DictConfig,
     wandb: DictConfig,
     force: bool,
@@ -222,7 +225,7 @@ def run(
     runs: str,
     cell: Any,
 ) -> int:
-    """Builds the objects of one cell and runs it. attention and data are values other sections refer to."""
+    """Builds the objects of one cell and runs it. family and data are values other sections refer to."""
     import pytorch_lightning as pl
 
     from lra import experiment

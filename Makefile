@@ -1,0 +1,87 @@
+# Every target that needs the environment makes it first; plain `make` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+SCALE ?= paper
+SEEDS ?= 0
+JOBS ?= 1
+MODELS ?=
+TASKS ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast nightly lint format lra-all tables report audit bench dashboard wandb-sync data lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## the environment in .venv, from the locked requirements
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "make: $$($(PYTHON) --version 2>&1) found, Python 3.11 to 3.13 needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || \
+	  { echo "make: could not create $(VENV); on Debian: apt-get install python3-venv"; exit 2; }
+	@echo "setting up $(VENV) (about 5 GB, once)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)"
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --require-hashes -r requirements.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)  ## S4 and the Transformer on ListOps and Pathfinder: minutes on two cores, ends with table and report
+	@$(RUN) scripts/demo.py $(ARGS)
+
+test: lint  ## lint, types and the whole test suite
+	@$(RUN) -m pytest -n 2 --dist loadfile -m "not nightly" $(ARGS)
+
+test-fast: $(READY)  ## the tests that take seconds
+	@$(RUN) -m pytest -m "not nightly and not slow" $(ARGS)
+
+nightly: $(READY)  ## long randomised tests
+	@$(RUN) -m pytest -m nightly $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check --quiet . || { echo "ruff format would change files: make format"; exit 1; }
+	@$(VENV)/bin/mypy
+
+format: $(READY)  ## let ruff put the code into shape
+	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format --quiet .
+
+lra-all: $(READY)  ## every model x task x seed, then the tables: SCALE= MODELS= TASKS= SEEDS= JOBS=; resumes
+	@$(RUN) scripts/lra_all.py --scale "$(SCALE)" --models "$(MODELS)" --tasks "$(TASKS)" --seeds "$(SEEDS)" --jobs "$(JOBS)" $(ARGS)
+
+tables: $(READY)  ## comparison tables from the records: Markdown, CSV, LaTeX
+	@$(RUN) scripts/tables.py $(ARGS)
+
+report: $(READY)  ## one HTML page with table, learning curves and every run
+	@$(RUN) scripts/report.py $(ARGS)
+
+audit: $(READY)  ## check that records, tables and code agree
+	@$(RUN) scripts/audit.py $(ARGS)
+
+bench: $(READY)  ## kernel, layer and S4 paper efficiency benchmarks on this machine
+	@$(RUN) scripts/bench.py kernel $(ARGS)
+	@$(RUN) scripts/bench.py layer $(ARGS)
+	@$(RUN) scripts/bench.py lssl $(ARGS)
+
+dashboard: $(READY)  ## browse the W&B runs made here, in the terminal
+	@test -d wandb || { echo "make: no W&B runs here yet; train something first (make demo)"; exit 2; }
+	@$(VENV)/bin/wandb leet ./wandb
+
+wandb-sync: $(READY)  ## upload offline W&B runs
+	@$(VENV)/bin/wandb sync --include-offline wandb/offline-*
+
+data: $(READY)  ## prepare the data of all six tasks
+	@for task in listops text retrieval image pathfinder pathx; do $(RUN) scripts/data.py prepare task=$$task || exit; done
+
+lock: $(READY)  ## renew requirements.txt from pyproject.toml
+	@$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-header --quiet --output-file requirements.txt
+
+clean:  ## remove caches; data, runs and results stay
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache outputs multirun
+	@find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

@@ -1,0 +1,46 @@
+"""Imports point one way: scripts -> {models, data} -> lra."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FORBIDDEN = {
+    "lra": {"models", "data", "scripts", "hydra", "omegaconf", "wandb"},
+    "models": {"data", "scripts", "hydra", "omegaconf", "wandb"},
+    "data": {"models", "scripts", "hydra", "omegaconf", "wandb"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """First names of everything a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_point_one_way(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = {str(f.relative_to(ROOT)): imported(f) & FORBIDDEN[package] for f in files}
+    assert {f: names for f, names in wrong.items() if names} == {}
+
+
+def test_no_module_is_a_heap():
+    heaps = {"utils", "helpers", "common", "manager", "factory", "registry", "misc"}
+    names = {p.stem for folder in ("lra", "models", "data", "scripts") for p in (ROOT / folder).rglob("*.py")}
+    assert names & heaps == set()
+
+
+def test_top_level_is_as_fixed():
+    for name in ("lra", "models", "data", "configs", "scripts", "results", "tests"):
+        assert (ROOT / name).is_dir(), name
+    assert (ROOT / "Makefile").is_file()
+    assert (ROOT / "README.md").is_file()
