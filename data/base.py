@@ -83,6 +83,7 @@ class TaskData(pl.LightningDataModule):
     lra_folder = ""  # in the archive of the Long Range Arena
     real_editions: tuple[str, ...] = ("official",)
     selection_on_test = False
+    distinct = False  # generated data promises that no example is in two splits
 
     def __init__(
         self,
@@ -180,6 +181,10 @@ class TaskData(pl.LightningDataModule):
 
     def check(self, advance: Callable[[int], object]) -> None:
         """The task's own checks on opened data, all examples; raises DataError that names the first bad one."""
+
+    def figures(self) -> dict[str, str]:
+        """The task's own statistics of opened data, to be shown beside lengths and labels."""
+        return {}
 
     def text(self, row: int) -> str | None:
         """Row `row` of the arrays as a reader sees it; None if it is a picture."""

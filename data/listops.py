@@ -34,6 +34,7 @@ class ListOps(TaskData):
     """
 
     name = "listops"
+    distinct = True
     lra_folder = "lra_release/lra_release/listops-1000"
 
     def __init__(
@@ -123,6 +124,11 @@ class ListOps(TaskData):
             stored=tensor(np.diff(offsets)),
             eos=self.eos,
         )
+
+    def figures(self) -> dict[str, str]:
+        pool = self.opened.pool
+        _, depths = rules.evaluate_all(pool.x.numpy(), np.append(pool.starts.numpy(), len(pool.x)))
+        return {"depth, mean": f"{depths.mean():.2f}", "depth, least and most": f"{depths.min()} to {depths.max()}"}
 
     def check(self, advance: Callable[[int], object]) -> None:
         """Recompute every label from its expression."""

@@ -148,6 +148,14 @@ class Pathfinder(TaskData):
         train, val, test = np.split(order, [n - 2 * held, n - held])
         return {"train": train, "val": val, "test": test}
 
+    def figures(self) -> dict[str, str]:
+        discs = read_array(self.folder(self.opened.manifest["edition"]), "discs")
+        if discs is None:
+            return {}
+        apart = np.linalg.norm((discs[:, 0] - discs[:, 1]).astype(float), axis=1)
+        touching = (apart == 0).mean()
+        return {"discs apart, mean": f"{apart.mean():.1f} pixels", "discs on one pixel": f"{100 * touching:.2f}%"}
+
     def check(self, advance: Callable[[int], object]) -> None:
         """No image is blank; a generated label is what the curves say: both discs on the ends of one, or not."""
         x, y = self.opened.pool.x.numpy(), self.opened.pool.y.numpy()

@@ -1,0 +1,162 @@
+"""Prepare, check and look at the data of a task.
+
+    python scripts/data.py prepare task=pathx                  # official if at hand, else generated or downloaded
+    python scripts/data.py prepare task=text data.source=/some/dir
+    python scripts/data.py generate task=pathfinder64 n_train=10000
+    python scripts/data.py verify task=listops                 # hashes, labels, duplicates; names the first bad example
+    python scripts/data.py show task=pathfinder n=6 to=pictures.png
+
+Keys are those of training: groups (task, scale), data.root, data.source, seed; others are the task's own arguments.
+"""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+# a script's own folder comes first on the path, and this file would hide the package data
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from hydra import compose, initialize_config_dir  # noqa: E402
+from hydra.errors import HydraException, InstantiationException  # noqa: E402
+from hydra.utils import instantiate  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+from omegaconf.errors import OmegaConfBaseException  # noqa: E402
+from PIL import Image  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from data.base import DataError, TaskData  # noqa: E402
+from data.verify import statistics, verify  # noqa: E402
+
+CONFIGS = ROOT / "configs"
+COMMANDS = ("prepare", "verify", "generate", "show")
+console = Console(highlight=False)
+
+
+def die(message: object) -> NoReturn:
+    """One line on the error stream and exit status 2: the user can mend it."""
+    print("data.py: " + " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def task_config(choices: list[str]) -> dict[str, Any]:
+    """The part of the training configuration that describes the task, overridden as there."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", overrides=choices).task, resolve=True)
+
+
+def parse(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """(Hydra overrides, options of this script); ends with one line if a key is unknown."""
+    options = {"n": "4", "to": ""}
+    pairs = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            die(f"{argument}: expected key=value")
+        pairs.append((key, value))
+    groups = {"task": "task", "scale": "scale"}
+    chosen = []
+    for key, value in pairs:
+        if key in groups:
+            known = sorted(p.stem for p in (CONFIGS / key).glob("*.yaml") if p.stem[0] != "_")
+            if value not in known:
+                die(f"{key}={value}: there is no such {key}{nearest(value, known)} (known: {', '.join(known)})")
+            chosen.append(f"{key}={value}")
+    if not any(key == "task" for key, _ in pairs):
+        die("which task? task=listops, text, retrieval, image, pathfinder or pathx")
+    own = [key for key in task_config(chosen) if key != "_target_"]
+    overrides = list(chosen)
+    for key, value in pairs:
+        if key in groups:
+            continue
+        if key in options:
+            options[key] = value
+        elif key in ("data.root", "data.source", "seed"):
+            overrides.append(f"{key}={value}")
+        elif (name := key.removeprefix("task.")) in own:
+            overrides.append(f"task.{name}={value}")
+        else:
+            known = [*own, *options, *groups, "data.root", "data.source", "seed"]
+            die(f"{key}={value}: there is no option {key}{nearest(key, known)}")
+    return overrides, options
+
+
+def prepare(task: TaskData) -> None:
+    task.prepare_data()
+    task.setup()
+    console.print(f"{task.folder(task.opened.manifest['edition'])}: ready", soft_wrap=True)
+    console.print(f"kind {task.kind}, counts {task.counts}, fingerprint {task.fingerprint}", soft_wrap=True)
+    for note in task.notes:
+        console.print(note, soft_wrap=True, markup=False)
+
+
+def show(task: TaskData, n: int, to: Path | None) -> None:
+    """Figures and the first n test examples; pictures in the terminal, or as a PNG sheet in the file `to`."""
+    task.setup()
+    table = Table("", task.opened.manifest["edition"], box=None)
+    for what, figure in statistics(task).items():
+        table.add_row(what, figure)
+    console.print(table)
+    rows = task.opened.index["test"][:n].tolist()
+    pictures = [task.pixels(row) for row in rows]
+    for row, picture in zip(rows, pictures, strict=True):
+        label = int(task.opened.pool.y[row])
+        console.print(f"\nexample {row}, label {label}")
+        if picture is None:
+            console.print((task.text(row) or "")[:600], markup=False)
+        elif to is None:
+            console.print(drawing(picture), markup=False, soft_wrap=True)
+    if to is not None and pictures and pictures[0] is not None:
+        sheet = np.concatenate([np.pad(p, 1, constant_values=128) for p in pictures], 1)
+        Image.fromarray(sheet).resize((sheet.shape[1] * 4, sheet.shape[0] * 4), Image.Resampling.NEAREST).save(to)
+        console.print(f"{to}: {len(rows)} examples side by side")
+
+
+def drawing(picture: np.ndarray, width: int = 64) -> str:
+    """A picture in characters, at most `width` wide; each stands for a column of two pixels."""
+    if len(picture) > width:
+        picture = np.asarray(Image.fromarray(picture).resize((width, width), Image.Resampling.BOX))
+    shades = " .:-=+*#%@"
+    rows = picture.reshape(len(picture) // 2, 2, -1).max(1).astype(int)
+    return "\n".join("".join(shades[v * (len(shades) - 1) // 255] for v in row) for row in rows)
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    command, *rest = arguments
+    if command not in COMMANDS:
+        die(f"{command}: there is no such command{nearest(command, list(COMMANDS))} (known: {', '.join(COMMANDS)})")
+    try:
+        overrides, options = parse(rest)
+        if command == "generate":
+            overrides.append("data.source=generated")
+        if not options["n"].isdecimal() or int(options["n"]) < 1:
+            die(f"n={options['n']}: a whole number of examples")
+        task = instantiate(task_config(overrides))
+        if command in ("prepare", "generate"):
+            prepare(task)
+        elif command == "verify":
+            for line in verify(task):
+                console.print(line, soft_wrap=True, markup=False)
+        else:
+            show(task, int(options["n"]), Path(options["to"]) if options["to"] else None)
+    except InstantiationException as error:
+        die(error.__cause__ or error)
+    except (DataError, HydraException, OmegaConfBaseException) as error:
+        die(error)
+    except KeyboardInterrupt:
+        die("stopped; what was generated is kept, the same command goes on")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
