@@ -7,7 +7,7 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +108,31 @@ def short(value: Any) -> str:
     """A value as one short line."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def layout(content: Mapping[str, Any], *, lists: Sequence[str] = (), trees: Sequence[str] = ()) -> str:
+    """JSON text that reads and diffs well: a field a line, an item a line in `lists`, `trees` laid out.
+
+    raises TypeError for a value that is neither JSON nor a numpy or torch scalar, ValueError for a NaN
+    """
+    lines = []
+    for name, value in content.items():
+        if name in lists and value:
+            text = "[\n" + ",\n".join("    " + _json(item) for item in value) + "\n  ]"
+        else:
+            text = _json(value, indent=2 if name in trees else None).replace("\n", "\n  ")
+        lines.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent, default=_scalar)
+
+
+def _scalar(value: Any) -> Any:
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"{short(value)} cannot be part of a JSON file")
 
 
 def write_atomically(path: Path, text: str) -> None:

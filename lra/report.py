@@ -178,6 +178,6 @@ def failures_section(rows: Sequence[Row], columns: dict[str, str]) -> str:
 def why_not(r: Record) -> str:
     if r.status == "ok":
         accuracy, chance = tables.percent(r.test_accuracy or 0), tables.percent(r.data.chance)
-        return f"stayed at chance ({accuracy} where always answering the commonest label gives {chance})"
+        return f"stayed at chance, {accuracy}; the commonest label alone gives {chance}"
     steps = f"after {r.steps_done} of {r.steps_total} steps"
     return f"{r.status} {steps}" + (f": {r.reason}" if r.reason else "")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lra.jsonfile import check, decode, read_text, short, write_atomically
+from lra.jsonfile import check, decode, layout, read_text, short, write_atomically
 from lra.portable import portable
 
 SCHEMA = 1
@@ -174,7 +174,9 @@ class Record:
             content["reason"] = " ".join(self.reason.split())
         for point in content["curve"]:
             point.update({k: None for k, v in point.items() if isinstance(v, float) and not math.isfinite(v)})
-        text = render({"schema": content.pop("schema"), **portable(content)})
+        text = layout(
+            {"schema": content.pop("schema"), **portable(content)}, lists=("curve", "examples"), trees=("config",)
+        )
         # what is written must be what can be read
         parse(text, where=str(path))
         write_atomically(path, text)
@@ -297,21 +299,3 @@ def migrate(content: Any) -> dict:
         version += 1
         content["schema"] = version
     return content
-
-
-def render(content: Mapping[str, Any]) -> str:
-    """JSON text that reads and diffs well: a field a line, a moment of the curve a line, the config laid out."""
-    lines = []
-    for name, value in content.items():
-        if name in ("curve", "examples") and value:
-            text = "[\n" + ",\n".join("    " + _json(item) for item in value) + "\n  ]"
-        elif name == "config":
-            text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", "\n  ")
-        else:
-            text = _json(value)
-        lines.append(f"  {json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -8,7 +8,9 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -173,9 +175,8 @@ def read_or_refuse(raw: bytes, path: Path) -> Record | None:
 FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
-@settings(max_examples=400, **FUZZ)
-@given(place=st.sampled_from(places(TEMPLATE)), value=JSON)
-def test_any_value_anywhere_is_read_exactly_or_refused_in_one_line(tmp_path, place, value):
+def check_value_anywhere(folder: Path, place: tuple, value: object) -> None:
+    """A record with `value` put at `place` is read exactly as it says, or refused as promised."""
     content = json.loads(json.dumps(TEMPLATE))
     if place:
         node = content
@@ -184,8 +185,21 @@ def test_any_value_anywhere_is_read_exactly_or_refused_in_one_line(tmp_path, pla
         node[place[-1]] = value
     else:
         content = value
-    record = read_or_refuse(json.dumps(content).encode(), tmp_path / "r.json")
+    record = read_or_refuse(json.dumps(content).encode(), folder / "r.json")
     assert record is None or asdict(record) == content
+
+
+@settings(max_examples=300, **FUZZ)
+@given(place=st.sampled_from(places(TEMPLATE)), value=JSON)
+def test_any_value_anywhere_is_read_exactly_or_refused_in_one_line(tmp_path, place, value):
+    check_value_anywhere(tmp_path, place, value)
+
+
+@pytest.mark.nightly
+@settings(max_examples=12_000, **FUZZ)
+@given(place=st.sampled_from(places(TEMPLATE)), value=JSON)
+def test_ten_thousand_values_anywhere_are_read_exactly_or_refused(tmp_path, place, value):
+    check_value_anywhere(tmp_path, place, value)
 
 
 @settings(max_examples=300, **FUZZ)
@@ -248,6 +262,16 @@ def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path, monkeyp
         make_record(title="another").write(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numpy_and_torch_scalars_are_written_as_numbers(tmp_path):
+    record = make_record(train_seconds=np.float32(1.5), parameters=np.int64(7), peak_memory_mib=torch.tensor(2.5))
+    record.write(tmp_path / "r.json")
+    read = load(tmp_path / "r.json")
+    assert (read.train_seconds, read.parameters, read.peak_memory_mib) == (1.5, 7, 2.5)
+    assert type(read.parameters) is int
+    with pytest.raises(TypeError, match="cannot be part of"):
+        make_record(notes=[np.ones(2)]).write(tmp_path / "r.json")
 
 
 def test_secrets_and_absolute_paths_never_reach_a_file(tmp_path, monkeypatch):
