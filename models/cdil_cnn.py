@@ -41,21 +41,22 @@ class Block(nn.Module):
 
 
 class CDIL(nn.Module):
-    """The whole encoder: block i has dilation 2^i.
+    """The whole encoder: cycles of blocks with dilations 1, 2, 4, ...
 
-    n_layers     None: as many as it takes until a position sees 2^(n_layers + 1) - 1 >= max_len - 1 neighbours, the
-                 published depths (9 at length 1024, 11 at 4000)
+    n_layers     cycles. One is the paper's network: it has as many blocks as it takes until a position has heard of
+                 max_len - 1 others (9 at length 1024, 11 at 4000, as published)
     kernel_size  odd, so that a neighbourhood has a centre
     """
 
-    def __init__(self, *, d_model: int, n_layers: int | None, max_len: int, dropout: float, kernel_size: int = 3):
+    def __init__(self, *, d_model: int, n_layers: int, max_len: int, dropout: float, kernel_size: int = 3):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: {kernel_size} is even, a symmetric neighbourhood needs an odd one")
-        if n_layers is None:
-            n_layers = max(1, math.ceil(math.log2(max_len)) - 1)
+        cycle = max(1, math.ceil(math.log2(max_len)) - 1)
         self.blocks = nn.ModuleList(
-            Block(d_model, kernel_size=kernel_size, dilation=2**i, dropout=dropout) for i in range(n_layers)
+            Block(d_model, kernel_size=kernel_size, dilation=2**i, dropout=dropout)
+            for _ in range(n_layers)
+            for i in range(cycle)
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from models.cdil_cnn import CDIL, Block
 
 def build(**arguments: int) -> CDIL:
     torch.manual_seed(0)
-    return CDIL(**({"d_model": 4, "n_layers": 3, "max_len": 32, "dropout": 0.0} | arguments)).double().eval()
+    return CDIL(**({"d_model": 4, "n_layers": 1, "max_len": 16, "dropout": 0.0} | arguments)).double().eval()
 
 
 @pytest.mark.parametrize(("length", "dilation"), [(9, 1), (9, 4), (5, 2), (8, 8)])
@@ -44,8 +44,9 @@ def test_turning_the_ring_turns_the_output():
 
 
 @pytest.mark.parametrize(("max_len", "published"), [(1024, 9), (2000, 10), (4000, 11)])
-def test_default_depth_is_the_published_one(max_len, published):
-    assert len(build(max_len=max_len, n_layers=None).blocks) == published
+def test_one_cycle_has_the_published_depth(max_len, published):
+    assert len(build(max_len=max_len).blocks) == published
+    assert len(build(max_len=max_len, n_layers=2).blocks) == 2 * published
 
 
 def test_an_even_kernel_is_refused():
