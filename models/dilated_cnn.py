@@ -31,23 +31,22 @@ class Gate(nn.Module):
 class DilatedCNN(nn.Module):
     """The whole encoder (figure 4); its output is a map of the summed skip connections.
 
-    n_layers     None: one cycle of dilations. A cycle doubles until the centre of max_len sees both ends; further
-                 layers start the next cycle
+    n_layers     cycles of dilations; one cycle doubles them until the centre of max_len sees both ends
     kernel_size  odd, so that a neighbourhood has a centre
     """
 
-    def __init__(self, *, d_model: int, n_layers: int | None, max_len: int, dropout: float, kernel_size: int = 3):
+    def __init__(self, *, d_model: int, n_layers: int, max_len: int, dropout: float, kernel_size: int = 3):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: {kernel_size} is even, a symmetric neighbourhood needs an odd one")
         cycle = max(1, math.ceil(math.log2(max_len + 2)) - 1)
-        n_layers = cycle if n_layers is None else n_layers
+        n_gates = n_layers * cycle
         self.gates = nn.ModuleList(
-            Gate(d_model, kernel_size=kernel_size, dilation=2 ** (i % cycle), dropout=dropout) for i in range(n_layers)
+            Gate(d_model, kernel_size=kernel_size, dilation=2 ** (i % cycle), dropout=dropout) for i in range(n_gates)
         )
         # nothing would read a residual after the last gate
-        self.residuals = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(n_layers - 1))
-        self.skips = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(n_layers))
+        self.residuals = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(n_gates - 1))
+        self.skips = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(n_gates))
         self.out = nn.Linear(d_model, d_model)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

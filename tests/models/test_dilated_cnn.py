@@ -7,7 +7,7 @@ from models.dilated_cnn import DilatedCNN
 
 def build(**arguments: int) -> DilatedCNN:
     torch.manual_seed(0)
-    return DilatedCNN(**({"d_model": 4, "n_layers": 5, "max_len": 16, "dropout": 0.0} | arguments)).double().eval()
+    return DilatedCNN(**({"d_model": 4, "n_layers": 2, "max_len": 8, "dropout": 0.0} | arguments)).double().eval()
 
 
 def taps(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -32,10 +32,10 @@ def test_equals_a_loop_over_positions(kernel_size):
     for row, length in enumerate(lengths):
         h, total = x[row, :length], 0.0
         for i, gate in enumerate(model.gates):
-            value, opening = (taps(h, gate.conv.weight, (1, 2, 4, 8, 1)[i]) + gate.conv.bias).chunk(2, dim=-1)
+            value, opening = (taps(h, gate.conv.weight, (1, 2, 4)[i % 3]) + gate.conv.bias).chunk(2, dim=-1)
             z = value.tanh() * opening.sigmoid()
             total = total + model.skips[i](z)
-            if i < 4:
+            if i < 5:
                 h = h + model.residuals[i](z)
         expected.append(model.out(total.relu()))
     actual, expected = model(x, mask)[mask], torch.cat(expected)
@@ -46,7 +46,7 @@ def test_equals_a_loop_over_positions(kernel_size):
 
 @pytest.mark.parametrize("max_len", [1, 2, 16, 31, 33])
 def test_one_cycle_lets_the_centre_see_both_ends(max_len):
-    model = build(max_len=max_len, n_layers=None)
+    model = build(max_len=max_len, n_layers=1)
     x = torch.randn(1, max_len, 4, dtype=torch.float64, requires_grad=True)
     y = model(x, torch.ones(1, max_len, dtype=torch.bool))
     grad = torch.autograd.grad(y[0, max_len // 2].sum(), x)[0]
