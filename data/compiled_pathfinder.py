@@ -71,7 +71,7 @@ class Rules(NamedTuple):
     paddle_tries: int
     distractor_tries: int
     guarded: bool
-    most_restarts: int
+    target_tries: int
 
 
 @njit(nogil=True, cache=True)
@@ -359,7 +359,7 @@ def draw_pictures(pen, rules, n_margins, key, indices, rows, images, labels, dis
         fits = False
         while not fits:
             restarts[row] += 1
-            if restarts[row] > rules.most_restarts:
+            if restarts[row] >= rules.target_tries:
                 return index
             copy_to(mask, rim)
             copy_to(near_mask, near_rim)

@@ -28,6 +28,7 @@ IDS = {token: i for i, token in enumerate(VOCAB)}
 MAX, MIN, MED, SM, CLOSE, ZERO = (IDS[token] for token in (*OPERATORS, "]", "0"))
 NINE = ZERO + 9
 
+# given up when so many draws bring fewer new trees than this
 STALL_DRAWS, STALL_TREES = 2**20, 100
 
 Tree = int | tuple[int, list["Tree"]]
@@ -197,29 +198,29 @@ def generate(
 
     # a dict is the set of trees, in the order of their draws
     trees: dict[bytes, tuple[int, int]] = {}
-    stall = (0, 0)
+    submitted = drawn = checked_draws = checked_trees = 0
     with ThreadPoolExecutor(workers) as pool:
-        first, pending = 0, deque()
+        pending = deque()
         while len(trees) < n:
             while len(pending) < 2 * workers:
-                pending.append((first, pool.submit(chunk, first)))
-                first += draws
-            start, future = pending.popleft()
-            for tree, label, depth in future.result():
+                pending.append(pool.submit(chunk, submitted))
+                submitted += draws
+            for tree, label, depth in pending.popleft().result():
                 trees.setdefault(tree, (label, depth))
+            drawn += draws
             if progress:
                 progress(min(len(trees), n), n)
-            since, had = stall
-            if start + draws - since >= STALL_DRAWS:
-                if len(trees) < n and len(trees) - had < STALL_TREES:
-                    for _, late in pending:
-                        late.cancel()
-                    raise ValueError(
-                        f"only {len(trees)} distinct expressions with {min_len} < length < {max_len},"
-                        f" max_args {max_args} and max_depth {max_depth} in {start + draws} draws, {n} asked for:"
-                        " ask for fewer or widen the range"
-                    )
-                stall = start + draws, len(trees)
+            if drawn - checked_draws >= STALL_DRAWS:
+                if len(trees) - checked_trees < STALL_TREES:
+                    break
+                checked_draws, checked_trees = drawn, len(trees)
+        for late in pending:
+            late.cancel()
+    if len(trees) < n:
+        raise ValueError(
+            f"only {len(trees)} distinct expressions with {min_len} < length < {max_len}, max_args {max_args}"
+            f" and max_depth {max_depth} in {drawn} draws, {n} asked for: ask for fewer or widen the range"
+        )
     chosen = list(trees)[:n]
     offsets = np.zeros(n + 1, np.int64)
     np.cumsum([len(tree) for tree in chosen], out=offsets[1:])

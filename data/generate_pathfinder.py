@@ -8,19 +8,13 @@ Picture number i of a seed has its own random stream: it is the same whatever it
 of workers, so a range [start, start + n) can be made now and the rest later.
 """
 
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
-
-if TYPE_CHECKING:
-    from data.compiled_pathfinder import Pen
 
 CONTOUR_LENGTHS = {"easy": 6, "intermediate": 9, "hard": 14}
 CHUNK = 32
@@ -36,7 +30,8 @@ class Settings:
     continuity           the higher, the straighter
     margins              half the gap between paddles; one is drawn for each picture
     *_contrast           of the paddles, before the picture's range is stretched; discs have 1
-    paddle_tries         ends tried before a curve is given up; distractor_tries, curves before a distractor is
+    paddle_tries         ends tried before a curve is given up; distractor_tries, curves before a distractor is;
+                         target_tries, pairs of targets before the whole picture is
     guarded              curves never overlap; False is as the original generator, whose newest paddles may be crossed
     antialias            lines are drawn so many times larger and then reduced
     """
@@ -56,6 +51,7 @@ class Settings:
     distractor_contrast: float = 1.0
     paddle_tries: int = 3
     distractor_tries: int = 5
+    target_tries: int = 1_000_000
     guarded: bool = True
     antialias: int = 2
 
@@ -110,7 +106,8 @@ def settings(size: int, difficulty: str = "hard") -> Settings:
 
     The rule for other sizes: paddles, discs and margins keep their pixels; what is measured against the picture
     (padding, seed distance, contour length) is scaled with its side and rounded down, and the number of distractor
-    paddles with its area, so that pictures are equally dense.
+    paddles with its area, so that pictures are equally dense. Below 32 the contour length, at least 4, is scaled with
+    the area too: longer curves do not fit.
     raises  ValueError for an unknown difficulty or a size below 16
     """
     if difficulty not in CONTOUR_LENGTHS:
@@ -119,8 +116,8 @@ def settings(size: int, difficulty: str = "hard") -> Settings:
         raise ValueError(f"size {size} is below 16: no two curves fit")
     base, distractor_paddles = LRA[max((s for s in LRA if s <= size), default=32)]
     scale = size / base.size
-    contour_length = max(3, int(CONTOUR_LENGTHS[difficulty] * scale))
-    distractor_length = max(1, contour_length // 3)
+    contour_length = max(4, int(CONTOUR_LENGTHS[difficulty] * min(scale, scale**2)))
+    distractor_length = contour_length // 3
     return replace(
         base,
         size=size,
@@ -160,114 +157,6 @@ class Metadata(NamedTuple):
     restarts: np.ndarray
 
 
-# -- stamps -----------------------------------------------------------------------------------------------------------
-
-
-def _reduced(picture: np.ndarray, side: int) -> np.ndarray:
-    """A uint8 picture, Lanczos-resampled to side x side."""
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
-
-
-def _widened(mask: np.ndarray, margin: int) -> np.ndarray:
-    """The largest value within `margin` of each pixel; the result has `margin` more pixels on each side."""
-    height, width = mask.shape
-    wide = np.zeros((height + 2 * margin, width + 2 * margin), np.uint8)
-    for y, x in np.argwhere(
-        np.add.outer(np.arange(-margin, margin + 1) ** 2, np.arange(-margin, margin + 1) ** 2) <= margin**2
-    ):
-        np.maximum(wide[y : y + height, x : x + width], mask, out=wide[y : y + height, x : x + width])
-    return wide
-
-
-def _boxes(stamps: np.ndarray) -> np.ndarray:
-    """First and last + 1 row and column that are not 0, int64 (T, 4), of stamps (T, K, K)."""
-    rows, columns = stamps.any(2), stamps.any(1)
-    size = stamps.shape[1]
-    sides = [rows.argmax(1), size - rows[:, ::-1].argmax(1), columns.argmax(1), size - columns[:, ::-1].argmax(1)]
-    return np.stack(sides, 1).astype(np.int64)
-
-
-def _ragged(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Lists of offsets as one int64 array (n, longest, 2) and their lengths (n,)."""
-    sizes = np.array([len(offsets) for offsets in lists])
-    table = np.zeros((len(lists), sizes.max(), 2), np.int64)
-    for row, offsets in zip(table, lists, strict=True):
-        row[: len(offsets)] = offsets
-    return table, sizes
-
-
-@lru_cache
-def make_pen(s: Settings, margin: int) -> "Pen":
-    """Every paddle that can occur, drawn once: at `antialias` times the size, then reduced."""
-    from data.compiled_pathfinder import REFUSED, Pen
-
-    aa = s.antialias
-    width = s.paddle_thickness * aa
-    if width != round(width):
-        raise ValueError(f"paddle_thickness {s.paddle_thickness} times antialias {aa} is not a whole number of pixels")
-    reach = s.paddle_length + math.ceil(s.paddle_thickness) + margin
-    side, centre = 2 * reach + 1, reach * aa
-    numbers: dict[tuple[int, int], int] = {}
-    lines, masks = [], []
-
-    def stamp(angle: float) -> int:
-        """Number of the stamp of a paddle that leaves the centre at an angle."""
-        end = (
-            math.ceil(centre + s.paddle_length * aa * np.sin(angle)),
-            math.ceil(centre + s.paddle_length * aa * np.cos(angle)),
-        )
-        if end not in numbers:
-            numbers[end] = len(lines)
-            fine = Image.new("L", (2 * reach * aa + 1,) * 2)
-            ImageDraw.Draw(fine).line([(centre, centre), (end[1], end[0])], fill=255, width=round(width))
-            lines.append(_reduced(np.asarray(fine), side))
-            wide = _widened(np.asarray(fine), margin * aa)[margin * aa : -margin * aa, margin * aa : -margin * aa]
-            masks.append(_reduced(wide, side))
-        return numbers[end]
-
-    degree_stamps = np.array([stamp(degree * np.pi / 180) for degree in range(-180, 180)])
-    circle = s.paddle_length + margin
-    # the original looks one pixel down and right of the paddle for free ground, and no further than `circle`
-    needed = [np.argwhere(masks[t] == 255) - reach + 1 for t in degree_stamps]
-    needed = [n[(np.abs(n) <= circle).all(1)] for n in needed]
-    # where a footprint lies wholly outside the picture at one of its corners, the original's dilation meets its border
-    # value there and it takes the whole picture for occupied: at 32 x 32, curves start in few directions only
-    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
-    needed = [n if all(((n * corner) >= 0).all(1).any() for corner in corners) else n[:0] for n in needed]
-    footprints, footprint_sizes = _ragged(needed)
-    angles = np.arange(0, 360, 360 / (2 * circle * np.pi)) * np.pi / 180
-    ends = np.unique(np.floor(circle * np.stack([np.sin(angles), np.cos(angles)], 1)).astype(np.int64), axis=0)
-    turned = np.arctan2(ends[:, 0], ends[:, 1])
-    end_stamps = np.array([stamp(a + np.pi if a < 0 else a - np.pi) for a in turned])
-    solid, solid_sizes = _ragged([np.argwhere(mask >= REFUSED - 255) - reach for mask in masks])
-    wide_masks = np.stack([_widened(mask, margin) for mask in masks])
-    radius, around = s.marker_radius * aa, math.ceil(s.marker_radius) + 4
-    y, x = np.ogrid[-around * aa : (around + 1) * aa, -around * aa : (around + 1) * aa]
-    marker = _reduced(((y**2 + x**2 <= radius**2) * 255).astype(np.uint8), 2 * around + 1)
-    return Pen(
-        length=s.paddle_length,
-        circle=circle,
-        step=s.paddle_length + 2 * margin,
-        lines=np.stack(lines),
-        masks=np.stack(masks),
-        wide_masks=wide_masks,
-        mask_boxes=_boxes(np.stack(masks)),
-        wide_boxes=_boxes(wide_masks),
-        solid=solid,
-        solid_sizes=solid_sizes,
-        degree_stamps=degree_stamps,
-        footprints=footprints,
-        footprint_sizes=footprint_sizes,
-        ends=ends,
-        turned=turned,
-        end_stamps=end_stamps,
-        marker=marker,
-    )
-
-
-# -- pictures ---------------------------------------------------------------------------------------------------------
-
-
 def generate(
     n: int,
     *,
@@ -298,11 +187,13 @@ def draw(
 ) -> Pictures:
     """`generate` with parameters of one's own."""
     from data import compiled_pathfinder as loops
+    from data.stamp_pathfinder import make_pen
 
     if n < 0 or start < 0 or not 0 <= seed < 2**64:
         raise ValueError(f"n {n}, start {start} and seed {seed} must be 0 or more, seed below 2**64")
     key, workers = np.uint64(seed), workers or os.cpu_count() or 1
-    pens = [make_pen(s, margin) for margin in s.margins]
+    shape = s.paddle_length, s.paddle_thickness
+    pens = [make_pen(*shape, margin, s.marker_radius, s.antialias) for margin in s.margins]
     rules = loops.Rules(
         padding=s.padding,
         seed_distance=s.seed_distance,
@@ -315,7 +206,7 @@ def draw(
         paddle_tries=s.paddle_tries,
         distractor_tries=s.distractor_tries,
         guarded=s.guarded,
-        most_restarts=100_000,
+        target_tries=s.target_tries,
     )
     images, labels = np.empty((n, s.size, s.size), np.uint8), np.empty(n, np.uint8)
     metadata = Metadata(
@@ -335,7 +226,7 @@ def draw(
             metadata.margins[mine] = s.margins[number]
             bad = loops.draw_pictures(pen, rules, len(pens), key, start + mine, mine, images, labels, *metadata[1:])
             if bad >= 0:
-                raise ValueError(f"picture {bad}: no two curves fitted in {rules.most_restarts} tries with {s}")
+                raise ValueError(f"picture {bad}: no two curves fitted in {s.target_tries} tries with {s}")
         return len(rows)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -345,3 +236,66 @@ def draw(
             if progress:
                 progress(done, n)
     return Pictures(images, labels, metadata)
+
+
+def verify_pictures(
+    discs: np.ndarray, targets: np.ndarray, s: Settings, *, images: np.ndarray | None = None, start: int = 0
+) -> np.ndarray:
+    """Labels, uint8 (n,), derived from the curves alone: 1 where both discs lie on the two ends of one curve.
+
+    Checks that each target is one curve (paddles of the right length, gaps of the right width), that the curves end
+    apart, that each disc lies on an end and, with `images`, that discs and target paddles are bright there.
+
+    discs, targets  as in `Metadata`; start  number of the first picture, for messages
+    raises          ValueError naming the first picture that fails, and why
+    """
+
+    def demand(good: np.ndarray, reason: str) -> None:
+        if not good.all():
+            raise ValueError(f"picture {start + int(np.flatnonzero(~good)[0])}: {reason}")
+
+    points = targets.astype(np.float64)
+    lengths = np.linalg.norm(points[:, :, :, 1] - points[:, :, :, 0], axis=-1)
+    gaps = np.linalg.norm(points[:, :, 1:, 0] - points[:, :, :-1, 1], axis=-1)
+    # ends are rounded to pixels, gaps twice more: 1.5 and 3 pixels are what that can come to
+    demand((abs(lengths - s.paddle_length) <= 1.5).all((1, 2)), f"a paddle is not {s.paddle_length} pixels long")
+    narrow, wide = 2 * min(s.margins) - 3, 2 * max(s.margins) + 3
+    demand(((gaps >= narrow) & (gaps <= wide)).all((1, 2)), f"a gap is not {narrow} to {wide} pixels wide")
+    ends = np.stack([targets[:, :, 0, 0], targets[:, :, -1, 1]], 2)  # (n, curve, end, 2)
+    demand((ends[:, 0] != ends[:, 1]).any(-1).all(1), "both curves end in one place")
+    at = (discs[:, :, None, None] == ends[:, None]).all(-1)  # (n, disc, curve, end)
+    demand((at.sum((2, 3)) == 1).all(1), "a disc does not lie on one end of one curve")
+    demand((at.any(2).sum(1) == 1).all(1), "the discs do not lie on a first and a last end")
+    if images is not None:
+        row = np.arange(len(images))[:, None]
+        demand((images[row, discs[..., 0], discs[..., 1]] > 200).all(1), "a disc is not bright")
+        middle = (targets.astype(np.int64).sum(-2) // 2).reshape(len(images), -1, 2)
+        around = [images[row, middle[..., 0] + i, middle[..., 1] + j] for i in (0, 1) for j in (0, 1)]
+        demand((np.maximum.reduce(around) > 50).all(1), "a paddle of a target is dark")
+    curve = at.any(3).argmax(2)  # (n, disc)
+    return (curve[:, 0] == curve[:, 1]).astype(np.uint8)
+
+
+def statistics(images: np.ndarray, labels: np.ndarray, metadata: Metadata | None = None) -> dict[str, float]:
+    """Figures to set beside those of other Pathfinder data; the last four need the curves.
+
+    lit: share of pixels above 64; paddles: of targets and distractors together; distances in pixels
+    """
+    found: dict[str, float] = {
+        "pictures": len(images),
+        "label_1": float(labels.mean()),
+        "intensity_mean": float(images.mean()),
+        "intensity_max": int(images.max()),
+        "lit": float((images > 64).mean()),
+        "blank": int((images.max((1, 2)) == images.min((1, 2))).sum()),
+    }
+    if metadata is not None:
+        apart = np.linalg.norm(np.diff(metadata.discs.astype(np.float64), axis=1)[:, 0], axis=1)
+        drawn = (metadata.distractors[..., 0, 0] >= 0).sum((1, 2)) + 2 * metadata.targets.shape[2]
+        found |= {
+            "paddles": float(drawn.mean()),
+            "distance_0": float(apart[labels == 0].mean()),
+            "distance_1": float(apart[labels == 1].mean()),
+            "restarts": float(metadata.restarts.mean()),
+        }
+    return found

@@ -3,6 +3,7 @@
 SplitMix64 (Steele, Lea & Flood 2014): a counter moves by an odd constant, and a mixing function of it is the output. A
 stream is one `uint64` counter in an array of length 1; where it starts is mixed from (seed, index). Compiled; the
 constants and every operand are `uint64`, since numba turns a sum of signed and unsigned integers into a float.
+numba's cache does not see that a function of another file changed: after an edit here, delete `data/__pycache__`.
 """
 
 import numpy as np
