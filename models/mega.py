@@ -139,7 +139,8 @@ class GatedAttention(nn.Module):
 class Mega(nn.Module):
     """The encoder: gated attention and a feed-forward network (section 3.4), n_layers times.
 
-    d_value, d_key  E and Z
+    d_value, d_key  E and Z; by default 2 D and D / 2
+    d_ff            width of the feed-forward network; by default 2 D
     n_orders        N
     chunk           length of a chunk ("Mega-chunk"), None for none
     attention       "softmax" for text, "laplace" for images
@@ -155,9 +156,9 @@ class Mega(nn.Module):
         n_layers: int,
         max_len: int,
         dropout: float,
-        d_value: int,
-        d_key: int,
-        d_ff: int,
+        d_value: int | None = None,
+        d_key: int | None = None,
+        d_ff: int | None = None,
         n_orders: int = 16,
         chunk: int | None = None,
         attention: str = "softmax",
@@ -181,14 +182,14 @@ class Mega(nn.Module):
                 average=average,
                 norm=make_norm(),
                 prenorm=prenorm,
-                d_value=d_value,
-                d_key=d_key,
+                d_value=d_value or 2 * d_model,
+                d_key=d_key or d_model // 2,
                 chunk=chunk,
                 attention=attention,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
             )
-            feed = FeedForward(d_model, d_ff, activation="silu", dropout=0.0, tie_dropout=False)
+            feed = FeedForward(d_model, d_ff or 2 * d_model, activation="silu", dropout=0.0, tie_dropout=False)
             for layer in (*attend.children(), *feed.children()):
                 if isinstance(layer, nn.Linear):
                     nn.init.normal_(layer.weight, std=0.02)
