@@ -173,7 +173,7 @@ class Record:
         if self.reason is not None:
             content["reason"] = " ".join(self.reason.split())
         for point in content["curve"]:
-            point.update({k: None for k, v in point.items() if isinstance(v, float) and not math.isfinite(v)})
+            point.update({k: None for k, v in point.items() if v is not None and not math.isfinite(v)})
         text = layout(
             {"schema": content.pop("schema"), **portable(content)}, lists=("curve", "examples"), trees=("config",)
         )

@@ -65,7 +65,7 @@ def test_config_hash_ignores_the_order_of_keys_and_sees_every_value():
 
 
 def test_curve_points_that_are_not_finite_become_null(tmp_path):
-    record = make_record(curve=[Point(step=1, train_loss=math.nan, val_loss=math.inf, lr=0.1)])
+    record = make_record(curve=[Point(step=1, train_loss=np.float32(math.nan), val_loss=math.inf, lr=0.1)])
     record.write(tmp_path / "r.json")
     assert load(tmp_path / "r.json").curve == [Point(step=1, lr=0.1)]
 
