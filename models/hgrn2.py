@@ -93,7 +93,7 @@ class HGRN2(nn.Module):
     """The encoder: pre-norm blocks and a last norm.
 
     head_dim       K, the expansion of the state ("expand_ratio" in the authors' code)
-    d_ff           width of the gated linear unit
+    d_ff           width of the gated linear unit; by default D
     bidirectional  a second recurrence from the last real position; the results are added
     norm           of `lra.backbone`
 
@@ -108,7 +108,7 @@ class HGRN2(nn.Module):
         n_layers: int,
         max_len: int,
         dropout: float,
-        d_ff: int,
+        d_ff: int | None = None,
         head_dim: int = 8,
         bidirectional: bool = False,
         norm: str = "layer",
@@ -118,7 +118,14 @@ class HGRN2(nn.Module):
             raise ValueError(f"head_dim: {head_dim} does not divide d_model {d_model}")
         self.shares = nn.Parameter(torch.ones(n_layers, d_model)) if n_layers > 1 else None
         self.blocks = nn.ModuleList(
-            Block(d_model, head_dim=head_dim, d_ff=d_ff, bidirectional=bidirectional, norm=norm, dropout=dropout)
+            Block(
+                d_model,
+                head_dim=head_dim,
+                d_ff=d_ff or d_model,
+                bidirectional=bidirectional,
+                norm=norm,
+                dropout=dropout,
+            )
             for _ in range(n_layers)
         )
         self.norm = Norm(norm, d_model, ragged=True)
