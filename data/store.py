@@ -194,7 +194,7 @@ def read_array(folder: Path, name: str) -> np.ndarray | None:
         return None
     try:
         return np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except Exception as error:  # a damaged header fails in many ways, none of which runs code
         raise DataError(f"{path}: not an array ({error}); delete {folder} and prepare it again") from None
 
 
