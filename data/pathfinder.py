@@ -25,6 +25,7 @@ from lra.task import TaskSpec
 
 COUNTS = {"train": 160_000, "val": 20_000, "test": 20_000}
 IMAGES = sum(COUNTS.values())
+CHUNK_BYTES = 2**25  # of images made between two notes of how far the work has come
 LEVELS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 
 
@@ -94,7 +95,7 @@ class Pathfinder(TaskData):
 
         counts = [self.parameters("generated")[f"n_{split}"] for split in COUNTS]
         n, note = sum(counts), work / "done.json"
-        chunk = max(256, 2**25 // self.size**2)
+        chunk = max(256, CHUNK_BYTES // self.size**2)
         done = json.loads(note.read_text()) if note.exists() else 0
         if done == 0:
             need_space(work, n * self.size**2)
