@@ -1,0 +1,86 @@
+"""Every state space model keeps its continuous system at another sampling rate and at another length."""
+
+import pytest
+import torch
+
+from models.dss import DSS
+from models.lru import LRU
+from models.lssl import LSSL
+from models.s4 import S4
+from models.s4d import S4D
+from models.s5 import S5
+
+MAKERS = {
+    "s4": lambda **k: S4(4, 400, d_state=8, **k),
+    "s4d zoh": lambda **k: S4D(4, 400, d_state=8, discretization="zoh", **k),
+    "s4d bilinear": lambda **k: S4D(4, 400, d_state=8, discretization="bilinear", **k),
+    "dss exp": lambda **k: DSS(4, 400, d_state=4, **k),
+    "dss softmax": lambda **k: DSS(4, 400, d_state=4, form="softmax", **k),
+    "s5": lambda **k: S5(4, 400, d_state=8, n_blocks=2, **k),
+    "lru": lambda **k: LRU(4, 400, d_state=8, r_min=0.95, r_max=0.99, max_phase=0.3, **k),
+    "lssl": lambda **k: LSSL(4, 400, d_state=8, **k),
+}
+# the trapezoidal rule is exact to second order in the step; the others are exact for an input that is held
+TRAPEZOIDAL = {"s4", "s4d bilinear", "lssl"}
+
+
+def make(name, **kwargs):
+    torch.manual_seed(0)
+    steps = {} if name == "lru" else {"dt_min": 0.01, "dt_max": 0.02}
+    return MAKERS[name](bidirectional=False, **steps, **kwargs).double().eval()
+
+
+def respond(model, u):
+    return model(u, torch.ones(u.shape[:2], dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_half_the_sampling_rate_gives_the_same_response(name):
+    model = make(name)
+    t = torch.arange(200, dtype=torch.float64)[None, :, None]
+    smooth = torch.sin(t / 20 + torch.arange(4)) * (1 - torch.exp(-t / 30))
+    fine = smooth.repeat_interleave(2, 1)
+    before = respond(model, fine)[:, 1::2]
+    untouched = respond(model, smooth)
+    model.prepare(200, rate=0.5)
+    after = respond(model, smooth)
+    scale = before.abs().max()
+    assert (after - before).abs().max() / scale < (5e-2 if name in TRAPEZOIDAL else 1e-5)
+    # and without the change of rate it does not
+    assert (untouched - before).abs().max() / scale > 0.1
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_there_and_back_is_where_it_was(name):
+    model = make(name)
+    u = torch.randn(2, 300, 4, dtype=torch.float64)
+    before = respond(model, u)
+    model.prepare(100, rate=0.5)
+    model.prepare(400, rate=2.0)
+    torch.testing.assert_close(respond(model, u), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_four_times_the_length_continues_the_same_recurrence(name):
+    model = make(name)
+    u = torch.randn(1, 1600, 4, dtype=torch.float64)
+    short = respond(model, u[:, :400])
+    model.prepare(1600)
+    long = respond(model, u)
+    torch.testing.assert_close(long[:, :400], short, rtol=1e-4, atol=1e-5)
+    model.setup_step()
+    state, y = model.default_state(1), []
+    for k in range(1600):
+        out, state = model.step(u[:, k], state)
+        y.append(out)
+    torch.testing.assert_close(torch.stack(y, 1), long, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["s4", "dss softmax"])
+def test_a_checkpoint_remembers_the_length_it_was_fitted_to(name):
+    model = make(name)
+    model.prepare(800)
+    fresh = make(name)
+    fresh.load_state_dict(model.state_dict())
+    u = torch.randn(1, 800, 4, dtype=torch.float64)
+    torch.testing.assert_close(respond(fresh, u), respond(model, u))
