@@ -259,7 +259,8 @@ def occupy(mask, near_mask, pen, paddles, row):
 @njit(nogil=True, cache=True)
 def grow_targets(stream, mask, near_mask, pen, rules, paddles, pivots, weights):
     """Two curves of equal length that grow in turns, rows 0..P-1 and P..2P-1; False where one cannot go on."""
-    length, distance, near = rules.contour_length, rules.seed_distance, -1
+    # a plain -1 would be a type of its own, and `start_curve` compiled once more for it
+    length, distance, near = rules.contour_length, rules.seed_distance, np.int64(-1)
     for curve in range(2):
         row = curve * length
         if not start_curve(stream, mask, pen, 2 * distance, near, distance, rules, paddles, row, pivots, curve):
@@ -291,7 +292,7 @@ def grow_distractor(stream, mask, near_mask, pen, rules, paddles, first, pivots,
             free += mask[i, j] <= FREE
     if free < LEAST_FREE_SHARE * mask.size:
         return False
-    # of a type of their own, plain constants would have the functions compiled once more
+    # as above: constants of no type of their own
     rim, none, curve = np.int64(1), np.int64(-1), np.int64(0)
     if not start_curve(stream, mask, pen, rim, none, none, rules, paddles, first, pivots, curve):
         return False

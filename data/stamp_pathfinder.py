@@ -16,7 +16,7 @@ from data.compiled_pathfinder import REFUSED, Pen
 
 def _reduced(picture: np.ndarray, side: int) -> np.ndarray:
     """A uint8 picture, Lanczos-resampled to side x side."""
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
 
 
 def _widened(mask: np.ndarray, margin: int) -> np.ndarray:
