@@ -41,7 +41,7 @@ def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int
     check_shapes(dt, A, B, C, L)
     if P.shape[1:] != A.shape:
         raise ValueError(f"P has shape {tuple(P.shape)}: (R, H, N) with (H, N) = {tuple(A.shape)} is needed")
-    module = take("nplr_spectrum", backend, A.device, dt.dtype)
+    module = take("nplr_spectrum", backend, A.device, dt.dtype, len(P))
     with torch.autocast(A.device.type, enabled=False):
         return module.nplr_spectrum(dt, A, B, C, P, L)
 
@@ -75,24 +75,24 @@ def diagonal_kernel(
         return module.diagonal_kernel(dt, A, B, C, L, discretization)
 
 
-def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
-    """The reason the backend cannot run on this device in this (real) precision, or None if it can.
+def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, rank: int = 1) -> str | None:
+    """The reason the backend cannot run on this device, in this (real) precision and rank of P, or None if it can.
 
     raises  ValueError for a name that is no backend
     """
     if backend not in BACKENDS:
         raise ValueError(f"kernel backend {backend!r} is unknown: use one of auto, {', '.join(BACKENDS)}")
-    return import_module(f"lra.kernels.{backend}").why_not(torch.device(device), dtype)
+    return import_module(f"lra.kernels.{backend}").why_not(torch.device(device), dtype, rank)
 
 
-def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, rank: int = 1) -> str:
     """The backend that will run: the named one, or the first of the device's order that can.
 
     raises  RuntimeError, with the reason, if the named one cannot run here
     """
     device = torch.device(device)
     if backend != "auto":
-        if reason := why_not(backend, device, dtype):
+        if reason := why_not(backend, device, dtype, rank):
             raise RuntimeError(f"kernel backend {backend!r} cannot run on {device.type}: {reason}")
         return backend
     if dtype == torch.float64:
@@ -100,7 +100,7 @@ def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.
         return "reference"
     reasons = {}
     for name in ORDER.get(device.type, ("reference",)):
-        reason = why_not(name, device, dtype)
+        reason = why_not(name, device, dtype, rank)
         if reason is None:
             break
         reasons[name] = reason
@@ -115,8 +115,8 @@ def used() -> dict[str, list[str]]:
     return {function: sorted(names) for function, names in _used.items()}
 
 
-def take(function: str, backend: str, device: torch.device, dtype: torch.dtype):
-    name = choose(backend, device, dtype)
+def take(function: str, backend: str, device: torch.device, dtype: torch.dtype, rank: int = 1):
+    name = choose(backend, device, dtype, rank)
     _used.setdefault(function, set()).add(name)
     return import_module(f"lra.kernels.{name}")
 

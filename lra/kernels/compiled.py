@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lra.kernels.pairs import nodes, pairs
+from lra.kernels.reference import discretise
 
 Complex = tuple[Tensor, Tensor]
 
@@ -26,7 +27,7 @@ torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_li
 
 
 @functools.cache
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
     """The reason the compiled loops cannot run on this device, or None."""
     if device.type == "cpu":
         from torch._inductor import config
@@ -224,12 +225,7 @@ def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discret
 
     K[i T + j] = 2 Re sum_n (weight_n Ab_n^(i T)) Ab_n^j, of O(N sqrt L) exponentials where the definition has N L.
     """
-    dtA = dt[:, None] * A
-    if discretization == "zoh":
-        weight, exponent = C * (B * torch.expm1(dtA) / A), dtA
-    else:
-        weight = C * (B * dt[:, None] / (1 - dtA / 2))
-        exponent = torch.log((1 + dtA / 2) / (1 - dtA / 2))
+    weight, exponent = discretise(dt, A, B, C, discretization)
     T = 1 << ((L - 1).bit_length() + 1) // 2
     fine = torch.exp(exponent[..., None] * torch.arange(T, device=A.device))  # (H, N, T)
     coarse = torch.exp(exponent[..., None] * torch.arange(0, L, T, device=A.device))  # (H, N, I)

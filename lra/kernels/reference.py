@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 BLOCK = 2**24
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
     """Nothing keeps the definition from running."""
     return None
 
@@ -24,7 +24,20 @@ def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int
 
 def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str = "zoh") -> Tensor:
     """The impulse response of diagonal systems; see lra.kernels.diagonal_kernel."""
-    return _blocks(_zoh_kernel if discretization == "zoh" else _bilinear_kernel, L, dt, A, B, C)
+    weight, exponent = discretise(dt, A, B, C, discretization)
+    return _blocks(_powers, L, weight, exponent)
+
+
+def discretise(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, discretization: str) -> tuple[Tensor, Tensor]:
+    """weight (K, H, N) and exponent (H, N) such that K[l] = 2 Re sum_n weight_n exp(l exponent_n).
+
+    "zoh": Ab = exp(dt A), Bb = (exp(dt A) - 1) / A B; "bilinear": Ab = (1 + dt A / 2) / (1 - dt A / 2),
+    Bb = dt / (1 - dt A / 2) B.
+    """
+    dtA = dt[:, None] * A
+    if discretization == "zoh":
+        return C * (torch.expm1(dtA) / A * B), dtA
+    return C * (dt[:, None] / (1 - dtA / 2) * B), torch.log((1 + dtA / 2) / (1 - dtA / 2))
 
 
 def _nplr_spectrum(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> Tensor:
@@ -48,19 +61,7 @@ def _nplr_spectrum(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tenso
     return dt[:, None] * (CDB - g * correction)
 
 
-def _zoh_kernel(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """K[l] = 2 Re sum_n C_n (exp(dt A_n) - 1) / A_n B_n exp(l dt A_n)."""
-    dtA = dt[:, None] * A
-    return _powers(C * (B * torch.expm1(dtA) / A), dtA, L)
-
-
-def _bilinear_kernel(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """K[l] = 2 Re sum_n C_n dt / (1 - dt A_n / 2) B_n ((1 + dt A_n / 2) / (1 - dt A_n / 2))^l."""
-    half = dt[:, None] * A / 2
-    return _powers(C * (B * dt[:, None] / (1 - half)), torch.log((1 + half) / (1 - half)), L)
-
-
-def _powers(weight: Tensor, exponent: Tensor, L: int) -> Tensor:
+def _powers(L: int, weight: Tensor, exponent: Tensor) -> Tensor:
     """2 Re sum_n weight_n exp(l exponent_n): (K, H, N), (H, N) -> (K, H, L)."""
     powers = torch.exp(exponent[..., None] * torch.arange(L, device=exponent.device))  # (H, N, L)
     return 2 * torch.einsum("khn,hnl->khl", weight, powers).real
@@ -68,10 +69,10 @@ def _powers(weight: Tensor, exponent: Tensor, L: int) -> Tensor:
 
 def _blocks(function, L: int, *parameters: Tensor) -> Tensor:
     """function(L, *parameters) in blocks of features, so that (H, N, L) is never held whole when it is large."""
-    A = parameters[1]
-    rows = max(1, BLOCK // (2 * A.shape[-1] * L))
-    if rows >= len(A):
+    H, N = parameters[1].shape
+    rows = max(1, BLOCK // (2 * N * L))
+    if rows >= H:
         return function(L, *parameters)
-    # dt, A and B start with H; C and P with the axis before it
+    # features come first in what has no outputs or ranks
     blocks = zip(*(x.split(rows, dim=1 if x.dim() == 3 else 0) for x in parameters), strict=True)
     return torch.cat([checkpoint(function, L, *block, use_reentrant=False) for block in blocks], dim=1)

@@ -1,0 +1,457 @@
+"""Fused CUDA kernels in Triton: parameters in, spectrum out, nothing of size (H, N, F) or (J, H, F) in memory.
+
+The forward gives a program one feature and a block of frequencies; it loops over the poles, keeps the sums of
+lra.kernels.pairs in registers, and closes with Woodbury. The backward first computes the sums again and keeps the
+column x = W^-1 P* D B and z, the gradient of P* D B: the gradients of all sums are products of these two and the
+incoming one. A program then owns a feature and a few poles, loops over the frequencies, and carries its sums through to
+the parameters: no atomics, so the same result every time. The powers of diagonal systems go the same way.
+
+One output or two at a time, rank 0 or 1. TRITON_INTERPRET=1 runs the same code on a CPU, for tests.
+"""
+
+import functools
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lra.kernels.pairs import nodes
+from lra.kernels.reference import discretise
+
+# frequencies and warps of a program: forward, backward over frequencies; poles, frequencies and warps of the reduction
+SUMS = {"BLOCK": 256, "num_warps": 4}
+REDUCE = {"POLES": 4, "BLOCK": 64, "num_warps": 4}
+
+
+def interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
+    """The reason the fused kernels cannot run, or None."""
+    if dtype != torch.float32:
+        return f"it computes in float32, not in {str(dtype).removeprefix('torch.')}"
+    if rank > 1:
+        return f"it knows rank 0 and 1, not {rank}"
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return "PyTorch sees no CUDA device"
+        if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+            return "it needs a device of compute capability 7.0 or later"
+        return None
+    if device.type == "cpu" and interpreted():
+        return None
+    return f"it runs on cuda, not on {device.type} (TRITON_INTERPRET=1 interprets it there, slowly)"
+
+
+def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
+    """See lra.kernels.nplr_spectrum."""
+    if len(P) == 0:
+        P = torch.zeros_like(A)[None]
+    A, B, P = (torch.view_as_real(x.resolve_conj()).contiguous() for x in (A, B, P[0]))
+    C = torch.view_as_real(C.resolve_conj()).contiguous()
+    outputs = [Spectrum.apply(dt.contiguous(), A, B, part, P, L) for part in C.split(2)]
+    return torch.view_as_complex(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+
+
+def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str) -> Tensor:
+    """See lra.kernels.diagonal_kernel; every power of every pole is computed where it is summed."""
+    weight, exponent = discretise(dt, A, B, C, discretization)
+    weight = torch.view_as_real(weight.resolve_conj()).contiguous()
+    exponent = torch.view_as_real(exponent).contiguous()
+    outputs = [Powers.apply(part, exponent, L) for part in weight.split(2)]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+@functools.lru_cache(maxsize=32)
+def cached_nodes(L: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    return nodes(L, torch.float32, device)
+
+
+class Spectrum(torch.autograd.Function):
+    """dt (H,), A, B, P (H, N, 2), C (K, H, N, 2) -> the spectrum (K, H, F, 2); K is 1 or 2."""
+
+    @staticmethod
+    def forward(ctx, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
+        s, c = cached_nodes(L, A.device)
+        (H, N), K, n_freq = A.shape[:2], len(C), len(s)
+        out = torch.empty(K, H, n_freq, 2, device=A.device, dtype=A.dtype)
+        grid = (H, triton.cdiv(n_freq, SUMS["BLOCK"]))
+        spectrum_forward[grid](dt, A, B, C, P, s, c, out, H, N, n_freq, K=K, **SUMS)
+        ctx.save_for_backward(dt, A, B, C, P)
+        ctx.L = L
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        dt, A, B, C, P = ctx.saved_tensors
+        s, c = cached_nodes(ctx.L, A.device)
+        (H, N), K, n_freq = A.shape[:2], len(C), len(s)
+        grad = grad.contiguous()
+        x = torch.empty(H, n_freq, 2, device=A.device, dtype=A.dtype)
+        z = torch.empty_like(x)
+        grid = (H, triton.cdiv(n_freq, SUMS["BLOCK"]))
+        woodbury_backward[grid](dt, A, B, C, P, s, c, grad, x, z, H, N, n_freq, K=K, **SUMS)
+        d_dt = torch.empty(H, N, device=A.device, dtype=A.dtype)
+        dA, dB, dC, dP = torch.empty_like(A), torch.empty_like(B), torch.empty_like(C), torch.empty_like(P)
+        grid = (H, triton.cdiv(N, REDUCE["POLES"]))
+        reduce_frequencies[grid](dt, A, B, C, P, s, c, grad, x, z, d_dt, dA, dB, dC, dP, H, N, n_freq, K=K, **REDUCE)
+        return d_dt.sum(1), dA, dB, dC, dP, None
+
+
+class Powers(torch.autograd.Function):
+    """weight (K, H, N, 2), exponent (H, N, 2) -> 2 Re sum_n weight_n exp(l exponent_n), (K, H, L); K is 1 or 2."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, exponent: Tensor, L: int) -> Tensor:
+        ctx.save_for_backward(weight, exponent)
+        K, H, N = weight.shape[:3]
+        out = torch.empty(K, H, L, device=weight.device, dtype=weight.dtype)
+        powers_forward[(H, triton.cdiv(L, SUMS["BLOCK"]))](weight, exponent, out, H, N, L, K=K, **SUMS)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        weight, exponent = ctx.saved_tensors
+        K, H, N = weight.shape[:3]
+        d_weight, d_exponent = torch.empty_like(weight), torch.empty_like(exponent)
+        grid = (H, triton.cdiv(N, REDUCE["POLES"]))
+        powers_backward[grid](
+            weight, exponent, grad.contiguous(), d_weight, d_exponent, H, N, grad.shape[-1], K=K, **REDUCE
+        )
+        return d_weight, d_exponent, None
+
+
+@triton.jit
+def mul(a_re, a_im, b_re, b_im):
+    return a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re
+
+
+@triton.jit
+def load2(pointer, offset, mask):
+    return tl.load(pointer + offset, mask=mask, other=0.0), tl.load(pointer + offset + 1, mask=mask, other=0.0)
+
+
+@triton.jit
+def store2(pointer, offset, mask, re, im):
+    tl.store(pointer + offset, re, mask=mask)
+    tl.store(pointer + offset + 1, im, mask=mask)
+
+
+@triton.jit
+def numerator(v_re, v_im, a_re, a_im):
+    """p and q of one residue."""
+    return 2 * v_re, -2 * (v_re * a_re + v_im * a_im)
+
+
+@triton.jit
+def reciprocal(a_re, a_im, s, c):
+    """1 / D, D = c^2 |a|^2 - s^2 - 2 i s c Re a."""
+    x = c * c * (a_re * a_re + a_im * a_im) - s * s
+    y = -2 * s * c * a_re
+    scale = 1 / (x * x + y * y)
+    return x * scale, -y * scale
+
+
+@triton.jit
+def add_pole(sum_re, sum_im, p, q, sr_re, sr_im, cr_re, cr_im):
+    """Adds (i s p + c q) / D, given s / D and c / D."""
+    return sum_re + q * cr_re - p * sr_im, sum_im + q * cr_im + p * sr_re
+
+
+@triton.jit
+def pole_sums(dt, A, B, C, P, s, c, h, H, N, K: tl.constexpr):
+    """The sums C_0 B, C_0 P, C_1 B, C_1 P, P* B, P* P at the frequencies of s and c; C_1's are zero if K is 1."""
+    half = tl.load(dt + h) / 2
+    root = tl.sqrt(half)
+    zero = s * 0
+    cb0_re, cb0_im, cp0_re, cp0_im = zero, zero, zero, zero
+    cb1_re, cb1_im, cp1_re, cp1_im = zero, zero, zero, zero
+    pb_re, pb_im, pp_re, pp_im = zero, zero, zero, zero
+    for n in range(N):
+        o = 2 * (h * N + n)
+        a_re, a_im = half * tl.load(A + o), half * tl.load(A + o + 1)
+        b_re, b_im = half * tl.load(B + o), half * tl.load(B + o + 1)
+        p_re, p_im = root * tl.load(P + o), root * tl.load(P + o + 1)
+        r_re, r_im = reciprocal(a_re, a_im, s, c)
+        sr_re, sr_im, cr_re, cr_im = s * r_re, s * r_im, c * r_re, c * r_im
+
+        c_re, c_im = tl.load(C + o), tl.load(C + o + 1)
+        v_re, v_im = mul(c_re, c_im, b_re, b_im)
+        p, q = numerator(v_re, v_im, a_re, a_im)
+        cb0_re, cb0_im = add_pole(cb0_re, cb0_im, p, q, sr_re, sr_im, cr_re, cr_im)
+        v_re, v_im = mul(c_re, c_im, p_re, p_im)
+        p, q = numerator(v_re, v_im, a_re, a_im)
+        cp0_re, cp0_im = add_pole(cp0_re, cp0_im, p, q, sr_re, sr_im, cr_re, cr_im)
+        if K == 2:
+            c_re, c_im = tl.load(C + 2 * H * N + o), tl.load(C + 2 * H * N + o + 1)
+            v_re, v_im = mul(c_re, c_im, b_re, b_im)
+            p, q = numerator(v_re, v_im, a_re, a_im)
+            cb1_re, cb1_im = add_pole(cb1_re, cb1_im, p, q, sr_re, sr_im, cr_re, cr_im)
+            v_re, v_im = mul(c_re, c_im, p_re, p_im)
+            p, q = numerator(v_re, v_im, a_re, a_im)
+            cp1_re, cp1_im = add_pole(cp1_re, cp1_im, p, q, sr_re, sr_im, cr_re, cr_im)
+        v_re, v_im = mul(p_re, -p_im, b_re, b_im)
+        p, q = numerator(v_re, v_im, a_re, a_im)
+        pb_re, pb_im = add_pole(pb_re, pb_im, p, q, sr_re, sr_im, cr_re, cr_im)
+        p, q = numerator(p_re * p_re + p_im * p_im, 0.0, a_re, a_im)
+        pp_re, pp_im = add_pole(pp_re, pp_im, p, q, sr_re, sr_im, cr_re, cr_im)
+    return cb0_re, cb0_im, cp0_re, cp0_im, cb1_re, cb1_im, cp1_re, cp1_im, pb_re, pb_im, pp_re, pp_im
+
+
+@triton.jit
+def inverse_core(pp_re, pp_im, c):
+    """1 / W, W = 1 + c P* D P."""
+    w_re, w_im = 1 + c * pp_re, c * pp_im
+    scale = 1 / (w_re * w_re + w_im * w_im)
+    return w_re * scale, -w_im * scale
+
+
+@triton.jit
+def spectrum_forward(dt, A, B, C, P, S, COS, out, H, N, n_freq, K: tl.constexpr, BLOCK: tl.constexpr):
+    h = tl.program_id(0)
+    f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = f < n_freq
+    s, c = tl.load(S + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
+    cb0_re, cb0_im, cp0_re, cp0_im, cb1_re, cb1_im, cp1_re, cp1_im, pb_re, pb_im, pp_re, pp_im = pole_sums(
+        dt, A, B, C, P, s, c, h, H, N, K
+    )
+    w_re, w_im = inverse_core(pp_re, pp_im, c)
+    x_re, x_im = mul(w_re, w_im, pb_re, pb_im)
+    o = 2 * (h * n_freq + f)
+    u_re, u_im = mul(cp0_re, cp0_im, x_re, x_im)
+    y_re, y_im = mul(c, s, cb0_re - c * u_re, cb0_im - c * u_im)
+    store2(out, o, mask, y_re, y_im)
+    if K == 2:
+        u_re, u_im = mul(cp1_re, cp1_im, x_re, x_im)
+        y_re, y_im = mul(c, s, cb1_re - c * u_re, cb1_im - c * u_im)
+        store2(out, 2 * H * n_freq + o, mask, y_re, y_im)
+
+
+@triton.jit
+def woodbury_backward(dt, A, B, C, P, S, COS, grad, X, Z, H, N, n_freq, K: tl.constexpr, BLOCK: tl.constexpr):
+    """x = P* D B / W, and z = the gradient of P* D B = -c conj(1 / W) sum_k conj(C_k D P) g_k."""
+    h = tl.program_id(0)
+    f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = f < n_freq
+    s, c = tl.load(S + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
+    _, _, cp0_re, cp0_im, _, _, cp1_re, cp1_im, pb_re, pb_im, pp_re, pp_im = pole_sums(dt, A, B, C, P, s, c, h, H, N, K)
+    w_re, w_im = inverse_core(pp_re, pp_im, c)
+    x_re, x_im = mul(w_re, w_im, pb_re, pb_im)
+    o = 2 * (h * n_freq + f)
+    g_re, g_im = load2(grad, o, mask)
+    g_re, g_im = mul(c, -s, g_re, g_im)
+    z_re, z_im = mul(cp0_re, -cp0_im, g_re, g_im)
+    if K == 2:
+        g_re, g_im = load2(grad, 2 * H * n_freq + o, mask)
+        g_re, g_im = mul(c, -s, g_re, g_im)
+        u_re, u_im = mul(cp1_re, -cp1_im, g_re, g_im)
+        z_re, z_im = z_re + u_re, z_im + u_im
+    z_re, z_im = mul(w_re, -w_im, z_re, z_im)
+    store2(X, o, mask, x_re, x_im)
+    store2(Z, o, mask, -c * z_re, -c * z_im)
+
+
+@triton.jit
+def add_frequency(d_p, d_q, t_re, t_im, e_re, e_im, p, q, s, c, sr_re, sr_im, cr_re, cr_im):
+    """Adds to the gradients of p and q, and to T = sum_j e_j (i s p_j + c q_j), the part of one sum.
+
+    e is the conjugate of the gradient of that sum.
+    """
+    d_p -= e_re * sr_im + e_im * sr_re
+    d_q += e_re * cr_re - e_im * cr_im
+    sp, cq = s * p, c * q
+    return d_p, d_q, t_re + e_re * cq - e_im * sp, t_im + e_im * cq + e_re * sp
+
+
+@triton.jit
+def residue_backward(d_p, d_q, v_re, v_im, a_re, a_im, da_re, da_im):
+    """Sums the gradients of p and q over the frequencies; passes them to the residue v and the pole a."""
+    d_p, d_q = tl.sum(d_p, 1), tl.sum(d_q, 1)
+    return 2 * d_p - 2 * a_re * d_q, -2 * a_im * d_q, da_re - 2 * v_re * d_q, da_im - 2 * v_im * d_q
+
+
+@triton.jit
+def reduce_frequencies(
+    dt, A, B, C, P, S, COS, grad, X, Z, d_dt, dA, dB, dC, dP, H, N, n_freq,
+    K: tl.constexpr, POLES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    h = tl.program_id(0)
+    n = tl.program_id(1) * POLES + tl.arange(0, POLES)
+    own = n < N
+    o = 2 * (h * N + n)
+    half = tl.load(dt + h) / 2
+    root = tl.sqrt(half)
+    A_re, A_im = load2(A, o, own)
+    # keeps D of a pole that is not there away from zero
+    A_re = tl.where(own, A_re, -1.0)
+    B_re, B_im = load2(B, o, own)
+    P_re, P_im = load2(P, o, own)
+    c0_re, c0_im = load2(C, o, own)
+    c1_re, c1_im = load2(C, 2 * H * N + o, n < N * (K - 1))
+    a_re, a_im = half * A_re, half * A_im
+    b_re, b_im = half * B_re, half * B_im
+    p_re, p_im = root * P_re, root * P_im
+
+    # residues of the six sums, and their p and q
+    v0_re, v0_im = mul(c0_re, c0_im, b_re, b_im)
+    v1_re, v1_im = mul(c0_re, c0_im, p_re, p_im)
+    v2_re, v2_im = mul(c1_re, c1_im, b_re, b_im)
+    v3_re, v3_im = mul(c1_re, c1_im, p_re, p_im)
+    v4_re, v4_im = mul(p_re, -p_im, b_re, b_im)
+    v5_re, v5_im = p_re * p_re + p_im * p_im, p_re * 0
+    p0, q0 = numerator(v0_re[:, None], v0_im[:, None], a_re[:, None], a_im[:, None])
+    p1, q1 = numerator(v1_re[:, None], v1_im[:, None], a_re[:, None], a_im[:, None])
+    p2, q2 = numerator(v2_re[:, None], v2_im[:, None], a_re[:, None], a_im[:, None])
+    p3, q3 = numerator(v3_re[:, None], v3_im[:, None], a_re[:, None], a_im[:, None])
+    p4, q4 = numerator(v4_re[:, None], v4_im[:, None], a_re[:, None], a_im[:, None])
+    p5, q5 = numerator(v5_re[:, None], v5_im[:, None], a_re[:, None], a_im[:, None])
+
+    zero = tl.zeros([POLES, BLOCK], dtype=tl.float32)
+    dp0, dq0, dp1, dq1, dp2, dq2 = zero, zero, zero, zero, zero, zero
+    dp3, dq3, dp4, dq4, dp5, dq5 = zero, zero, zero, zero, zero, zero
+    d_alpha, d_beta = zero, zero
+    for start in range(0, n_freq, BLOCK):
+        f = start + tl.arange(0, BLOCK)
+        mask = f < n_freq
+        # past the end the gradients are zero and D is -1
+        s, c = tl.load(S + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
+        of = 2 * (h * n_freq + f)
+        x_re, x_im = load2(X, of, mask)
+        z_re, z_im = load2(Z, of, mask)
+        g_re, g_im = load2(grad, of, mask)
+        # conjugates of the gradients: of C D B it is e, of C D P -c e x, of P* D B conj z, of P* D P -c conj z x
+        y_re, y_im = -c * x_re, -c * x_im
+        e_re, e_im = mul(c, s, g_re, -g_im)
+        u_re, u_im = mul(e_re, e_im, y_re, y_im)
+        w_re, w_im = mul(z_re, -z_im, y_re, y_im)
+
+        s, c = s[None, :], c[None, :]
+        r_re, r_im = reciprocal(a_re[:, None], a_im[:, None], s, c)
+        sr_re, sr_im, cr_re, cr_im = s * r_re, s * r_im, c * r_re, c * r_im
+        t_re, t_im = r_re * 0, r_re * 0
+        dp0, dq0, t_re, t_im = add_frequency(
+            dp0, dq0, t_re, t_im, e_re[None, :], e_im[None, :], p0, q0, s, c, sr_re, sr_im, cr_re, cr_im
+        )
+        dp1, dq1, t_re, t_im = add_frequency(
+            dp1, dq1, t_re, t_im, u_re[None, :], u_im[None, :], p1, q1, s, c, sr_re, sr_im, cr_re, cr_im
+        )
+        if K == 2:
+            g_re, g_im = load2(grad, 2 * H * n_freq + of, mask)
+            e_re, e_im = mul(c, s, g_re[None, :], -g_im[None, :])
+            u_re, u_im = mul(e_re, e_im, y_re[None, :], y_im[None, :])
+            dp2, dq2, t_re, t_im = add_frequency(
+                dp2, dq2, t_re, t_im, e_re, e_im, p2, q2, s, c, sr_re, sr_im, cr_re, cr_im
+            )
+            dp3, dq3, t_re, t_im = add_frequency(
+                dp3, dq3, t_re, t_im, u_re, u_im, p3, q3, s, c, sr_re, sr_im, cr_re, cr_im
+            )
+        dp4, dq4, t_re, t_im = add_frequency(
+            dp4, dq4, t_re, t_im, z_re[None, :], -z_im[None, :], p4, q4, s, c, sr_re, sr_im, cr_re, cr_im
+        )
+        dp5, dq5, t_re, t_im = add_frequency(
+            dp5, dq5, t_re, t_im, w_re[None, :], w_im[None, :], p5, q5, s, c, sr_re, sr_im, cr_re, cr_im
+        )
+        rr_re, rr_im = mul(r_re, r_im, r_re, r_im)
+        t_re, t_im = mul(t_re, t_im, rr_re, rr_im)
+        d_alpha -= 2 * s * c * t_im
+        d_beta -= c * c * t_re
+
+    beta = 2 * tl.sum(d_beta, 1)
+    da_re, da_im = tl.sum(d_alpha, 1) + a_re * beta, a_im * beta
+    v0r, v0i, da_re, da_im = residue_backward(dp0, dq0, v0_re, v0_im, a_re, a_im, da_re, da_im)
+    v1r, v1i, da_re, da_im = residue_backward(dp1, dq1, v1_re, v1_im, a_re, a_im, da_re, da_im)
+    v2r, v2i, da_re, da_im = residue_backward(dp2, dq2, v2_re, v2_im, a_re, a_im, da_re, da_im)
+    v3r, v3i, da_re, da_im = residue_backward(dp3, dq3, v3_re, v3_im, a_re, a_im, da_re, da_im)
+    v4r, v4i, da_re, da_im = residue_backward(dp4, dq4, v4_re, v4_im, a_re, a_im, da_re, da_im)
+    v5r, v5i, da_re, da_im = residue_backward(dp5, dq5, v5_re, v5_im, a_re, a_im, da_re, da_im)
+
+    # rows C_0, C_1, conj P times columns B, P; v = row * column
+    i_re, i_im = mul(v0r, v0i, b_re, -b_im)
+    j_re, j_im = mul(v1r, v1i, p_re, -p_im)
+    store2(dC, o, own, i_re + j_re, i_im + j_im)
+    if K == 2:
+        i_re, i_im = mul(v2r, v2i, b_re, -b_im)
+        j_re, j_im = mul(v3r, v3i, p_re, -p_im)
+        store2(dC, 2 * H * N + o, own, i_re + j_re, i_im + j_im)
+    i_re, i_im = mul(v4r, v4i, b_re, -b_im)
+    row_re, row_im = i_re + v5r * p_re + v5i * p_im, i_im + v5i * p_re - v5r * p_im
+    i_re, i_im = mul(v0r, v0i, c0_re, -c0_im)
+    j_re, j_im = mul(v2r, v2i, c1_re, -c1_im)
+    k_re, k_im = mul(v4r, v4i, p_re, p_im)
+    db_re, db_im = i_re + j_re + k_re, i_im + j_im + k_im
+    i_re, i_im = mul(v1r, v1i, c0_re, -c0_im)
+    j_re, j_im = mul(v3r, v3i, c1_re, -c1_im)
+    k_re, k_im = mul(v5r, v5i, p_re, p_im)
+    # the row is conj P and the column P: both reach P
+    dp_re, dp_im = i_re + j_re + k_re + row_re, i_im + j_im + k_im - row_im
+    store2(dA, o, own, half * da_re, half * da_im)
+    store2(dB, o, own, half * db_re, half * db_im)
+    store2(dP, o, own, root * dp_re, root * dp_im)
+    d_half = A_re * da_re + A_im * da_im + B_re * db_re + B_im * db_im + (P_re * dp_re + P_im * dp_im) / (2 * root)
+    tl.store(d_dt + h * N + n, d_half / 2, mask=own)
+
+
+@triton.jit
+def powers(z_re, z_im, x):
+    """exp(x z) for real x."""
+    size = tl.exp(z_re * x)
+    return size * tl.cos(z_im * x), size * tl.sin(z_im * x)
+
+
+@triton.jit
+def powers_forward(weight, exponent, out, H, N, L, K: tl.constexpr, BLOCK: tl.constexpr):
+    h = tl.program_id(0)
+    l = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x = l.to(tl.float32)
+    y0, y1 = x * 0, x * 0
+    for n in range(N):
+        o = 2 * (h * N + n)
+        e_re, e_im = powers(tl.load(exponent + o), tl.load(exponent + o + 1), x)
+        y0 += tl.load(weight + o) * e_re - tl.load(weight + o + 1) * e_im
+        if K == 2:
+            o += 2 * H * N
+            y1 += tl.load(weight + o) * e_re - tl.load(weight + o + 1) * e_im
+    tl.store(out + h * L + l, 2 * y0, mask=l < L)
+    if K == 2:
+        tl.store(out + (H + h) * L + l, 2 * y1, mask=l < L)
+
+
+@triton.jit
+def powers_backward(
+    weight, exponent, grad, d_weight, d_exponent, H, N, L,
+    K: tl.constexpr, POLES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """With e = exp(l z): the gradient of a weight is 2 sum_l g conj e, of z 2 sum_l l conj(sum_k g_k w_k e)."""
+    h = tl.program_id(0)
+    n = tl.program_id(1) * POLES + tl.arange(0, POLES)
+    own = n < N
+    o = 2 * (h * N + n)
+    z_re, z_im = load2(exponent, o, own)
+    w0_re, w0_im = load2(weight, o, own)
+    w1_re, w1_im = load2(weight, 2 * H * N + o, n < N * (K - 1))
+    zero = tl.zeros([POLES, BLOCK], dtype=tl.float32)
+    d0_re, d0_im, d1_re, d1_im, dz_re, dz_im = zero, zero, zero, zero, zero, zero
+    for start in range(0, L, BLOCK):
+        l = start + tl.arange(0, BLOCK)
+        x = l.to(tl.float32)[None, :]
+        e_re, e_im = powers(z_re[:, None], z_im[:, None], x)
+        g = 2 * tl.load(grad + h * L + l, mask=l < L, other=0.0)[None, :]
+        d0_re += g * e_re
+        d0_im -= g * e_im
+        s_re, s_im = g * w0_re[:, None], g * w0_im[:, None]
+        if K == 2:
+            g = 2 * tl.load(grad + (H + h) * L + l, mask=l < L, other=0.0)[None, :]
+            d1_re += g * e_re
+            d1_im -= g * e_im
+            s_re += g * w1_re[:, None]
+            s_im += g * w1_im[:, None]
+        s_re, s_im = mul(s_re, s_im, e_re, e_im)
+        dz_re += x * s_re
+        dz_im -= x * s_im
+    store2(d_weight, o, own, tl.sum(d0_re, 1), tl.sum(d0_im, 1))
+    if K == 2:
+        store2(d_weight, 2 * H * N + o, own, tl.sum(d1_re, 1), tl.sum(d1_im, 1))
+    store2(d_exponent, o, own, tl.sum(dz_re, 1), tl.sum(dz_im, 1))

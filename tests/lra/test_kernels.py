@@ -1,0 +1,169 @@
+"""Every backend against the definition, in value and in every gradient; the definition against the recurrence."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lra import kernels
+from lra.hippo import bilinear, nplr, ssm_kernel, transition
+from lra.kernels import diagonal_kernel, nplr_spectrum
+
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+)
+DEVICES = ["cpu", CUDA]
+FAST = [name for name in kernels.BACKENDS if name != "reference"]
+
+# H, N, K, R, L: a lone pole, odd lengths, one frequency, more poles and frequencies than a block holds, rank 0 and 2
+SIZES = [(3, 1, 1, 1, 63), (4, 8, 2, 1, 64), (2, 3, 2, 1, 1), (3, 5, 2, 0, 100), (2, 6, 2, 2, 63), (16, 32, 2, 1, 1500)]
+
+
+def system(H: int, N: int, K: int, R: int, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
+    """dt, A, B, C, P of HiPPO-LegS with steps as S4 draws them; P of another rank is made up."""
+    torch.manual_seed(0)
+    A, P, B, _ = nplr("legs", 2 * N)
+    if R != 1:
+        P = torch.randn(R, N, dtype=torch.complex128)
+    dt = torch.logspace(-3, -1, H, dtype=torch.float64)
+    C = torch.randn(K, H, N, dtype=torch.complex128)
+    # rounded first, so that every precision gets the same numbers
+    parameters = [dt, A.repeat(H, 1), B.repeat(H, 1), C, P[:, None].repeat(1, H, 1)]
+    parameters = [x.to(torch.complex64 if x.is_complex() else torch.float32) for x in parameters]
+    return [x.to(device).to(torch.complex128 if x.is_complex() else dtype) if dtype == torch.float64 else x.to(device)
+            for x in parameters]  # fmt: skip
+
+
+def value_and_gradients(function, parameters, seed=1):
+    parameters = [x.clone().requires_grad_() for x in parameters]
+    y = function(*parameters)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(*y.shape, dtype=torch.complex128 if y.is_complex() else torch.float64, generator=generator)
+    gradients = torch.autograd.grad(y, parameters, weight.to(y), allow_unused=True)
+    return {"value": y, **dict(zip(["dt", "A", "B", "C", "P"], gradients, strict=False))}
+
+
+def errors(got, exact):
+    """Relative error of the value and of each gradient, in the 2-norm."""
+    return {
+        name: ((x - exact[name]).norm() / exact[name].norm().clamp(min=1e-12)).item()
+        for name, x in got.items()
+        if x is not None and x.numel()
+    }
+
+
+def compare(kind, function, H, N, K, R, backend, device):
+    """float32: at most twice the error of the definition in float32, or a few roundings."""
+    if reason := kernels.why_not(backend, device, torch.float32, R):
+        pytest.skip(reason)
+    count = 5 if kind == "nplr_spectrum" else 4
+    rounded, exact = system(H, N, K, R, device=device)[:count], system(H, N, K, R, torch.float64, device)[:count]
+    truth = value_and_gradients(lambda *p: function(*p, name="reference"), exact)
+    budget = errors(value_and_gradients(lambda *p: function(*p, name="reference"), rounded), truth)
+    for name, error in errors(value_and_gradients(lambda *p: function(*p, name=backend), rounded), truth).items():
+        vanishing = truth[name].abs().max() < 1e-6 * truth["value"].abs().max()
+        assert error <= 2 * budget[name] + 3e-6 or vanishing, f"{name}: {error:.1e}, definition {budget[name]:.1e}"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(("H", "N", "K", "R", "L"), SIZES)
+def test_spectrum_and_its_gradients_match_the_definition(H, N, K, R, L, backend, device):
+    compare("nplr_spectrum", lambda *p, name: nplr_spectrum(*p, L, backend=name), H, N, K, R, backend, device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("discretization", kernels.DISCRETIZATIONS)
+@pytest.mark.parametrize(("H", "N", "K", "L"), [(3, 1, 1, 63), (4, 8, 2, 64), (2, 3, 2, 1), (2, 32, 3, 1500)])
+def test_diagonal_kernel_and_its_gradients_match_the_definition(H, N, K, L, discretization, backend, device):
+    def function(*p, name):
+        return diagonal_kernel(*p, L, discretization=discretization, backend=name)
+
+    compare("diagonal_kernel", function, H, N, K, 1, backend, device)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("backend", FAST)
+def test_spectrum_matches_the_definition_at_the_size_of_path_x(backend):
+    compare("nplr_spectrum", lambda *p, name: nplr_spectrum(*p, 16384, backend=name), 256, 32, 2, 1, backend, "cuda")
+
+
+def test_compiled_spectrum_matches_the_definition_at_the_length_of_path_x():
+    compare("nplr_spectrum", lambda *p, name: nplr_spectrum(*p, 16384, backend=name), 4, 32, 2, 1, "compiled", "cpu")
+
+
+def test_triton_kernels_match_the_definition_when_interpreted():
+    """The same tests as above, in a child process: Triton decides when it is imported."""
+    child = subprocess.run(
+        [sys.executable, "-m", "pytest", __file__, "-q", "-k", "triton and cpu and not interpreted"],
+        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]
+    assert " passed" in child.stdout
+
+
+@pytest.mark.parametrize("N", [1, 2, 5, 16])
+@pytest.mark.parametrize("L", [1, 2, 7, 64])
+def test_definition_is_the_transform_of_the_recurrence(N, L):
+    """C (I - Ab^L) in, the spectrum of C Ab^l Bb out, for the dense HiPPO-LegS pair."""
+    dt = torch.tensor([0.01, 0.3], dtype=torch.float64)
+    A, P, B, V = nplr("legs", N)
+    Ab, Bb = bilinear(*(x.expand(2, *x.shape) for x in transition("legs", N)), dt)
+    C = torch.randn(2, N, dtype=torch.float64)
+    cut = C - torch.einsum("hn,hnm->hm", C, torch.linalg.matrix_power(Ab, L))
+    # y = C x = 2 Re(C V z): the row in the basis of eigenvectors
+    row = cut.to(V.dtype) @ V
+    spectrum = nplr_spectrum(dt, A.expand(2, -1), B.expand(2, -1), row[None], P[:, None].expand(-1, 2, -1), L)
+    got = torch.fft.irfft(spectrum[0], n=L)
+    for h in range(2):
+        torch.testing.assert_close(got[h], ssm_kernel(Ab[h], Bb[h], C[h], L), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+def test_spectrum_is_finite_and_right_at_the_nyquist_point(backend):
+    """At w = -1 the resolvent of (1 - w) - dt/2 (1 + w) A is 1/2 whatever A is: the value is dt/2 C B."""
+    dt, A, B, C, P = system(3, 4, 2, 1, torch.float64)
+    spectrum = nplr_spectrum(dt, A, B, C, P, 64, backend=backend)
+    expected = dt[:, None] / 2 * (C * B).sum(-1, keepdim=True).real * 2
+    torch.testing.assert_close(spectrum[..., -1:], expected.to(spectrum.dtype), rtol=1e-6, atol=1e-12)
+
+
+def test_definition_in_blocks_equals_the_definition(monkeypatch):
+    parameters = system(5, 4, 2, 1, torch.float64)
+    function = lambda *p: nplr_spectrum(*p, 32, backend="reference")  # noqa: E731
+    whole = value_and_gradients(function, parameters)
+    monkeypatch.setattr("lra.kernels.reference.BLOCK", 2 * 4 * 32 * 2)
+    for name, x in value_and_gradients(function, parameters).items():
+        torch.testing.assert_close(x, whole[name])
+
+
+def test_unknown_backend_and_discretization_are_refused():
+    dt, A, B, C, P = system(2, 2, 1, 1)
+    with pytest.raises(ValueError, match="'cuda' is unknown: use one of auto, reference"):
+        nplr_spectrum(dt, A, B, C, P, 8, backend="cuda")
+    with pytest.raises(ValueError, match="'euler' is unknown"):
+        diagonal_kernel(dt, A, B, C, 8, discretization="euler")
+    with pytest.raises(ValueError, match="at least 1"):
+        nplr_spectrum(dt, A, B, C, P, 0)
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels do run on a CPU")
+def test_named_backend_that_cannot_run_says_why():
+    dt, A, B, C, P = system(2, 2, 1, 1)
+    with pytest.raises(RuntimeError, match="'triton' cannot run on cpu: it runs on cuda"):
+        nplr_spectrum(dt, A, B, C, P, 8, backend="triton")
+
+
+def test_auto_says_aloud_when_only_the_definition_can_run(monkeypatch):
+    monkeypatch.setattr("lra.kernels.compiled.why_not", lambda *_: "no compiler")
+    with pytest.warns(UserWarning, match="slow reference.*compiled: no compiler"):
+        assert kernels.choose("auto", "cpu") == "reference"
+
+
+def test_backends_that_ran_are_on_record():
+    nplr_spectrum(*system(2, 2, 1, 1), 8, backend="reference")
+    assert "reference" in kernels.used()["nplr_spectrum"]
