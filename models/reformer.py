@@ -2,9 +2,14 @@
 
 Kitaev et al. 2020 (arXiv:2001.04451), section 2: queries and keys share a projection, angular hashing assigns buckets,
 positions are sorted by bucket and cut into chunks that see themselves and the chunk before; rounds of hashing are
-combined by their softmax normalisers (equations 3 to 7, and 8 for the rounds).
+combined by their softmax normalisers (equations 3 to 7, and 8 for the rounds). Section 3, the reversible layers that
+recompute their inputs instead of storing them, surrounds the attention and is an encoder of its own at the end.
 B batch, L length, D model width, N chunks of C positions, R rounds, H heads of width K; H * K = d_qkv.
 """
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -119,3 +124,121 @@ class LSHAttention(nn.Module):
         weights = F.dropout((scores - log_sum).exp(), self.dropout, self.training).to(v.dtype)
         y = torch.einsum("bhrnij,bhrnjk->bhrnik", weights, v)
         return y.flatten(3, 4), log_sum.flatten(3)
+
+
+class ReversibleEncoder(nn.Module):
+    """Layers a' = a + attention(norm(b)), b' = b + network(norm(a')) (equation 9), memory independent of their number.
+
+    mixer       makes the attention from (D, max_len): LSHAttention, or any other
+    d_ff        width of the feed-forward network; None takes 4 D
+    reversible  False stores activations as usual, for comparison: same values, same gradients
+
+    Takes and gives what any encoder does, except that both streams come out: forward is (B, L, D) -> (B, L, 2 D).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        n_layers: int,
+        mixer: Callable[[int, int], nn.Module],
+        d_ff: int | None = None,
+        dropout: float = 0.0,
+        reversible: bool = True,
+    ) -> None:
+        super().__init__()
+        self.d_output = 2 * d_model
+        self.reversible = reversible
+        d_ff = 4 * d_model if d_ff is None else d_ff
+        self.attentions = nn.ModuleList(Prenorm(mixer(d_model, max_len), d_model, dropout) for _ in range(n_layers))
+        self.networks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(d_model),
+                nn.Linear(d_model, d_ff),
+                nn.GELU(),
+                nn.Linear(d_ff, d_model),
+                nn.Dropout(dropout),
+            )
+            for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(2 * d_model)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x.masked_fill(~mask[..., None], 0)
+        layers = list(zip(self.attentions, self.networks, strict=True))
+        if self.reversible:
+            parameters = [p for pair in layers for part in pair for p in part.parameters()]
+            a, b = Recompute.apply(x, x, mask, layers, *parameters)
+        else:
+            a = b = x
+            for attention, network in layers:
+                a = a + attention(b, mask)
+                b = b + network(a)
+        return self.norm(torch.cat([a, b], dim=-1))
+
+
+class Prenorm(nn.Module):
+    """dropout(mixer(norm(x), mask))"""
+
+    def __init__(self, mixer: nn.Module, d_model: int, dropout: float) -> None:
+        super().__init__()
+        self.mixer, self.norm, self.dropout = mixer, nn.LayerNorm(d_model), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.dropout(self.mixer(self.norm(x), mask))
+
+
+class Recompute(torch.autograd.Function):
+    """The layers of ReversibleEncoder; the backward pass finds inputs from outputs, under the same random numbers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, mask: Tensor, layers: list, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.layers, ctx.states = layers, []
+        device = a.device.type
+        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        for attention, network in layers:
+            before = random_state(a.device)
+            a = a + attention(b, mask)
+            between = random_state(a.device)
+            b = b + network(a)
+            ctx.states.append((before, between))
+        ctx.save_for_backward(a, b, mask)
+        return a, b
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple:
+        a, b, mask = ctx.saved_tensors
+        da, db = grads
+        found: list[Tensor] = []
+        for (attention, network), (before, between) in zip(reversed(ctx.layers), reversed(ctx.states), strict=True):
+            with repeated(between, ctx.autocast, a.device):
+                a_in = a.detach().requires_grad_()
+                y = network(a_in)
+            grad, *of_network = torch.autograd.grad(y, [a_in, *network.parameters()], db.to(y.dtype))
+            b, da = b - y.detach(), da + grad
+            with repeated(before, ctx.autocast, a.device):
+                b_in = b.detach().requires_grad_()
+                y = attention(b_in, mask)
+            grad, *of_attention = torch.autograd.grad(y, [b_in, *attention.parameters()], da.to(y.dtype))
+            a, db = a - y.detach(), db + grad
+            found = [*of_attention, *of_network, *found]
+        return da, db, None, None, *found
+
+
+def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def repeated(state: tuple[Tensor, Tensor | None], autocast: tuple, device: torch.device) -> Iterator[None]:
+    """Gradients on, random numbers and autocast as they were in the forward pass; put back at the end."""
+    kind, dtype, enabled = autocast
+    with torch.random.fork_rng([device] if kind == "cuda" else []), torch.enable_grad():
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], device)
+        with torch.autocast(kind, dtype, enabled):
+            yield

@@ -1,10 +1,12 @@
 """LSH attention against a loop over positions, the transformers library, and the exact attention it approximates."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from models.reformer import LSHAttention, hash_buckets
+from models.reformer import LSHAttention, ReversibleEncoder, hash_buckets
 
 
 def loop(mixer, row):
@@ -126,3 +128,48 @@ def test_training_draws_new_rotations_and_evaluation_keeps_its_own(ragged):
 def test_an_odd_number_of_buckets_is_refused():
     with pytest.raises(ValueError, match="n_buckets 5 is not a positive even number"):
         LSHAttention(8, 16, n_buckets=5)
+
+
+def reversible_encoder(n_layers, *, reversible, d_model=8, dropout=0.2):
+    torch.manual_seed(0)
+    mixer = partial(LSHAttention, chunk=4, n_buckets=4, n_heads=2)
+    return ReversibleEncoder(
+        d_model, 64, n_layers=n_layers, mixer=mixer, d_ff=12, dropout=dropout, reversible=reversible
+    )
+
+
+def test_recomputed_layers_give_the_values_and_gradients_of_stored_ones(ragged):
+    # dropout and rotations are random while training: the recomputation must meet the same numbers
+    results = []
+    for reversible in (True, False):
+        encoder = reversible_encoder(3, reversible=reversible).double()
+        x, mask = ragged(8, 20, 11)
+        torch.manual_seed(5)
+        y = encoder(x, mask)
+        assert y.shape == (2, 20, encoder.d_output)
+        after = torch.rand(())
+        weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y) * mask[..., None]
+        (y * weight).sum().backward()
+        results.append([y[mask], x.grad, after, *(p.grad for p in encoder.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_reversible_layers_keep_a_memory_independent_of_their_number():
+    def saved_elements(n_layers, *, reversible):
+        encoder = reversible_encoder(n_layers, reversible=reversible)
+        sizes = {}
+        own = {p.data_ptr() for p in encoder.parameters()}
+
+        def note(tensor):
+            if tensor.data_ptr() not in own:
+                sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            y = encoder(torch.randn(1, 64, 8, requires_grad=True), torch.ones(1, 64, dtype=torch.bool))
+        assert y.grad_fn is not None
+        return sum(sizes.values())
+
+    assert saved_elements(6, reversible=True) == saved_elements(1, reversible=True)
+    assert saved_elements(6, reversible=False) > 4 * saved_elements(1, reversible=False)
