@@ -1,0 +1,78 @@
+"""H3: a shift and a diagonal state space with products between them, an imitation of attention's look-ups.
+
+Fu et al. 2022, "Hungry Hungry Hippos", arXiv:2212.14052, section 3.1, algorithm 1: y = Q * SSM_diag(SSM_shift(K) * V).
+
+B batch, L length, D model width, G = D / P features of the diagonal state space, P width of a head, M conjugate pairs
+of its state (half of N), K directions of a kernel.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lra.fftconv import long_conv
+from lra.kernels import diagonal_kernel
+
+
+class H3(nn.Module):
+    """With P > 1 the product of keys and values is an outer product in heads, as in linear attention.
+
+    d_state         N: taps of the shift state space, whose B is e_1, and exponentials of the diagonal one, which starts
+                    as S4D-Lin (arXiv:2206.11893) with the bilinear rule
+    head_dim        P; the state space runs on D * P sequences
+    bidirectional   both state spaces also read from the right; the paper's layer is causal
+    dt_min, dt_max  ends of the log-uniform initial steps
+    lr              learning rate of the diagonal kernel's A and dt; None: the optimiser's
+    backend         of lra.kernels
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        d_state: int = 64,
+        head_dim: int = 1,
+        bidirectional: bool = False,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        lr: float | None = 1e-3,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        if d_model % head_dim:
+            raise ValueError(f"head_dim: {head_dim} does not divide d_model {d_model}")
+        features, pairs, directions = d_model // head_dim, (d_state + 1) // 2, 1 + bidirectional
+        self.head_dim, self.backend = head_dim, backend
+        self.maps = nn.Linear(d_model, 3 * d_model)
+        self.shift = nn.Parameter(torch.randn(directions, d_model, min(d_state, max_len)))
+        self.shift_D = nn.Parameter(torch.randn(d_model))
+        self.log_dt = nn.Parameter(torch.empty(features).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.A_log_decay = nn.Parameter(torch.full((features, pairs), math.log(0.5)))
+        self.A_imag = nn.Parameter(math.pi * torch.arange(pairs).repeat(features, 1))
+        self.C = nn.Parameter(torch.randn(directions, features, pairs, 2))
+        self.D = nn.Parameter(torch.randn(features))
+        self.out = nn.Linear(d_model, d_model)
+        group = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
+        self.optim = dict.fromkeys(("log_dt", "A_log_decay", "A_imag"), group)
+
+    def kernel(self, length: int) -> Tensor:
+        """The diagonal state space's first taps (K, G, L); its B is one, C does its work."""
+        A = torch.complex(-self.A_log_decay.exp(), self.A_imag)
+        C = torch.view_as_complex(self.C)
+        dt = self.log_dt.exp()
+        return diagonal_kernel(dt, A, torch.ones_like(A), C, length, discretization="bilinear", backend=self.backend)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        # the maps have a bias, which padding must not send into the convolutions
+        x = self.maps(x.masked_fill(~mask[..., None], 0)) * mask[..., None]
+        q, k, v = x.mT.chunk(3, dim=1)  # each (B, D, L)
+        k = long_conv(k, self.shift, self.shift_D)
+        q, k, v = (part.unflatten(1, (-1, self.head_dim)) for part in (q, k, v))  # each (B, G, P, L)
+        # keys vary along P before values; every pair of them is a sequence of its own
+        kv = (k[:, :, :, None] * v[:, :, None]) * mask[:, None, None, None]  # (B, G, P, P, L)
+        kv = kv.permute(0, 2, 3, 1, 4)
+        y = long_conv(kv.flatten(0, 2), self.kernel(x.shape[1]), self.D).view_as(kv)
+        y = torch.einsum("bpvgl,bgpl->bgvl", y, q)
+        return self.out(y.flatten(1, 2).mT)
