@@ -1,0 +1,194 @@
+"""Pictures of S4: the HiPPO bases, the eigenvalues, and convolution kernels before and after training.
+
+    python scripts/plot_s4.py                                                   # docs/figures/*.png
+    python scripts/plot_s4.py --format svg --out figures task=pathx model=s4d   # kernels of another model, untrained
+    python scripts/plot_s4.py --checkpoint runs/mini/pathfinder/s4/0-12ab34cd/best.ckpt \\
+        task=pathfinder model=s4 scale=mini                                     # before and after that run
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import hydra
+import matplotlib
+import torch
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+
+ROOT = Path(__file__).resolve().parent.parent
+# a script's own folder comes first on the path, and data.py in it would hide the package data
+sys.path.insert(0, str(ROOT))
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+from lra.hippo import basis, bilinear, nplr, transition, zoh  # noqa: E402
+
+NAMES = {"legs": "LegS", "legt": "LegT", "fout": "FouT", "random": "random"}
+MARKS = {
+    "legs": {"color": "C0", "marker": "."},
+    "legt": {"color": "C1", "marker": "x"},
+    "fout": {"color": "C2", "marker": "+"},
+    "random": {"color": "C3", "marker": "^"},
+}
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "savefig.dpi": 110,
+}
+
+
+def plot_basis(n_state: int = 32) -> plt.Figure:
+    """The functions that a state holds coefficients of, and the history of a signal put together from them again."""
+    dt, span = 2e-3, 3.0
+    t = torch.arange(-12, 0, dt, dtype=torch.float64)
+    signal = torch.sin(2.3 * t) + 0.5 * torch.sin(5.1 * t + 1) + 0.4 * torch.tanh(8 * (t + 0.8))
+    age = torch.linspace(0, span, 600, dtype=torch.float64)
+    past = age <= 2
+    figure, axes = plt.subplots(2, 3, figsize=(8.4, 4.2), sharex=True, layout="constrained")
+    for column, measure in zip(axes.T, ("legs", "legt", "fout"), strict=True):
+        p, weight = basis(measure, 6, age)
+        # the sine of frequency zero is no function
+        for n in (0, 2, 3, 4) if measure == "fout" else range(4):
+            column[0].plot(-age, p[n] * weight, lw=1)
+        column[0].set_title(f"{NAMES[measure]}: basis times weight")
+
+        Ab, Bb = zoh(*transition(measure, n_state), dt)
+        x = torch.zeros(n_state, dtype=torch.float64)
+        for u in signal:
+            x = Ab @ x + Bb * u
+        p, _ = basis(measure, n_state, age)
+        seen = torch.ones_like(past) if measure == "legs" else past
+        column[1].plot(t[t > -span], signal[t > -span], color="0.7", lw=3, label="input")
+        column[1].plot(-age[seen], (x @ p)[seen], lw=1, label=f"from {n_state} states")
+        column[1].set(xlabel="time before now", ylim=(-2.4, 2.4))
+    axes[1, 0].legend(loc="lower left")
+    return figure
+
+
+def plot_eigenvalues(n_state: int = 64) -> plt.Figure:
+    """Continuous eigenvalues of the normal parts and of the matrices, and the discrete ones of S4's own."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8.4, 3.0), layout="constrained")
+    points = {"ls": "none", "ms": 4}
+    for measure, mark in MARKS.items():
+        A = nplr(measure, n_state, torch.Generator().manual_seed(0)).A
+        left.plot(range(len(A)), A.imag, label=NAMES[measure], **mark, **points)
+        if measure == "legs":
+            # a triangular matrix has its eigenvalues on the diagonal, and a solver would not find them
+            values = -torch.arange(1.0, n_state + 1) + 0j
+        else:
+            values = torch.linalg.eigvals(transition(measure, n_state, torch.Generator().manual_seed(0))[0])
+        middle.plot(values.real, values.imag, **mark, **points)
+    left.set(title=f"normal part, N = {n_state}", xlabel="pair", ylabel="imaginary part")
+    left.set_yscale("symlog", linthresh=1)
+    left.legend(handletextpad=0.2)
+    middle.set(title="matrix A", xlabel="real part")
+    middle.set_xscale("symlog", linthresh=1)
+    middle.set_yscale("symlog", linthresh=1)
+    circle = torch.linspace(0, 2 * math.pi, 200)
+    right.plot(circle.cos(), circle.sin(), color="0.8", lw=1)
+    A, B = transition("legs", n_state)
+    normal = A + torch.outer(B, B) / 2
+    for dt, marker in ((0.001, "."), (0.01, "x"), (0.1, "+")):
+        values = torch.linalg.eigvals(bilinear(normal, B, dt)[0])
+        right.plot(values.real, values.imag, marker=marker, label=f"dt = {dt:g}", **points)
+    right.set(title="LegS normal part, bilinear", xlabel="real part", aspect="equal")
+    right.legend(loc="center", handletextpad=0.2)
+    return figure
+
+
+def layers_of(net: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers that make a convolution kernel, first to last."""
+    return [module for module in net.modules() if callable(getattr(module, "kernel", None))]
+
+
+def plot_kernels(stages: dict[str, list[torch.Tensor]], square: int | None, rows: int = 4) -> plt.Figure:
+    """Kernels of the first and the last layer: curves, or pictures where the sequence is a square image.
+
+    stages  "untrained" and perhaps "trained" -> forward kernels (H, L), one tensor for each layer
+    square  side of the image whose rows make the sequence, None for other sequences
+    """
+    layers = sorted({0, len(next(iter(stages.values()))) - 1})
+    names = [(stage, layer) for layer in layers for stage in stages]
+    figure, axes = plt.subplots(rows, len(names), figsize=(2.1 * len(names), 1.2 * rows + 0.3), layout="constrained")
+    axes = axes.reshape(rows, len(names))
+    for column, (stage, layer) in zip(axes.T, names, strict=True):
+        # features with the most weight after training, from fast to slow: the same ones in both stages
+        last = stages[list(stages)[-1]][layer]
+        strongest = last.norm(dim=-1).topk(rows).indices
+        centre = (last.abs() * torch.arange(last.shape[-1])).sum(-1) / last.abs().sum(-1)
+        chosen = strongest[centre[strongest].argsort()]
+        for axis, h in zip(column, chosen.tolist(), strict=True):
+            k = stages[stage][layer][h]
+            if square:
+                limit = float(k.abs().max())
+                axis.imshow(k.view(square, square), cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+            else:
+                axis.plot(k, lw=0.8)
+                axis.tick_params(labelbottom=axis is column[-1])
+                axis.axhline(0, color="0.8", lw=0.5, zorder=0)
+            axis.set_ylabel(f"feature {h}")
+        column[0].set_title(f"{stage}, layer {layer + 1}")
+        if not square:
+            column[-1].set_xlabel("positions ago")
+    return figure
+
+
+def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, list[torch.Tensor]], int | None]:
+    """Kernels of the configured model as it starts from its seed, and as the checkpoint has it."""
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = hydra.compose("train", overrides=overrides)
+    # as a run does it, so that "untrained" is where that very run began
+    torch.manual_seed(cfg.seed)
+    module = instantiate(cfg.task)
+    net = instantiate(cfg.model, spec=module.spec)
+    if not layers_of(net):
+        raise ValueError(f"{' '.join(overrides)}: no layer of this model has a convolution kernel; try model=s4")
+
+    def now() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [layer.kernel(module.spec.max_len)[0].clone() for layer in layers_of(net)]
+
+    stages = {"untrained": now()}
+    if checkpoint is not None:
+        net.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        stages["trained"] = now()
+    side = math.isqrt(module.spec.max_len)
+    image = module.spec.max_len == side**2 and "size" in cfg.task
+    return stages, side if image else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/figures", help="folder of the pictures")
+    parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png")
+    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run; name its task, model, scale and seed too")
+    parser.add_argument("overrides", nargs="*", help="task=, model=, scale=, seed= as for scripts/train.py")
+    args = parser.parse_args()
+    try:
+        stages, square = kernels(args.overrides or ["task=listops", "model=s4", "scale=mini"], args.checkpoint)
+    except (ValueError, OSError, HydraException, RuntimeError) as error:
+        print(f"plot_s4.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        figures = {
+            "hippo_basis": plot_basis(),
+            "eigenvalues": plot_eigenvalues(),
+            "kernels": plot_kernels(stages, square),
+        }
+        for name, figure in figures.items():
+            path = args.out / f"{name}.{args.format}"
+            figure.savefig(path)
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
