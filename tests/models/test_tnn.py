@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from models.tnn import TNN
+
+
+def build(**arguments) -> TNN:
+    torch.manual_seed(0)
+    sizes = {"d_model": 4, "n_layers": 1, "max_len": 16, "dropout": 0.0, "norm": "layer", "position_width": 8}
+    return TNN(**(sizes | arguments)).double().eval()
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.8])
+@pytest.mark.parametrize("position_layers", [0, 2])
+def test_equals_the_dense_toeplitz_matrix(decay, position_layers):
+    unit = build(decay=decay, position_layers=position_layers, expand=1.5).blocks[0].toeplitz
+    x = torch.randn(3, 11, 4, dtype=torch.float64, requires_grad=True)
+    lengths = (11, 6, 1)
+    mask = torch.arange(11) < torch.tensor(lengths)[:, None]
+    expected = []
+    for row, length in enumerate(lengths):
+        u, v = (part * part.sigmoid() for part in unit.maps(x[row, :length]).chunk(2, dim=-1))
+        y = torch.zeros_like(v)
+        for i in range(length):
+            for j in range(length):
+                h = unit.positions.first.weight[:, 0] * (i - j) + unit.positions.first.bias
+                for layer in [*unit.positions.layers, unit.positions.last]:
+                    h = layer((h / h.square().mean().sqrt()).clamp(min=0))
+                y[i] = y[i] + decay ** abs(i - j) * h * v[j]
+        expected.append(unit.out(u * y))
+    actual, expected = unit(x, mask)[mask], torch.cat(expected)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-8)
+    weight = torch.randn_like(actual)
+    inputs = (x, *unit.parameters())
+    grads = [torch.autograd.grad((y * weight).sum(), inputs) for y in (actual, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-8)
+
+
+def test_decay_weakens_far_positions():
+    near, far = build(decay=1.0).blocks[0].toeplitz, build(decay=0.5).blocks[0].toeplitz
+    lags = torch.cat([torch.arange(6), 1 + torch.arange(6)]).view(2, 1, 6)
+    torch.testing.assert_close(far.kernel(6), near.kernel(6) * 0.5**lags)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5])
+def test_a_decay_outside_its_range_is_refused(decay):
+    with pytest.raises(ValueError, match="decay"):
+        build(decay=decay)
