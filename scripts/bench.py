@@ -1,0 +1,81 @@
+"""Benchmarks: python scripts/bench.py {kernel,layer,...} [options]; each has its own file, scripts/bench_<name>.py.
+
+Such a file defines `arguments(parser)` and `run(args) -> list of flat dictionaries`, one for each row of the table, and
+may define `plot(rows, path)`.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+import warnings
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from lra.environment import git, hardware, versions
+from lra.jsonfile import write_atomically
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    modules = {}
+    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
+        name = path.stem.removeprefix("bench_")
+        module = importlib.import_module(f"scripts.{path.stem}")
+        command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        command.add_argument("--json", type=Path, metavar="FILE", help="write rows and conditions there")
+        if hasattr(module, "plot"):
+            command.add_argument("--plot", type=Path, metavar="FILE", help="draw the rows there")
+        module.arguments(command)
+        modules[name] = module
+    args = parser.parse_args()
+
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    # a long run is seen as it goes, and says what it cannot run
+    warnings.simplefilter("ignore")
+    try:
+        rows = modules[args.command].run(args)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"bench.py {args.command}: {error}")
+    Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
+    if args.json:
+        content = {
+            "benchmark": args.command,
+            "command": " ".join(["python", "scripts/bench.py", *sys.argv[1:]]),
+            "started": started,
+            "git": asdict(git()),
+            "hardware": asdict(hardware(getattr(args, "device", "cpu"))),
+            "versions": versions(),
+            "rows": rows,
+        }
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.json, json.dumps(content, indent=1) + "\n")
+    if getattr(args, "plot", None):
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        modules[args.command].plot(rows, args.plot)
+
+
+def table(rows: list[dict]) -> Table:
+    """The rows as they are, one column for each key; a hole is a dash."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = Table(*columns)
+    for row in rows:
+        out.add_row(*(show(row.get(column)) for column in columns))
+    return out
+
+
+def show(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

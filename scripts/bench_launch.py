@@ -1,0 +1,57 @@
+"""Launch shapes of the Triton kernels: which blocks and warps are fastest on this GPU."""
+
+import argparse
+import itertools
+
+import torch
+
+from lra.kernels import why_not
+from lra.measure import cost
+from models.s4 import S4
+from models.s4d import S4D
+
+MODELS = {"s4": S4, "s4d": S4D}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=MODELS, default="s4")
+    parser.add_argument("--H", type=int, default=256)
+    parser.add_argument("--N", type=int, default=64)
+    parser.add_argument("--L", type=int, default=16384)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=20)
+
+
+def run(args: argparse.Namespace) -> list[dict]:
+    if reason := why_not("triton", args.device):
+        raise RuntimeError(f"the Triton kernels cannot run: {reason}")
+    from lra.kernels import triton
+
+    torch.manual_seed(0)
+    layer = MODELS[args.model](args.H, args.L, d_state=args.N, backend="triton").to(args.device)
+
+    def forward() -> torch.Tensor:
+        return layer.kernel(args.L)
+
+    def backward() -> None:
+        forward().sum().backward()
+
+    rows = []
+    kept = dict(triton.REDUCE)
+    for block, warps in itertools.product((128, 256, 512, 1024), (2, 4, 8)):
+        triton.SUMS = {"BLOCK": block, "num_warps": warps}
+        both = cost(backward, args.device, repeats=args.repeats)
+        ahead = cost(forward, args.device, repeats=args.repeats)
+        rows.append({"sums": f"{block}, {warps} warps", "reduction": "-", "forward ms": 1e3 * ahead.seconds,
+                     "forward+backward ms": 1e3 * both.seconds})  # fmt: skip
+    best = min(rows, key=lambda row: row["forward ms"])["sums"]
+    triton.SUMS = {"BLOCK": int(best.split(",")[0]), "num_warps": int(best.split()[1])}
+    for poles, block, warps in itertools.product((1, 2, 4, 8), (32, 64, 128, 256), (1, 2, 4)):
+        if not 32 * warps <= poles * block <= 256 * warps:
+            continue
+        triton.REDUCE = {"POLES": poles, "BLOCK": block, "num_warps": warps}
+        both = cost(backward, args.device, repeats=args.repeats)
+        rows.append({"sums": best, "reduction": f"{poles} x {block}, {warps} warps", "forward ms": None,
+                     "forward+backward ms": 1e3 * both.seconds})  # fmt: skip
+    triton.REDUCE = kept
+    return rows

@@ -1,0 +1,66 @@
+"""A whole S4 or S4D layer, two-sided with gated output: time and memory of a forward and backward pass."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from lra.kernels import choose
+from lra.measure import cost
+from models.s4 import S4
+from models.s4d import S4D
+from scripts import peer
+
+MODELS = {"s4": S4, "s4d": S4D}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=MODELS, nargs="+", default=["s4"])
+    parser.add_argument(
+        "--shapes", nargs="+", default=["16,128,1024", "4,256,4096", "1,256,16384"], metavar="B,H,L", help="sizes"
+    )
+    parser.add_argument("--N", type=int, default=64)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="also time state-spaces/s4 from this checkout")
+    parser.add_argument("--peer-path", choices=["cuda", "keops", "plain"], nargs="+", default=["keops"])
+
+
+def run(args: argparse.Namespace) -> list[dict]:
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    rows = []
+    for shape in args.shapes:
+        B, H, L = (int(size) for size in shape.split(","))
+        for model in args.model:
+            print(f"{model} B {B} H {H} L {L}", flush=True)
+            rows.append(measure(model, B, H, args.N, L, args))
+        for path in args.peer_path if args.peer else ():
+            print(f"B {B} H {H} L {L} peer, {path}", flush=True)
+            rows.append(peer.row("layer", args, path, B=B, H=H, N=args.N, L=L))
+    return rows
+
+
+def measure(model: str, B: int, H: int, N: int, L: int, args: argparse.Namespace) -> dict:
+    torch.manual_seed(0)
+    layer = MODELS[model](H, L, d_state=N, backend=args.backend).to(args.device)
+    x = torch.randn(B, L, H, device=args.device, requires_grad=True)
+    mask = torch.ones(B, L, dtype=torch.bool, device=args.device)
+
+    def forward() -> torch.Tensor:
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
+            return layer(x, mask)
+
+    def backward() -> None:
+        layer.zero_grad(set_to_none=True)
+        x.grad = None
+        forward().sum().backward()
+
+    ahead, both = cost(forward, args.device, repeats=args.repeats), cost(backward, args.device, repeats=args.repeats)
+    return {
+        "model": model, "B": B, "H": H, "N": N, "L": L, "backend": choose(args.backend, args.device),
+        "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,
+        "peak MiB": both.peak_bytes / 2**20,
+    }  # fmt: skip

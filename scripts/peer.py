@@ -1,0 +1,80 @@
+"""Times the widely used implementation, state-spaces/s4, from a checkout of its own, in a process of its own.
+
+As a command: peer.py CHECKOUT {kernel,layer} {cuda,keops,plain} DEVICE THREADS REPEATS B H N L. It needs einops
+beside our requirements.
+
+cuda   its CUDA extension, built beforehand in the checkout (extensions/kernels)
+keops  its KeOps path; on a CPU pykeops is told to use the CPU, for as it stands it asks for a GPU and fails
+plain  plain PyTorch: what runs when neither is installed
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def row(what: str, args: argparse.Namespace, path: str, *, H: int, N: int, L: int, B: int = 1) -> dict:
+    """A row of the benchmark; times are None, with the last line of the error, where the peer fails."""
+    threads = args.threads or 0
+    numbers = [str(n) for n in (threads, args.repeats, B, H, N, L)]
+    command = [sys.executable, __file__, str(args.peer.resolve()), what, path, args.device, *numbers]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    size = {"model": "s4", **({"B": B} if what == "layer" else {}), "H": H, "N": N, "L": L, "backend": f"peer, {path}"}
+    if child.returncode:
+        lines = child.stderr.strip().splitlines() or [f"ended with status {child.returncode}"]
+        return size | {"note": lines[-1][:120]}
+    return size | json.loads(child.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    checkout, what, path, device = sys.argv[1:5]
+    threads, repeats, B, H, N, L = (int(n) for n in sys.argv[5:])
+    root = Path(__file__).parent.parent
+    sys.path[:0] = [str(root), checkout]
+
+    import torch
+
+    from lra.measure import cost
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    if path == "keops" and device == "cpu":
+        from pykeops.torch import Genred
+
+        call = Genred.__call__
+        Genred.__call__ = lambda self, *args, backend="CPU", **named: call(self, *args, backend="CPU", **named)
+    spec = importlib.util.spec_from_file_location("peer_s4", Path(checkout) / "models/s4/s4.py")
+    s4 = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(s4)
+    if path == "cuda" and not s4.has_cuda_extension:
+        sys.exit("the checkout's CUDA extension is not built")
+    s4.has_cuda_extension = path == "cuda"
+    s4.has_pykeops = path == "keops"
+
+    torch.manual_seed(0)
+    block = s4.S4Block(
+        H, bidirectional=True, d_state=N, n_ssm=1, l_max=L, transposed=True, init="legs", mode="nplr", dt_min=1e-3,
+        dt_max=1e-1,
+    ).to(device)  # fmt: skip
+    x = torch.randn(B, H, L, device=device, requires_grad=True)
+
+    def forward():
+        return block.layer.kernel(L=L)[0] if what == "kernel" else block(x)[0]
+
+    def backward():
+        block.zero_grad(set_to_none=True)
+        x.grad = None
+        forward().sum().backward()
+
+    ahead, both = cost(forward, device, repeats=repeats), cost(backward, device, repeats=repeats)
+    numbers = {
+        "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,
+        "peak MiB": both.peak_bytes / 2**20,
+    }  # fmt: skip
+    print(json.dumps(numbers | ({"peak / kernel": both.peak_bytes / (8 * H * L)} if what == "kernel" else {})))
+
+
+if __name__ == "__main__":
+    main()
