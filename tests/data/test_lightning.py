@@ -1,0 +1,112 @@
+"""Lightning's own machinery keeps the loader's place, and two processes share a batch."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from data.listops import ListOps
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Watch(pl.LightningModule):
+    """Notes which examples come by, and stops after `stop` steps."""
+
+    def __init__(self, stop: int | None = None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.stop, self.seen, self.validated = stop, [], []
+
+    def training_step(self, batch, _):
+        if self.stop is not None and self.global_step == self.stop:
+            raise KeyboardInterrupt
+        self.seen.append(batch.x.sum(1).tolist())
+        return self.weight * batch.y.float().mean()
+
+    def validation_step(self, batch, _):
+        self.validated += batch.y.tolist()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Save(pl.Callback):
+    def __init__(self, path, step):
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def trainer(tmp_path, steps, **named):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return pl.Trainer(
+        max_steps=steps, default_root_dir=tmp_path, enable_checkpointing=False, num_sanity_val_steps=0, **quiet, **named
+    )
+
+
+@pytest.mark.parametrize("step", [1, 5, 8, 13, 16])
+def test_a_run_resumed_at_any_step_sees_what_an_undisturbed_one_does(tmp_path, step):
+    """Eight batches an epoch, twenty steps: begun, mid-epoch and at an epoch's end."""
+
+    def data():
+        return ListOps(batch_size=8, root=tmp_path, source="toy", seed=4)
+
+    whole = Watch()
+    trainer(tmp_path, 20).fit(whole, datamodule=data())
+    assert len(whole.seen) == 20
+    assert whole.seen[:8] != whole.seen[8:16]
+
+    first, then = Watch(stop=step), Watch()
+    path = tmp_path / "at.ckpt"
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(tmp_path, 20, callbacks=[Save(path, step)]).fit(first, datamodule=data())
+    trainer(tmp_path, 20).fit(then, datamodule=data(), ckpt_path=path, weights_only=True)
+    assert first.seen + then.seen == whole.seen
+
+
+def test_validation_in_the_middle_of_an_epoch_disturbs_nothing(tmp_path):
+    often, never = Watch(), Watch()
+    named = {"batch_size": 8, "root": tmp_path, "source": "toy"}
+    trainer(tmp_path, 20, val_check_interval=3).fit(often, datamodule=ListOps(**named))
+    trainer(tmp_path, 20, limit_val_batches=0).fit(never, datamodule=ListOps(**named))
+    assert often.seen == never.seen
+    assert often.validated
+    assert len(often.validated) % 64 == 0
+
+
+def _join(rank: int, port: int, root, results) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    task = ListOps(batch_size=8, root=root, source="toy")
+    task.prepare_data()
+    task.setup()
+    train = [batch.x.tolist() for batch in task.train_dataloader()]
+    test = [y for batch in task.test_dataloader() for y in batch.y.tolist()]
+    results.put((rank, train, test))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_prepare_once_and_see_together_what_one_sees(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    processes = [spawn.Process(target=_join, args=(rank, port, tmp_path, results)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    (_, left, first), (_, right, second) = sorted(results.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join(30)
+    task = ListOps(batch_size=8, root=tmp_path, source="toy")
+    task.setup()
+    assert [a + b for a, b in zip(left, right, strict=True)] == [b.x.tolist() for b in task.train_dataloader()]
+    assert first + second == [y for b in task.test_dataloader() for y in b.y.tolist()]
