@@ -79,6 +79,11 @@ class Checkpoint(Callback):
                 self._handlers[number] = signal.signal(number, self._note)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        # a step with a validation is whole only after it
+        if trainer.global_step % trainer.val_check_batch:
+            self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
         if self._signal is not None:
             self.save(trainer)
             raise Interrupted(f"stopped by {signal.Signals(self._signal).name} at step {trainer.global_step}")
@@ -93,6 +98,7 @@ class Checkpoint(Callback):
                 beside = self.folder / "best.ckpt.tmp"
                 torch.save(pl_module.model.state_dict(), beside)
                 beside.replace(self.folder / "best.ckpt")
+        self._save_if_due(trainer)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():

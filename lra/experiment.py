@@ -128,6 +128,7 @@ class Run:
         self.cell, self.data, self.model = cell, data, model
         self.training, self.hardware = training, hardware
         self.started, self.clock = now(), time.perf_counter()
+        self.git = environment.git()  # of the code as it started
         self.curve, self.best = Curve(), {"accuracy": -1.0, "step": 0}
         self.steps_done = 0
         self.total_steps = 0
@@ -141,7 +142,7 @@ class Run:
         return Record(
             **{f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)},
             status=status,
-            git=environment.git(),
+            git=self.git,
             versions=environment.versions(),
             hardware=environment.hardware(self.device),
             precision=self.hardware.precision,

@@ -16,7 +16,7 @@ class Tally(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("sums", torch.zeros(3, dtype=torch.float64), persistent=False)
+        self.register_buffer("sums", torch.zeros(3, dtype=torch.float64))
 
     def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
         correct = (logits.argmax(-1) == y).sum()
