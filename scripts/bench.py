@@ -1,7 +1,8 @@
 """Benchmarks: python scripts/bench.py {kernel,layer,...} [options]; each has its own file, scripts/bench_<name>.py.
 
 Such a file defines `arguments(parser)` and `run(args) -> list of flat dictionaries`, one for each row of the table, and
-may define `plot(rows, path)`.
+may define `plot(rows, path)`. If it fills a table of a paper it names it in `TABLE`, and `figures(rows)` are the cells
+that lra.efficiency reads.
 """
 
 import argparse
@@ -46,14 +47,16 @@ def main() -> None:
         sys.exit(f"bench.py {args.command}: {error}")
     Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
     if args.json:
+        module = modules[args.command]
+        paper = hasattr(module, "TABLE")
         content = {
-            "benchmark": args.command,
+            **({"table": module.TABLE} if paper else {"benchmark": args.command}),
             "command": " ".join(["python", "scripts/bench.py", *sys.argv[1:]]),
             "started": started,
             "git": asdict(git()),
             "hardware": asdict(hardware(getattr(args, "device", "cpu"))),
             "versions": versions(),
-            "rows": rows,
+            "rows": module.figures(rows) if paper else rows,
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(args.json, json.dumps(content, indent=1) + "\n")
