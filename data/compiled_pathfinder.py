@@ -6,7 +6,7 @@ Plain loops over scalars: slices and array expressions would compile several tim
 H side of the picture; P paddles of a curve; T stamps (one per direction a paddle can have); K side of a stamp; J points
 an extension may end at. Coordinates are (y, x) pixels, angles radians, masks and stamps uint8 with 255 for one.
 A paddle is a row of int64: near end, far end, stamp, column of the end that the stamp is centred on (0 or 2).
-A pivot is a row of float64: the point half a gap before the latest paddle, and that paddle's angle.
+A pivot is a row of int64: the point half a gap before the latest paddle, and the number of that paddle's heading.
 """
 
 import math
@@ -33,8 +33,10 @@ class Pen(NamedTuple):
     solid           int64 (T, S, 2), solid_sizes (T,): pixels where the mask alone can come to a refusal
     degree_stamps   int64 (360,): stamp of a paddle leaving its near end at -180..179 degrees
     footprints      int64 (360, F, 2), footprint_sizes (360,): pixels a first paddle needs free; 0: it cannot start so
-    ends            int64 (J, 2), turned (J,), end_stamps (J,): offset from the pivot of each far end an extension may
-                    take, its angle seen from the pivot, and the stamp drawn from there back to the pivot
+    ends            int64 (J, 2), end_stamps (J,): offset from the pivot of each far end an extension may take, and
+                    the stamp drawn from there back to the pivot
+    headings        float64 (360 + J,): angles a paddle can have, whole degrees for first ones, then those of `ends`
+    preferences     float64 (360 + J, J): weight of each end after each heading where nothing is near
     marker          uint8 (M, M): the disc
     """
 
@@ -52,8 +54,9 @@ class Pen(NamedTuple):
     footprints: np.ndarray
     footprint_sizes: np.ndarray
     ends: np.ndarray
-    turned: np.ndarray
     end_stamps: np.ndarray
+    headings: np.ndarray
+    preferences: np.ndarray
     marker: np.ndarray
 
 
@@ -62,7 +65,6 @@ class Rules(NamedTuple):
 
     padding: int
     seed_distance: int
-    continuity: float
     contour_length: int
     distractor_length: int
     n_distractors: int
@@ -91,9 +93,16 @@ def stamp_on(mask, stamps, boxes, number, y, x):
     """mask = max(mask, stamp centred at (y, x)), clipped at the border."""
     side = mask.shape[0]
     top, left = y - stamps.shape[1] // 2, x - stamps.shape[1] // 2
-    for i in range(max(boxes[number, 0], -top), min(boxes[number, 1], side - top)):
-        for j in range(max(boxes[number, 2], -left), min(boxes[number, 3], side - left)):
-            mask[top + i, left + j] = max(mask[top + i, left + j], stamps[number, i, j])
+    first_row, last_row = max(boxes[number, 0], -top), min(boxes[number, 1], side - top)
+    first, last = max(boxes[number, 2], -left), min(boxes[number, 3], side - left)
+    if first_row >= last_row or first >= last:
+        return
+    # windows counted from 0 are loops that compile to vector instructions
+    under = mask[top + first_row : top + last_row, left + first : left + last]
+    over = stamps[number, first_row:last_row, first:last]
+    for i in range(over.shape[0]):
+        for j in range(over.shape[1]):
+            under[i, j] = max(under[i, j], over[i, j])
 
 
 @njit(nogil=True, cache=True)
@@ -177,7 +186,7 @@ def start_curve(stream, mask, pen, rim, near, distance, rules, paddles, row, piv
     side = mask.shape[0]
     for _ in range(rules.paddle_tries):
         degree = draw_below(stream, 360)
-        angle = (degree - 180) * np.pi / 180
+        angle = pen.headings[degree]
         if near >= 0:
             around = draw_below(stream, 360) * np.pi / 180
             y = np.int64(np.rint(near // side + distance * math.sin(around)))
@@ -196,7 +205,7 @@ def start_curve(stream, mask, pen, rim, near, distance, rules, paddles, row, piv
         if min(far_y, far_x, pivot_y, pivot_x) >= 0 and max(far_y, far_x, pivot_y, pivot_x) < side:
             paddles[row, 0], paddles[row, 1], paddles[row, 2], paddles[row, 3] = y, x, far_y, far_x
             paddles[row, 4], paddles[row, 5] = pen.degree_stamps[degree], 0
-            pivots[curve, 0], pivots[curve, 1], pivots[curve, 2] = pivot_y, pivot_x, angle
+            pivots[curve, 0], pivots[curve, 1], pivots[curve, 2] = pivot_y, pivot_x, degree
             return True
     return False
 
@@ -207,18 +216,15 @@ def extend_curve(stream, mask, near_mask, pen, rules, paddles, row, newest, pivo
 
     newest  row of the other curve's newest paddle, which the mask lacks, or -1
     """
-    side = mask.shape[0]
-    angle = pivots[curve, 2]
+    side, heading = mask.shape[0], pivots[curve, 2]
+    angle = pen.headings[heading]
     y, x = moved(pivots[curve, 0], math.sin(angle), pen.step), moved(pivots[curve, 1], math.cos(angle), pen.step)
     total = 0.0
     for k in range(weights.size):
         i, j = y + pen.ends[k, 0], x + pen.ends[k, 1]
         weights[k] = 0.0
-        if 0 <= i < side and 0 <= j < side and near_mask[i, j] < 255:
-            turn = abs(pen.turned[k] - angle)
-            turn = min(turn, 2 * np.pi - turn) * rules.continuity
-            if turn < np.pi / 2:
-                weights[k] = (1.0 - near_mask[i, j] / 255.0) * math.cos(turn) ** 2
+        if 0 <= i < side and 0 <= j < side:
+            weights[k] = (1.0 - near_mask[i, j] / 255.0) * pen.preferences[heading, k]
         total += weights[k]
     if total < LEAST_WEIGHT:
         return False
@@ -235,14 +241,13 @@ def extend_curve(stream, mask, near_mask, pen, rules, paddles, row, newest, pivo
         if not collides(mask, pen, number, far_y, far_x) and not collides_with(
             paddles, newest, pen, number, far_y, far_x
         ):
-            angle = pen.turned[chosen]
-            back = flipped(angle)
+            back = flipped(pen.headings[360 + chosen])
             paddles[row, 0] = moved(far_y, math.sin(back), pen.length)
             paddles[row, 1] = moved(far_x, math.cos(back), pen.length)
             paddles[row, 2], paddles[row, 3] = far_y, far_x
             # drawn from the far end back towards the pivot
             paddles[row, 4], paddles[row, 5] = number, 2
-            pivots[curve, 0], pivots[curve, 1], pivots[curve, 2] = y, x, angle
+            pivots[curve, 0], pivots[curve, 1], pivots[curve, 2] = y, x, 360 + chosen
             return True
     return False
 
@@ -340,7 +345,7 @@ def draw_pictures(pen, rules, n_margins, key, indices, rows, images, labels, dis
                  paddle in the order of the curve; -1 where a distractor found no room
     """
     side, length, short = images.shape[1], rules.contour_length, rules.distractor_length
-    stream, weights, pivots = np.empty(1, np.uint64), np.empty(pen.turned.size), np.empty((2, 3))
+    stream, weights, pivots = np.empty(1, np.uint64), np.empty(pen.end_stamps.size), np.empty((2, 3), np.int64)
     # the rim alone, the picture so far, and a trial of the next distractor
     rim, mask, trial = (
         np.empty((side, side), np.uint8),

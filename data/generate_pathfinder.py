@@ -193,11 +193,10 @@ def draw(
         raise ValueError(f"n {n}, start {start} and seed {seed} must be 0 or more, seed below 2**64")
     key, workers = np.uint64(seed), workers or os.cpu_count() or 1
     shape = s.paddle_length, s.paddle_thickness
-    pens = [make_pen(*shape, margin, s.marker_radius, s.antialias) for margin in s.margins]
+    pens = [make_pen(*shape, margin, s.continuity, s.marker_radius, s.antialias) for margin in s.margins]
     rules = loops.Rules(
         padding=s.padding,
         seed_distance=s.seed_distance,
-        continuity=float(s.continuity),
         contour_length=s.contour_length,
         distractor_length=s.distractor_length,
         n_distractors=s.n_distractors,

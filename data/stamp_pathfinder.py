@@ -47,7 +47,9 @@ def _ragged(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache
-def make_pen(length: int, thickness: float, margin: int, marker_radius: float, antialias: int) -> Pen:
+def make_pen(
+    length: int, thickness: float, margin: int, continuity: float, marker_radius: float, antialias: int
+) -> Pen:
     """All that `data.compiled_pathfinder` must know of paddles and discs, by the names of `Settings`.
 
     raises  ValueError unless thickness * antialias is a whole number
@@ -75,7 +77,8 @@ def make_pen(length: int, thickness: float, margin: int, marker_radius: float, a
             masks.append(_reduced(_widened(np.asarray(fine), rim)[rim:-rim, rim:-rim], side))
         return numbers[end]
 
-    degree_stamps = np.array([stamp(degree * np.pi / 180) for degree in range(-180, 180)])
+    degrees = np.arange(-180, 180) * np.pi / 180
+    degree_stamps = np.array([stamp(angle) for angle in degrees])
     circle = length + margin
     # the original looks one pixel down and right of the paddle for free ground, and no further than `circle`
     needed = [np.argwhere(masks[t] == 255) - reach + 1 for t in degree_stamps]
@@ -89,6 +92,9 @@ def make_pen(length: int, thickness: float, margin: int, marker_radius: float, a
     ends = np.unique(np.floor(circle * np.stack([np.sin(angles), np.cos(angles)], 1)).astype(np.int64), axis=0)
     turned = np.arctan2(ends[:, 0], ends[:, 1])
     end_stamps = np.array([stamp(a + np.pi if a < 0 else a - np.pi) for a in turned])
+    headings = np.concatenate([degrees, turned])
+    turn = abs(turned - headings[:, None])
+    turn = np.minimum(turn, 2 * np.pi - turn)
     solid, solid_sizes = _ragged([np.argwhere(mask >= REFUSED - 255) - reach for mask in masks])
     wide_masks = np.stack([_widened(mask, margin) for mask in masks])
     radius, around = marker_radius * antialias, math.ceil(marker_radius) + 4
@@ -109,7 +115,8 @@ def make_pen(length: int, thickness: float, margin: int, marker_radius: float, a
         footprints=footprints,
         footprint_sizes=footprint_sizes,
         ends=ends,
-        turned=turned,
         end_stamps=end_stamps,
+        headings=headings,
+        preferences=np.cos(np.minimum(turn * continuity, np.pi / 2)) ** 2 * (turn * continuity < np.pi / 2),
         marker=marker,
     )

@@ -26,7 +26,7 @@ def drawn():
 
 def pen_of(size, margin):
     s = settings(size)
-    return make_pen(s.paddle_length, s.paddle_thickness, margin, s.marker_radius, s.antialias)
+    return make_pen(s.paddle_length, s.paddle_thickness, margin, s.continuity, s.marker_radius, s.antialias)
 
 
 def least_distance(one, other):
