@@ -136,7 +136,7 @@ def evaluate(tokens: Sequence[int]) -> int:
 
 
 def evaluate_all(tokens: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, depths), both uint8 (n,), of all expressions at once; some million tokens in a hundredth of a second.
+    """(labels, depths), both uint8 (n,), of all expressions at once; some sixty million tokens a second.
 
     raises  ValueError naming expression, position and token where one is malformed
     """
