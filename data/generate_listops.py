@@ -225,7 +225,9 @@ def generate(
     offsets = np.zeros(n + 1, np.int64)
     np.cumsum([len(tree) for tree in chosen], out=offsets[1:])
     found = np.array(list(trees.values())[:n], np.uint8)
-    return Expressions(np.frombuffer(b"".join(chosen), np.uint8), offsets, found[:, 0].copy(), found[:, 1].copy())
+    return Expressions(
+        np.frombuffer(bytearray().join(chosen), np.uint8), offsets, found[:, 0].copy(), found[:, 1].copy()
+    )
 
 
 def statistics(expressions: Expressions) -> dict[str, float | list[float]]:
