@@ -1,6 +1,6 @@
 """Gated recurrence in both directions, a classic beside the models made for long sequences.
 
-Cho et al. 2014, arXiv:1406.1078, appendix A, in the variant with the reset gate after the matrix product.
+Cho et al. 2014, arXiv:1406.1078, section 2.3, in the variant with the reset gate after the matrix product.
 Two directions after Schuster and Paliwal 1997.
 
 B batch, L length, D model width, S width of a direction's state.

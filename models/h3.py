@@ -1,6 +1,6 @@
 """H3: a shift and a diagonal state space with products between them, an imitation of attention's look-ups.
 
-Fu et al. 2022, "Hungry Hungry Hippos", arXiv:2212.14052, section 3.1, algorithm 1: y = Q * SSM_diag(SSM_shift(K) * V).
+Fu et al. 2022, "Hungry Hungry Hippos", arXiv:2212.14052, section 3, algorithm 1: y = Q * SSM_diag(SSM_shift(K) * V).
 
 B batch, L length, D model width, G = D / P features of the diagonal state space, P width of a head, M conjugate pairs
 of its state (half of N), K directions of a kernel.

@@ -1,7 +1,7 @@
 """HGRN2: a gated linear recurrence whose state is an outer product, with forget gates that open with depth.
 
 Qin et al. 2024, "HGRN2: Gated Linear RNNs with State Expansion", arXiv:2404.07904; the lower bounds of the gates are
-those of HGRN, arXiv:2311.04823, section 3.2. They are shared out among the layers by one softmax, so this is a whole
+those of HGRN, arXiv:2311.04823. They are shared out among the layers by one softmax, so this is a whole
 encoder and not a mixer.
 
 B batch, L length, D model width, H heads, K width of a head (D = H * K), T chunk, n chunks.
@@ -45,7 +45,7 @@ def expanded_recurrence(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tenso
 
 
 class Recurrence(nn.Module):
-    """Equation 5: forget gate f, input gate 1 - f, output gate q, for one direction."""
+    """One direction: forget gate f, input gate 1 - f, output gate q."""
 
     def __init__(self, d_model: int, head_dim: int):
         super().__init__()

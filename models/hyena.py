@@ -1,6 +1,6 @@
 """Hyena: products of the input's projections and long convolutions whose kernels a small network writes.
 
-Poli et al. 2023, "Hyena Hierarchy", arXiv:2302.10866, definition 3.1 (the recurrence), section 3.3 and appendix D.3
+Poli et al. 2023, "Hyena Hierarchy", arXiv:2302.10866, definition 3.1 (the recurrence) and section 3.3
 (the filters).
 
 B batch, L length, D model width, K directions of a kernel, M = max_len.
@@ -15,7 +15,7 @@ from lra.fftconv import long_conv
 
 
 class Filters(nn.Module):
-    """Kernels h(t) = window(t) * network(positional code of t), equations 7 and 8.
+    """Kernels h(t) = window(t) * network(positional code of t).
 
     n_features, directions  kernels (K, n_features, L)
     width                   of the two hidden layers with sines sin(w x); their frequencies w are learned

@@ -16,7 +16,7 @@ from lra.fftconv import long_conv
 def initial_kernel(init: str, directions: int, features: int, length: int) -> Tensor:
     """(K, features, M): "random" is noise of size 0.002; "geometric" noise of 0.02 that decays at its feature's rate.
 
-    Section 3.2; the rates of the features go geometrically from 1 to features / 2 per length.
+    The rates of the features go geometrically from 1 to features / 2 per length.
     """
     noise = torch.randn(directions, features, length)
     if init == "random":
@@ -32,7 +32,7 @@ class LongConv(nn.Module):
 
     channels        C, kernels per feature; the output map mixes their results
     bidirectional   adds a kernel that reads from the right
-    squash          threshold of the soft thresholding k -> sign(k) max(|k| - squash, 0), equation 2
+    squash          threshold of the soft thresholding k -> sign(k) max(|k| - squash, 0)
     kernel_dropout  of taps, while training
     init            "random" or "geometric"
     lr              learning rate of the kernel; None: the optimiser's

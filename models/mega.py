@@ -30,7 +30,7 @@ def power_sums(c: Tensor, log_q: Tensor, length: int) -> Tensor:
 
 
 class MovingAverage(nn.Module):
-    """Multi-dimensional damped exponential moving average, equations 4 to 6, and silu(EMA(x) + omega x).
+    """Multi-dimensional damped exponential moving average, section 3.1, and silu(EMA(x) + omega x).
 
     Each feature feeds N averages h_t = (1 - alpha delta) h_(t-1) + alpha beta x_t and reads gamma . h_t / sqrt(N). The
     second direction starts one position away, as in the authors' code.
@@ -64,12 +64,12 @@ class MovingAverage(nn.Module):
 
 
 def laplace(x: Tensor) -> Tensor:
-    """Equation 16: a smooth squared ReLU, the distribution function of N(sqrt(1/2), 1/(4 pi))."""
+    """The Laplace attention function: a smooth squared ReLU, the distribution function of N(sqrt(1/2), 1/(4 pi))."""
     return 0.5 * (1 + torch.erf((x - math.sqrt(0.5)) * math.sqrt(2 * math.pi)))
 
 
 class GatedAttention(nn.Module):
-    """Equations 7 to 13: attention whose queries and keys see the moving average, between a reset and an update gate.
+    """Section 3.2: attention whose queries and keys see the moving average, between a reset and an update gate.
 
     chunk      W: attention within blocks of W positions, O(L W); None: over all positions, O(L^2)
     attention  "softmax", or "laplace" of scores divided by the number of real keys
@@ -137,7 +137,7 @@ class GatedAttention(nn.Module):
 
 
 class Mega(nn.Module):
-    """The encoder: gated attention and a feed-forward network (section 3.4), n_layers times.
+    """The encoder: gated attention and a feed-forward network , n_layers times.
 
     d_value, d_key  E and Z; by default 2 D and D / 2
     d_ff            width of the feed-forward network; by default 2 D

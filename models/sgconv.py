@@ -31,7 +31,7 @@ class SGConv(nn.Module):
 
     Scale i has d parameters, stretched by linear interpolation to d, d, 2 d, 4 d, ... taps (times 2^init_scale) and
     weighted by decay^(S - 1 - i); the scales follow one another until they cover max_len. The whole is divided by the
-    norm it had at the start (section 3.2).
+    norm it had at the start.
 
     kernel_dim            d
     init_scale            the first scale is stretched by 2^init_scale already

@@ -16,7 +16,7 @@ from lra.fftconv import long_conv
 class RelativePositions(nn.Module):
     """Relative position encoder: offsets i - j through linear maps, each after a norm without weights and a ReLU.
 
-    Section 3.2.2; n_layers of width R between the first map and the last.
+    n_layers of width R to R lie between the first map and the last.
     """
 
     def __init__(self, n_features: int, *, width: int, n_layers: int):
@@ -34,7 +34,7 @@ class RelativePositions(nn.Module):
 
 
 class GatedToeplitz(nn.Module):
-    """Gated Toeplitz unit, equation 6: out(u * T v) with T_ij = decay^|i - j| RPE(i - j), O(L log L)."""
+    """Gated Toeplitz unit: out(u * T v) with T_ij = decay^|i - j| RPE(i - j), O(L log L)."""
 
     def __init__(self, d_model: int, d_inner: int, *, decay: float, position_width: int, position_layers: int):
         super().__init__()
@@ -84,7 +84,7 @@ class TNN(nn.Module):
     """The encoder: pre-norm blocks and a last norm.
 
     expand, expand_glu  widths of the Toeplitz unit and of the gated linear unit, in D
-    decay               lambda of equation 8, between 0 and 1
+    decay               lambda of the exponential decay bias, above 0 and at most 1
     position_width      R
     position_layers     maps of width R to R in the network of positions
     norm                of `lra.backbone`
