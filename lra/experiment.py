@@ -231,8 +231,6 @@ def run(
         default_root_dir=folder,
     )
     state.device = trainer.strategy.root_device
-    if state.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(state.device)
     status: Status = "ok"
     reason = None
     try:
