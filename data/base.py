@@ -25,7 +25,7 @@ from lra.task import TaskSpec
 SPLITS = ("train", "val", "test")
 MIRROR = "LRA_MIRROR"
 
-__all__ = ["SPLITS", "DataError", "Loader", "Origin", "Pool", "TaskData"]
+__all__ = ["SPLITS", "DataError", "Loader", "Origin", "Pool", "TaskData", "tensor", "whole"]
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,13 @@ class TaskData(pl.LightningDataModule):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        for what, value in {"batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size}.items():
-            if value < 1:
-                raise DataError(f"{what}={value}: at least 1 is needed")
+        whole("batch_size", self.batch_size)
+        whole("eval_batch_size", self.eval_batch_size)
         for split, n in self.wanted.items():
-            if n is not None and n < 1:
-                raise DataError(f"n_{split}={n}: at least 1 is needed, or null for all")
+            if n is not None:
+                whole(f"n_{split}", n)
+        for name in ("seed", "data_seed"):
+            whole(name, getattr(self, name), least=0)
         if self.resident not in (True, False, "auto"):
             raise DataError(f"resident={self.resident!r}: true, false or auto")
         if self.pad not in ("longest", "max") and not (isinstance(self.pad, int) and self.pad > 0):
@@ -178,6 +179,10 @@ class TaskData(pl.LightningDataModule):
     def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:
         """Rows of the arrays that make up train, val and test, before any is cut to n_train, n_val, n_test."""
         return {name: np.asarray(parts[name]) for name in SPLITS}
+
+    def deviations(self) -> list[str]:
+        """How the arguments make this another task than the benchmark's."""
+        return []
 
     def check(self, advance: Callable[[int], object]) -> None:
         """The task's own checks on opened data, all examples; raises DataError that names the first bad one."""
@@ -311,9 +316,9 @@ class TaskData(pl.LightningDataModule):
 
     @property
     def kind(self) -> str:
-        """ "official", "subset", "generated" or "toy"; official data of which only a part is used is a subset."""
+        """ "official", "subset", "generated" or "toy"; official data used in part or altered is a subset."""
         kind = self.opened.manifest["kind"]
-        return "subset" if kind == "official" and any(self.wanted.values()) else kind
+        return "subset" if kind == "official" and (any(self.wanted.values()) or self.deviations()) else kind
 
     @property
     def counts(self) -> dict[str, int]:
@@ -332,7 +337,7 @@ class TaskData(pl.LightningDataModule):
         """What a reader of results must know: what is not official, what was drawn, what was selected on."""
         manifest = self.opened.manifest
         drawn = {split: n for split, n in self.counts.items() if self.wanted[split]}
-        notes = [f"data: {manifest['source']}", *manifest["notes"]]
+        notes = [f"data: {manifest['source']}", *manifest["notes"], *self.deviations()]
         if manifest["kind"] == "official" and drawn:
             notes.append("drawn from the official splits: " + ", ".join(f"{n} {split}" for split, n in drawn.items()))
         if self.selection_on_test:
@@ -390,6 +395,13 @@ class TaskData(pl.LightningDataModule):
                 return opened.pool
             opened.resident[device] = opened.pool.to(device)
         return opened.resident[device]
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """The value of an argument that must be a whole number; raises DataError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise DataError(f"{name}={value}: a whole number is needed, at least {least}")
+    return value
 
 
 def _never(folder: Path) -> dict[str, Any]:

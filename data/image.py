@@ -89,13 +89,12 @@ class Image(TaskData):
                     f"{source}: the labels are not those of CIFAR-10 in its order; a file is damaged or another"
                 )
             parts = {"train": (0, TRAIN), "test": (TRAIN, TRAIN + TEST)}
-            notes = [*more.pop("notes", ()), *self._cut_note()]
-            return self._save(work, grey(images), labels, parts) | more | {"notes": notes}
+            return self._save(work, grey(images), labels, parts) | more
 
         return Origin(edition, kind, source, write, identity=identity)
 
-    def _cut_note(self) -> tuple[str, ...]:
-        return () if self.size == 32 else (f"images reduced to {self.size} x {self.size}",)
+    def deviations(self) -> list[str]:
+        return [] if self.size == 32 else [f"images reduced to {self.size} x {self.size}"]
 
     def toy(self) -> Origin:
         def write(work: Path) -> dict[str, Any]:

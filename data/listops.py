@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from data import generate_listops as rules
-from data.base import DataError, Origin, Pool, TaskData, tensor
+from data.base import DataError, Origin, Pool, TaskData, tensor, whole
 from data.progress import bar, steps
 from data.sources import find_folder, sizes
 from lra.task import TaskSpec
@@ -51,8 +51,11 @@ class ListOps(TaskData):
         if variant not in ("s4", "lra"):
             raise DataError(f"variant={variant!r}: s4 or lra")
         self.eos = rules.IDS["<eos>"] if variant == "s4" else None
-        self.max_len = max_len or (2048 if variant == "s4" else 2000)
-        self.min_len, self.max_args, self.max_depth = min_len, max_args, max_depth
+        self.max_len = (2048 if variant == "s4" else 2000) if max_len is None else max_len
+        whole("max_len", self.max_len)
+        self.min_len, self.max_args, self.max_depth = whole("min_len", min_len, 0), max_args, max_depth
+        whole("max_args", max_args, 2)
+        whole("max_depth", max_depth)
         self.spec = TaskSpec(self.name, self.max_len, 10, len(rules.VOCAB), ragged=True)
 
     def parameters(self, edition: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from numpy.lib.format import open_memmap
 from PIL import Image
 
-from data.base import DataError, Origin, Pool, TaskData, tensor
+from data.base import DataError, Origin, Pool, TaskData, tensor, whole
 from data.progress import bar, steps
 from data.sources import find_folder
 from data.store import need_space, read_array, write_json
@@ -45,6 +45,7 @@ class Pathfinder(TaskData):
             raise DataError(f"variant={variant!r}: s4 or lra")
         if difficulty not in LEVELS:
             raise DataError(f"difficulty={difficulty!r}: one of {', '.join(LEVELS)}")
+        whole("size", size)
         self.size, self.difficulty, self.variant = size, difficulty, variant
         self.lra_folder = f"lra_release/lra_release/pathfinder{size}/{LEVELS[difficulty]}"
         self.spec = TaskSpec(self.name, size * size, 2, None if variant == "s4" else 256)
@@ -61,6 +62,9 @@ class Pathfinder(TaskData):
             if n is not None and n > COUNTS[split]:
                 return f"n_{split}={n}: the official split has {COUNTS[split]}; source=generated makes more"
         return None
+
+    def deviations(self) -> list[str]:
+        return [] if self.difficulty == "hard" else [f"difficulty {self.difficulty}; the benchmark's is hard"]
 
     def unpacked(self, folder: Path) -> Origin | None:
         level = LEVELS[self.difficulty]

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from data import characters
-from data.base import SPLITS, DataError, Origin, Pool, TaskData, tensor
+from data.base import SPLITS, DataError, Origin, Pool, TaskData, tensor, whole
 from data.progress import bar
 from data.sources import find_folder, sizes
 from lra.task import TaskSpec
 
 FILES = {"train": "train", "val": "eval", "test": "test"}
 COUNTS = {"train": 147_086, "val": 18_090, "test": 17_437}
+WHOLE = 4_000
 STORED = 10_000  # characters of a document: where the LRA code cuts first
 VOCABULARY = 98  # padding, unknown, end, and as many characters as printable ASCII has
 
@@ -43,7 +44,7 @@ class Retrieval(TaskData):
         if variant not in ("s4", "lra"):
             raise DataError(f"variant={variant!r}: s4 or lra")
         self.variant = variant
-        self.max_len = max_len or 4000
+        self.max_len = whole("max_len", max_len, 2) if max_len is not None else WHOLE
         self.eos = characters.END if variant == "s4" else None
         vocab_size = VOCABULARY if variant == "s4" else 256
         self.spec = TaskSpec(self.name, self.max_len, 2, vocab_size, paired=True, ragged=True)
@@ -51,6 +52,10 @@ class Retrieval(TaskData):
     def parameters(self, edition: str) -> dict[str, Any]:
         counts = {f"n_{s}": self.wanted[s] or 64 for s in SPLITS} | {"data_seed": self.data_seed}
         return {"variant": self.variant} | (counts if edition == "toy" else {})
+
+    def deviations(self) -> list[str]:
+        short = self.max_len < WHOLE
+        return [f"documents cut to {self.max_len} positions; the benchmark's are {WHOLE}"] if short else []
 
     def unpacked(self, folder: Path) -> Origin | None:
         if place := find_folder(folder, ("tsv_data", "aan", "retrieval"), "new_aan_pairs.train.tsv"):

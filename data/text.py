@@ -16,7 +16,7 @@ import torch
 
 from data import archive, characters
 from data.archive import Archive
-from data.base import SPLITS, DataError, Origin, Pool, TaskData, tensor
+from data.base import SPLITS, DataError, Origin, Pool, TaskData, tensor, whole
 from data.progress import bar
 from data.sources import find_folder
 from lra.task import TaskSpec
@@ -56,7 +56,8 @@ class Text(TaskData):
             raise DataError(f"validation={validation!r}: held_out or test")
         self.variant, self.validation = variant, validation
         self.selection_on_test = validation == "test"
-        self.max_len = max_len or (4096 if variant == "s4" else 4000)
+        self.whole = 4096 if variant == "s4" else 4000
+        self.max_len = whole("max_len", max_len, 2) if max_len is not None else self.whole
         self.eos = characters.END if variant == "s4" else None
         vocab_size = VOCABULARY if variant == "s4" else 256
         self.spec = TaskSpec(self.name, self.max_len, 2, vocab_size, ragged=True)
@@ -72,6 +73,10 @@ class Text(TaskData):
 
     def _official(self, source: str, read) -> Origin:
         return Origin("official", "official", f"IMDB v1.0, {source}", lambda work: self._write(read(), work))
+
+    def deviations(self) -> list[str]:
+        short = self.max_len < self.whole
+        return [f"reviews cut to {self.max_len} positions; the benchmark's are {self.whole}"] if short else []
 
     def find(self, folder: Path) -> Origin | None:
         if place := find_folder(folder, ("aclImdb", "imdb/aclImdb"), "train/pos"):

@@ -144,8 +144,12 @@ def test_variants_share_examples_and_differ_in_input(make, variant, tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda **k: ListOps(batch_size=0, **k), "batch_size=0: at least 1"),
-        (lambda **k: ListOps(batch_size=2, n_train=0, **k), "n_train=0: at least 1"),
+        (lambda **k: ListOps(batch_size=0, **k), "batch_size=0: a whole number is needed, at least 1"),
+        (lambda **k: ListOps(batch_size=2, n_train=0, **k), "n_train=0: a whole number is needed"),
+        (lambda **k: ListOps(batch_size=2, n_train="many", **k), "n_train=many: a whole number is needed"),
+        (lambda **k: ListOps(batch_size=2, max_len=-1, **k), "max_len=-1: a whole number is needed"),
+        (lambda **k: Text(batch_size=2, max_len=0, **k), "max_len=0: a whole number is needed"),
+        (lambda **k: Pathfinder(batch_size=2, size="big", **k), "size=big: a whole number is needed"),
         (lambda **k: ListOps(batch_size=2, variant="s5", **k), "variant='s5': s4 or lra"),
         (lambda **k: ListOps(batch_size=2, pad="wide", **k), "pad='wide': longest, max"),
         (lambda **k: ListOps(batch_size=2, resident="maybe", **k), "resident='maybe': true, false or auto"),
@@ -386,7 +390,8 @@ def test_lists_that_newer_generators_write_as_arrays_of_strings_are_read(small, 
 def test_retrieval_keeps_each_document_once_and_every_pair(small, tmp_path):
     place = official_retrieval(tmp_path / "tsv_data")
     task = ready(Retrieval(batch_size=3, root=tmp_path / "root", source=tmp_path, max_len=60))
-    assert task.kind == "official"
+    assert task.kind == "subset"
+    assert "cut to 60 positions" in " ".join(task.notes)
     assert task.opened.manifest["documents"] == 6
     said = []
     for batch in task.test_dataloader():
