@@ -1,7 +1,7 @@
 """State-space kernels behind one door: one definition, several ways to compute it.
 
     reference  the definition in plain PyTorch, any precision
-    compiled   real arithmetic in loops made by torch.compile, cpu and cuda
+    compiled   real arithmetic in C++ loops built on first use, cpu
     keops      the same sums as KeOps reductions, cpu and cuda
     triton     one fused kernel each way, cuda
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("reference", "compiled", "keops", "triton")
-ORDER = {"cuda": ("triton", "compiled", "keops", "reference"), "cpu": ("compiled", "reference")}
+ORDER = {"cuda": ("triton", "keops", "reference"), "cpu": ("compiled", "keops", "reference")}
 DISCRETIZATIONS = ("zoh", "bilinear")
 
 _used: dict[str, set[str]] = {}

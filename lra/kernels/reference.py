@@ -52,13 +52,20 @@ def _nplr_spectrum(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tenso
     D = 1 / ((1 - w) - g[:, None] * A[..., None])  # (H, N, F)
 
     CDB = torch.einsum("khn,hn,hnf->khf", C, B, D)
-    CDP = torch.einsum("khn,rhn,hnf->hfkr", C, P, D)
-    PDB = torch.einsum("rhn,hn,hnf->hfr", P.conj(), B, D)
-    PDP = torch.einsum("rhn,shn,hnf->hfrs", P.conj(), P, D)
+    CDP = torch.einsum("khn,rhn,hnf->krhf", C, P, D)
+    PDB = torch.einsum("rhn,hn,hnf->rhf", P.conj(), B, D)
+    PDP = torch.einsum("rhn,shn,hnf->rshf", P.conj(), P, D)
+    return dt[:, None] * woodbury(CDB, CDP, PDB, PDP, g)
 
-    core = torch.eye(len(P), device=P.device) + g[..., None, None] * PDP
-    correction = torch.einsum("hfkr,hfr->khf", CDP, torch.linalg.solve(core, PDB))
-    return dt[:, None] * (CDB - g * correction)
+
+def woodbury(CDB: Tensor, CDP: Tensor, PDB: Tensor, PDP: Tensor, g: Tensor) -> Tensor:
+    """C (D^-1 + g P P*)^-1 B from the four sums: CDB - g CDP (1 + g PDP)^-1 PDB.
+
+    CDB (K, H, F), CDP (K, R, H, F), PDB (R, H, F), PDP (R, R, H, F), g (H, F) or (F,)
+    """
+    core = torch.eye(len(PDB), device=PDB.device) + (g * PDP).permute(2, 3, 0, 1)  # (H, F, R, R)
+    x = torch.linalg.solve(core, PDB.permute(1, 2, 0))
+    return CDB - g * torch.einsum("krhf,hfr->khf", CDP, x)
 
 
 def _powers(L: int, weight: Tensor, exponent: Tensor) -> Tensor:

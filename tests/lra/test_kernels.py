@@ -15,7 +15,7 @@ CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 )
 DEVICES = ["cpu", CUDA]
-FAST = [name for name in kernels.BACKENDS if name != "reference"]
+FAST = ["compiled", "triton"]
 
 # H, N, K, R, L: a lone pole, odd lengths, one frequency, more poles and frequencies than a block holds, rank 0 and 2
 SIZES = [(3, 1, 1, 1, 63), (4, 8, 2, 1, 64), (2, 3, 2, 1, 1), (3, 5, 2, 0, 100), (2, 6, 2, 2, 63), (16, 32, 2, 1, 1500)]
@@ -77,7 +77,7 @@ def test_spectrum_and_its_gradients_match_the_definition(H, N, K, R, L, backend,
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("discretization", kernels.DISCRETIZATIONS)
-@pytest.mark.parametrize(("H", "N", "K", "L"), [(3, 1, 1, 63), (4, 8, 2, 64), (2, 3, 2, 1), (2, 32, 3, 1500)])
+@pytest.mark.parametrize(("H", "N", "K", "L"), [(3, 1, 1, 63), (4, 8, 2, 64), (2, 3, 2, 1), (16, 32, 3, 1500)])
 def test_diagonal_kernel_and_its_gradients_match_the_definition(H, N, K, L, discretization, backend, device):
     def function(*p, name):
         return diagonal_kernel(*p, L, discretization=discretization, backend=name)
@@ -90,6 +90,20 @@ def test_diagonal_kernel_and_its_gradients_match_the_definition(H, N, K, L, disc
 @pytest.mark.parametrize("backend", FAST)
 def test_spectrum_matches_the_definition_at_the_size_of_path_x(backend):
     compare("nplr_spectrum", lambda *p, name: nplr_spectrum(*p, 16384, backend=name), 256, 32, 2, 1, backend, "cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("R", [1, 2])
+def test_keops_spectrum_and_its_gradients_match_the_definition(R, device):
+    """Slow, for it compiles a module for each gradient and each number of sums."""
+    compare("nplr_spectrum", lambda *p, name: nplr_spectrum(*p, 63, backend=name), 4, 8, 2, R, "keops", device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_keops_diagonal_kernel_and_its_gradients_match_the_definition(device):
+    compare("diagonal_kernel", lambda *p, name: diagonal_kernel(*p, 63, backend=name), 4, 8, 2, 1, "keops", device)
 
 
 def test_compiled_spectrum_matches_the_definition_at_the_length_of_path_x():
@@ -159,9 +173,36 @@ def test_named_backend_that_cannot_run_says_why():
 
 
 def test_auto_says_aloud_when_only_the_definition_can_run(monkeypatch):
-    monkeypatch.setattr("lra.kernels.compiled.why_not", lambda *_: "no compiler")
+    for name in ("compiled", "keops"):
+        monkeypatch.setattr(f"lra.kernels.{name}.why_not", lambda *_: "no compiler")
     with pytest.warns(UserWarning, match="slow reference.*compiled: no compiler"):
         assert kernels.choose("auto", "cpu") == "reference"
+
+
+def test_compiled_loops_are_built_once_and_a_missing_compiler_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build = kernels.import_module("lra.kernels.compiled").library.__wrapped__
+    build(torch.float32, 1, 1)
+    (built,) = (tmp_path / "lra" / "kernels").iterdir()
+    before = built.stat().st_mtime_ns
+    build(torch.float32, 1, 1)
+    assert built.stat().st_mtime_ns == before
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler: install"):
+        build(torch.float32, 1, 1)
+
+
+def test_gradients_of_the_compiled_loops_do_not_depend_on_the_threads():
+    parameters = system(6, 8, 2, 1)
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        results.append(value_and_gradients(lambda *p: nplr_spectrum(*p, 4096, backend="compiled"), parameters))
+    torch.set_num_threads(threads)
+    for name, x in results[0].items():
+        assert torch.equal(x, results[1][name])
 
 
 def test_backends_that_ran_are_on_record():
