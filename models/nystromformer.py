@@ -2,7 +2,7 @@
 
 Xiong et al. 2021 (arXiv:2102.03902), equations 13 (the three kernels) and 11 (iterative pseudo-inverse), with the
 depth-wise convolution of section 3.3 as a skip connection for the values.
-B batch, L length, D model width, M landmarks, H heads, K width of a head; H * K = D.
+B batch, L length, D model width, M landmarks, H heads, K width of a head; H * K = d_qkv.
 """
 
 import torch
@@ -43,6 +43,7 @@ class Nystromformer(nn.Module):
     n_landmarks   M; segments are cut over the real positions of each example, so padding changes nothing
     conv_kernel   odd length of the depth-wise convolution over the values, one filter for each head; 0 for none
     n_iterations  of the pseudo-inverse
+    d_qkv         width of queries, keys and values together; None takes d_model
     """
 
     def __init__(
@@ -54,17 +55,19 @@ class Nystromformer(nn.Module):
         conv_kernel: int = 35,
         n_iterations: int = 6,
         n_heads: int = 4,
+        d_qkv: int | None = None,
     ) -> None:
         super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model {d_model} is not a multiple of n_heads {n_heads}: choose heads that divide it")
+        d_qkv = d_model if d_qkv is None else d_qkv
+        if d_qkv % n_heads:
+            raise ValueError(f"d_qkv {d_qkv} is not a multiple of n_heads {n_heads}: choose heads that divide it")
         if conv_kernel and conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel {conv_kernel} is even: the filter has a centre, give an odd length")
         self.n_landmarks = n_landmarks
         self.n_iterations = n_iterations
         self.n_heads = n_heads
-        self.qkv = nn.Linear(d_model, 3 * d_model)
-        self.out = nn.Linear(d_model, d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_qkv)
+        self.out = nn.Linear(d_qkv, d_model)
         self.conv = (
             nn.Conv2d(n_heads, n_heads, (conv_kernel, 1), padding=(conv_kernel // 2, 0), groups=n_heads, bias=False)
             if conv_kernel

@@ -25,9 +25,9 @@ def test_the_iteration_converges_to_the_pseudo_inverse():
 
 def test_as_many_landmarks_as_positions_is_full_attention(dense_attention, ragged):
     torch.manual_seed(0)
-    mixer = Nystromformer(8, 12, n_landmarks=9, conv_kernel=0, n_iterations=60, n_heads=2).double()
+    mixer = Nystromformer(8, 12, n_landmarks=9, conv_kernel=0, n_iterations=60, n_heads=2, d_qkv=4).double()
     x, mask = ragged(8, 9, 5, total=11)
-    q, k, v = mixer.qkv(4 * x).unflatten(-1, (3, 2, 4)).unbind(2)
+    q, k, v = mixer.qkv(4 * x).unflatten(-1, (3, 2, 2)).unbind(2)
     expected = mixer.out(dense_attention(q, k, v, mask[:, None, None]))
     torch.testing.assert_close(mixer(4 * x, mask)[mask], expected[mask], rtol=1e-6, atol=1e-6)
 
