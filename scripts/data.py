@@ -9,7 +9,9 @@
 Keys are those of training: groups (task, scale), data.root, data.source, seed; others are the task's own arguments.
 """
 
+import contextlib
 import difflib
+import itertools
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,12 +100,24 @@ def prepare(task: TaskData) -> None:
         console.print(note, soft_wrap=True, markup=False)
 
 
-def show(task: TaskData, n: int, to: Path | None) -> None:
+def figures(task: TaskData, choices: list[str]) -> Table:
+    """Statistics of the data chosen and, where it is prepared, of the same task's data of another origin."""
+    tasks = [task]
+    for source in ("official", "generated"):
+        other = instantiate(task_config([*choices, f"data.source={source}"]))
+        with contextlib.suppress(DataError):
+            other.setup()
+            if all(other.fingerprint != known.fingerprint for known in tasks):
+                tasks.append(other)
+    columns = [statistics(each) for each in tasks]
+    table = Table("", *(each.opened.manifest["edition"] for each in tasks), box=None)
+    for what in dict.fromkeys(itertools.chain(*columns)):
+        table.add_row(what, *(column.get(what, "") for column in columns))
+    return table
+
+
+def show(task: TaskData, table: Table, n: int, to: Path | None) -> None:
     """Figures and the first n test examples; pictures in the terminal, or as a PNG sheet in the file `to`."""
-    task.setup()
-    table = Table("", task.opened.manifest["edition"], box=None)
-    for what, figure in statistics(task).items():
-        table.add_row(what, figure)
     console.print(table)
     rows = task.opened.index["test"][:n].tolist()
     pictures = [task.pixels(row) for row in rows]
@@ -149,7 +163,8 @@ def main(arguments: list[str]) -> None:
             for line in verify(task):
                 console.print(line, soft_wrap=True, markup=False)
         else:
-            show(task, int(options["n"]), Path(options["to"]) if options["to"] else None)
+            task.setup()
+            show(task, figures(task, overrides), int(options["n"]), Path(options["to"]) if options["to"] else None)
     except InstantiationException as error:
         die(error.__cause__ or error)
     except (DataError, HydraException, OmegaConfBaseException) as error:

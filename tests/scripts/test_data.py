@@ -59,6 +59,16 @@ def test_show_writes_text_and_draws_in_the_terminal(script, here, capsys):
     assert picture[0].startswith("@@")
 
 
+def test_show_sets_generated_data_beside_the_chosen(script, here, tmp_path, capsys):
+    small = ["task=listops", "n_train=20", "n_val=5", "n_test=5", "max_len=64", "min_len=5"]
+    script.main(["generate", *small, here[1]])
+    script.main(["prepare", *small, *here])
+    capsys.readouterr()
+    script.main(["show", "n=1", *small, *here])
+    (head,) = [line for line in capsys.readouterr().out.splitlines() if "toy" in line and "generated" in line][:1]
+    assert head.split() == ["toy", "generated"]
+
+
 def test_keys_are_those_of_training_with_or_without_the_prefix(script, here, capsys):
     script.main(["prepare", "task=pathx", "size=16", "task.n_train=8", "scale=smoke", "seed=5", *here])
     assert "'train': 8" in capsys.readouterr().out
