@@ -2,7 +2,7 @@
 
     python scripts/plot_s4.py                                                   # docs/figures/*.png
     python scripts/plot_s4.py --format svg --out figures task=pathx model=s4d   # kernels of another model, untrained
-    python scripts/plot_s4.py --checkpoint runs/mini/pathfinder/s4/0-12ab34cd/best.ckpt \\
+    python scripts/plot_s4.py --checkpoint runs/mini/pathfinder/s4/0-12ab34cd/model.safetensors \\
         task=pathfinder model=s4 scale=mini                                     # before and after that run
 """
 
@@ -16,6 +16,7 @@ import matplotlib
 import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
@@ -107,6 +108,18 @@ def layers_of(net: torch.nn.Module) -> list[torch.nn.Module]:
     return [module for module in net.modules() if callable(getattr(module, "kernel", None))]
 
 
+def telling(first: torch.Tensor, last: torch.Tensor, rows: int) -> list[int]:
+    """Features from short to long memory, and of those alike the one that training changed most (or the strongest).
+
+    first, last  kernels (H, L) before and after
+    """
+    age = torch.arange(last.shape[-1])
+    centre = (last.abs() * age).sum(-1) / last.abs().sum(-1)
+    change = (last - first if first is not last else last).norm(dim=-1) / last.norm(dim=-1).clamp(min=1e-12)
+    groups = centre.argsort().tensor_split(rows)
+    return [int(group[change[group].argmax()]) for group in groups if len(group)]
+
+
 def plot_kernels(stages: dict[str, list[torch.Tensor]], square: int | None, rows: int = 4) -> plt.Figure:
     """Kernels of the first and the last layer: curves, or pictures where the sequence is a square image.
 
@@ -115,60 +128,61 @@ def plot_kernels(stages: dict[str, list[torch.Tensor]], square: int | None, rows
     """
     layers = sorted({0, len(next(iter(stages.values()))) - 1})
     names = [(stage, layer) for layer in layers for stage in stages]
-    figure, axes = plt.subplots(rows, len(names), figsize=(2.1 * len(names), 1.2 * rows + 0.3), layout="constrained")
-    axes = axes.reshape(rows, len(names))
+    shape = (1.5 * len(names), 1.3 * rows + 0.3) if square else (2.2 * len(names), 1.1 * rows + 0.4)
+    figure, axes = plt.subplots(rows, len(names), figsize=shape, layout="constrained", squeeze=False)
+    kernels_of = list(stages.values())
     for column, (stage, layer) in zip(axes.T, names, strict=True):
-        # features with the most weight after training, from fast to slow: the same ones in both stages
-        last = stages[list(stages)[-1]][layer]
-        strongest = last.norm(dim=-1).topk(rows).indices
-        centre = (last.abs() * torch.arange(last.shape[-1])).sum(-1) / last.abs().sum(-1)
-        chosen = strongest[centre[strongest].argsort()]
-        for axis, h in zip(column, chosen.tolist(), strict=True):
-            k = stages[stage][layer][h]
+        chosen = telling(kernels_of[0][layer], kernels_of[-1][layer], rows)
+        for axis, h in zip(column, chosen, strict=False):
+            k = stages[stage][layer][h].numpy()
             if square:
-                limit = float(k.abs().max())
-                axis.imshow(k.view(square, square), cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
+                limit = abs(k).max()
+                axis.imshow(k.reshape(square, square), cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
                 axis.set(xticks=[], yticks=[])
             else:
                 axis.plot(k, lw=0.8)
                 axis.tick_params(labelbottom=axis is column[-1])
                 axis.axhline(0, color="0.8", lw=0.5, zorder=0)
-            axis.set_ylabel(f"feature {h}")
+            if stage == "untrained":
+                axis.set_ylabel(f"feature {h}")
         column[0].set_title(f"{stage}, layer {layer + 1}")
         if not square:
             column[-1].set_xlabel("positions ago")
     return figure
 
 
-def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, list[torch.Tensor]], int | None]:
-    """Kernels of the configured model as it starts from its seed, and as the checkpoint has it."""
+def model_of(overrides: list[str]) -> tuple[torch.nn.Module, int, bool]:
+    """The configured model as a run of its seed starts it, the length of its sequences, whether they are images."""
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = hydra.compose("train", overrides=overrides)
-    # as a run does it, so that "untrained" is where that very run began
     torch.manual_seed(cfg.seed)
     module = instantiate(cfg.task)
-    net = instantiate(cfg.model, spec=module.spec)
+    return instantiate(cfg.model, spec=module.spec), module.spec.max_len, "size" in cfg.task
+
+
+def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, list[torch.Tensor]], int | None]:
+    """Kernels of the configured model as it starts, and as the checkpoint has it; the side of an image, or None."""
+    net, length, image = model_of(overrides)
     if not layers_of(net):
         raise ValueError(f"{' '.join(overrides)}: no layer of this model has a convolution kernel; try model=s4")
 
     def now() -> list[torch.Tensor]:
         with torch.no_grad():
-            return [layer.kernel(module.spec.max_len)[0].clone() for layer in layers_of(net)]
+            return [layer.kernel(length)[0].clone() for layer in layers_of(net)]
 
     stages = {"untrained": now()}
     if checkpoint is not None:
-        net.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        finished = checkpoint.suffix == ".safetensors"
+        net.load_state_dict(load_file(checkpoint) if finished else torch.load(checkpoint, weights_only=True))
         stages["trained"] = now()
-    side = math.isqrt(module.spec.max_len)
-    image = module.spec.max_len == side**2 and "size" in cfg.task
-    return stages, side if image else None
+    return stages, math.isqrt(length) if image else None
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/figures", help="folder of the pictures")
     parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png")
-    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run; name its task, model, scale and seed too")
+    parser.add_argument("--checkpoint", type=Path, help="weights of a run; name its task, model, scale and seed too")
     parser.add_argument("overrides", nargs="*", help="task=, model=, scale=, seed= as for scripts/train.py")
     args = parser.parse_args()
     try:

@@ -1,0 +1,76 @@
+"""The pictures of S4: each is drawn, and shows what it says."""
+
+import importlib
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from safetensors.torch import save_file
+
+plot_s4 = importlib.import_module("scripts.plot_s4")
+SMALL = ["task=listops", "model=s4", "scale=smoke", "model.mixer.backend=reference"]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_reconstruction_drawn_is_near_the_signal():
+    figure = plot_s4.plot_basis(n_state=32)
+    for axis in figure.axes[3:]:
+        signal, rebuilt = (line.get_xydata() for line in axis.get_lines())
+        age, value = rebuilt[:, 0], rebuilt[:, 1]
+        nearest = signal[abs(signal[None, :, 0] - age[:, None]).argmin(1), 1]
+        assert abs(value - nearest)[20:-20].max() < 0.15
+
+
+def test_eigenvalues_drawn_are_in_their_half_plane_and_disc():
+    left, middle, right = plot_s4.plot_eigenvalues(16).axes
+    assert all((line.get_ydata() >= 0).all() for line in left.get_lines())
+    assert all((line.get_xdata() <= 1e-6).all() for line in middle.get_lines())
+    assert all((torch.hypot(*map(torch.as_tensor, line.get_data())) < 1 + 1e-6).all() for line in right.get_lines())
+
+
+def test_trained_kernels_are_those_of_the_checkpoint(tmp_path):
+    stages, square = plot_s4.kernels(SMALL, None)
+    assert square is None
+    assert list(stages) == ["untrained"]
+    changed = plot_s4.model_of(SMALL)[0]
+    with torch.no_grad():
+        for layer in plot_s4.layers_of(changed):
+            layer.log_dt += 1
+    # as a finished run leaves them, and as one still going does
+    save_file(changed.state_dict(), tmp_path / "model.safetensors")
+    torch.save(changed.state_dict(), tmp_path / "best.ckpt")
+    both, _ = plot_s4.kernels(SMALL, tmp_path / "model.safetensors")
+    again, _ = plot_s4.kernels(SMALL, tmp_path / "best.ckpt")
+    torch.testing.assert_close(both, again)
+    for before, now in zip(stages["untrained"], both["untrained"], strict=True):
+        torch.testing.assert_close(before, now)
+    assert not torch.allclose(both["trained"][0], both["untrained"][0])
+    assert len(plot_s4.plot_kernels(both, None).axes) == 16
+
+
+def test_an_image_is_drawn_as_one():
+    _, square = plot_s4.kernels(["task=pathfinder", *SMALL[1:]], None)
+    assert square is not None
+    kernels = {"untrained": [torch.randn(8, 64)]}
+    assert all(axis.get_images() for axis in plot_s4.plot_kernels(kernels, 8).axes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["task=listops", "model=transformer", "scale=smoke"], "no layer of this model"),
+        ([*SMALL, "--checkpoint", "nowhere.ckpt"], "nowhere.ckpt"),
+        (["task=listop"], "listop"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(arguments, reason, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["plot_s4.py", *arguments])
+    assert plot_s4.main() == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert reason in said
