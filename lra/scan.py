@@ -2,12 +2,12 @@
 
 Letters: B batch, L length, K everything behind the length, flattened.
 
-`scan_loop` is the definition. On a CPU one compiled pass over memory does it, forward and backward: measured on two busy
-cores at (16, 1024, 128), (4, 4096, 256) and (1, 16384, 64) in float32 it takes 6.5, 5.3 and 1.2 ms where the Python loop
-takes 11, 40 and 143 ms, a two-level chunked form 63, 984 and 8 ms and log-depth doubling 329, 638 and 24 ms; a second
-thread gains nothing there, the pass waits for memory. It also wins where a does not vary in time: at (16, 1024, 128) in
-complex64, forward and backward, 72 ms against 952 ms by FFT and 3286 ms by matrix products inside chunks of 32.
-Elsewhere the two-level form keeps the number of launches at about 4 sqrt(L).
+`scan_loop` is the definition. On a CPU one compiled pass over memory does it, forward and backward: measured on two
+busy cores at (16, 1024, 128), (4, 4096, 256) and (1, 16384, 64) in float32 it takes 6.5, 5.3 and 1.2 ms where the
+Python loop takes 11, 40 and 143 ms, a two-level chunked form 63, 984 and 8 ms and log-depth doubling 329, 638 and
+24 ms; a second thread gains nothing there, the pass waits for memory. It also wins where a does not vary in time: at
+(16, 1024, 128) in complex64, forward and backward, 72 ms against 952 ms by FFT and 3286 ms by matrix products inside
+chunks of 32. Elsewhere the two-level form keeps the number of launches at about 4 sqrt(L).
 """
 
 import math
