@@ -26,48 +26,49 @@ def long_conv(u: Tensor, kernel: Tensor, D: Tensor | None = None) -> Tensor:
 
 
 class LongConv(torch.autograd.Function):
-    """Keeps u and the kernel; the backward transforms both again, for their spectra are two to four times their size."""
+    """Keeps u and the kernel; the backward transforms both again, for their spectra are two to four times their size.
+
+    The skip is part of the kernel's tap at offset zero: it costs no pass over u of its own.
+    """
 
     @staticmethod
     def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor | None) -> Tensor:
         ctx.save_for_backward(u, kernel, D)
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        x = u.to(kernel.dtype)
-        y = torch.fft.irfft(torch.fft.rfft(x, n=n).mul_(spectrum(kernel, L, n)), n=n)[..., :L]
-        if D is not None:
-            y = torch.addcmul(y, x, D[:, None])
-        return y.to(u.dtype)
+        y_f = torch.fft.rfft(u.to(kernel.dtype), n=n).mul_(spectrum(kernel, D, L, n))
+        return torch.fft.irfft(y_f, n=n)[..., :L].to(u.dtype)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
         u, kernel, D = ctx.saved_tensors
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        x, g = u.to(kernel.dtype), dy.to(kernel.dtype)
-        g_f = torch.fft.rfft(g, n=n)
+        dy_f = torch.fft.rfft(dy.to(kernel.dtype), n=n)
         du = dk = dD = None
-        if ctx.needs_input_grad[1]:
-            u_f = torch.fft.rfft(x, n=n)
-            taps = torch.fft.irfft((u_f.conj() * g_f).sum(0), n=n)
-            dk = unroll(taps, kernel, L)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            u_f = torch.fft.rfft(u.to(kernel.dtype), n=n)
+            taps = torch.fft.irfft(correlate(u_f, dy_f), n=n)
+            dk, dD = unroll(taps, kernel, L), None if D is None else taps[:, 0].clone()
             del u_f
         if ctx.needs_input_grad[0]:
-            du = torch.fft.irfft(g_f.mul_(spectrum(kernel, L, n).conj()), n=n)[..., :L]
-            if D is not None:
-                du = torch.addcmul(du, g, D[:, None])
-            du = du.to(u.dtype)
-        if D is not None and ctx.needs_input_grad[2]:
-            dD = torch.einsum("bhl,bhl->h", x, g)
+            dy_f.mul_(spectrum(kernel, D, L, n).conj_physical_())
+            du = torch.fft.irfft(dy_f, n=n)[..., :L].to(u.dtype)
         return du, dk, dD
 
 
-def spectrum(kernel: Tensor, L: int, n: int) -> Tensor:
-    """Transform (H, n // 2 + 1) of the circular kernel: k_0 at 0, 1, ..., k_1 at -1, -2, ..."""
-    if len(kernel) == 1:
-        return torch.fft.rfft(kernel[0, :, :L], n=n)
+def correlate(u_f: Tensor, dy_f: Tensor) -> Tensor:
+    """sum_b conj(u_f) dy_f, (H, n // 2 + 1)."""
+    return u_f.conj_physical_().mul_(dy_f).sum(0)
+
+
+def spectrum(kernel: Tensor, D: Tensor | None, L: int, n: int) -> Tensor:
+    """Transform (H, n // 2 + 1) of the circular kernel: k_0 at 0, 1, ..., k_1 at -1, -2, ..., and D at 0."""
     taps = kernel.new_zeros(kernel.shape[1], n)
     taps[:, : min(L, kernel.shape[-1])] = kernel[0, :, :L]
-    back = kernel[1, :, : L - 1]
-    taps[:, n - back.shape[-1] :] = back.flip(-1)
+    if len(kernel) == 2:
+        back = kernel[1, :, : L - 1]
+        taps[:, n - back.shape[-1] :] = back.flip(-1)
+    if D is not None:
+        taps[:, 0] += D
     return torch.fft.rfft(taps)
 
 

@@ -179,10 +179,12 @@ class S4(nn.Module):
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """dt (H,), A (H, M), B (H, M), C (K, H, M), P (R, H, M): one system for each feature."""
         copies = len(self.log_dt) // len(self.A_imag)
-        A = torch.complex(-self.A_log_decay.exp(), self.A_imag).repeat(copies, 1)
-        B = torch.view_as_complex(self.B).repeat(copies, 1)
-        P = torch.view_as_complex(self.P).repeat(1, copies, 1)
-        return self.log_dt.exp(), A, B, torch.view_as_complex(self.C), P
+        A = torch.complex(-self.A_log_decay.exp(), self.A_imag)
+        B, C, P = (torch.view_as_complex(x) for x in (self.B, self.C, self.P))
+        # feature h has copy h mod S
+        A, B = (x.expand(copies, *x.shape).flatten(0, 1) for x in (A, B))
+        P = P[:, None].expand(-1, copies, -1, -1).flatten(1, 2)
+        return self.log_dt.exp(), A, B, C, P
 
     # --- another length, another sampling rate
 

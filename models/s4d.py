@@ -143,7 +143,9 @@ class S4D(nn.Module):
             C = torch.complex(self.C / 2, torch.zeros_like(self.C))
         else:
             A, B, C = torch.complex(-decay, self.A_imag), torch.view_as_complex(self.B), torch.view_as_complex(self.C)
-        return self.log_dt.exp(), A.repeat(copies, 1), B.repeat(copies, 1), C
+        # feature h has copy h mod S
+        A, B = (x.expand(copies, *x.shape).flatten(0, 1) for x in (A, B))
+        return self.log_dt.exp(), A, B, C
 
     # --- another sampling rate, and the recurrent view
 
