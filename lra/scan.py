@@ -127,24 +127,29 @@ def scan_blocks(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
     if reverse:
         return scan_blocks(a.flip(1), b.flip(1), False).flip(1)
     B, L, K = b.shape
-    T = math.ceil(math.sqrt(L))
+    # a power of two, for the lengths of most data are its multiples and need no padding
+    T = 2 ** math.ceil(math.log2(L) / 2)
     n = math.ceil(L / T)
-    short = n * T - L
-    b = torch.cat([b, b.new_zeros(B, short, K)], 1).view(B, n, T, K)
+    if short := n * T - L:
+        b = torch.cat([b, b.new_zeros(B, short, K)], 1)
+    b = b.view(B, n, T, K)
     if a.shape[1] == 1:
         a = a[:, None].expand(-1, 1, T, -1)
     else:
-        a = torch.cat([a, a.new_zeros(a.shape[0], short, K)], 1).view(-1, n, T, K)
-    h, product = [b[:, :, 0]], [a[:, :, 0]]
+        if short:
+            a = torch.cat([a, a.new_zeros(a.shape[0], short, K)], 1)
+        a = a.view(-1, n, T, K)
+    h, product = torch.empty_like(b), torch.empty(a.shape, dtype=a.dtype, device=a.device)
+    h[:, :, 0], product[:, :, 0] = b[:, :, 0], a[:, :, 0]
     for t in range(1, T):
-        h.append(torch.addcmul(b[:, :, t], a[:, :, t], h[-1]))
-        product.append(a[:, :, t] * product[-1])
-    last, through = h[-1], product[-1].expand(-1, n, -1)
-    carry = [torch.zeros_like(last[:, 0])]
-    for i in range(n - 1):
-        carry.append(torch.addcmul(last[:, i], through[:, i], carry[-1]))
-    out = torch.addcmul(torch.stack(h, 2), torch.stack(product, 2), torch.stack(carry, 1)[:, :, None])
-    return out.view(B, n * T, K)[:, :L].contiguous()
+        torch.addcmul(b[:, :, t], a[:, :, t], h[:, :, t - 1], out=h[:, :, t])
+        torch.mul(a[:, :, t], product[:, :, t - 1], out=product[:, :, t])
+    through = product[:, :, -1].expand(-1, n, -1)
+    carry = torch.zeros_like(h[:, :, 0])
+    for i in range(1, n):
+        torch.addcmul(h[:, i - 1, -1], through[:, i - 1], carry[:, i - 1], out=carry[:, i])
+    h.addcmul_(product, carry[:, :, None])
+    return h.view(B, n * T, K)[:, :L].contiguous()
 
 
 @numba.njit(nogil=True, cache=True)
