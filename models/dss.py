@@ -69,7 +69,8 @@ class DSS(nn.Module):
             raise ValueError(f"form: {form!r} is not one of exp, softmax")
         self.form, self.bidirectional, self.length, self.backend = form, bidirectional, max_len, backend
         A = nplr("legs", 2 * d_state).A
-        self.A_real = nn.Parameter((-A.real).log().float() if form == "exp" else A.real.float())  # (N,)
+        # (N,); of the exp form its parameter is log(-Re A)
+        self.A_real = nn.Parameter((-A.real).log().float() if form == "exp" else A.real.float())
         self.A_imag = nn.Parameter(A.imag.float())
         self.C = nn.Parameter(torch.randn(1 + bidirectional, d_model, d_state, 2))
         self.D = nn.Parameter(torch.randn(d_model))
