@@ -186,8 +186,8 @@ def bilinear(A: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor]:
     dt = torch.as_tensor(dt, dtype=A.real.dtype, device=A.device)[..., None]
     half = dt[..., None] / 2 * A
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    Ab = torch.linalg.solve(eye - half, eye + half)
-    return Ab, torch.linalg.solve(eye - half, (dt * B)[..., None])[..., 0]
+    both = torch.linalg.solve(eye - half, torch.cat([eye + half, (dt * B)[..., None]], -1))
+    return both[..., :-1], both[..., -1]
 
 
 def zoh(A: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor]:
