@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -68,11 +69,16 @@ def processor_name() -> str:
 
 
 def git(root: Path | None = None) -> Git:
-    """Commit and state of the repository at `root` (default: of this code); results/ does not make it dirty."""
+    """Commit and state of the repository at `root` (default: of this code); results/ does not make it dirty.
+
+    Where the code was copied without its repository, $LRA_GIT_COMMIT may name the commit it was exported from.
+    """
     root = root or Path(__file__).resolve().parent.parent
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
-        return Git(commit=None, dirty=None)
+        exported = os.environ.get("LRA_GIT_COMMIT", "")
+        known = re.fullmatch(r"[0-9a-f]{40}", exported) is not None
+        return Git(commit=exported, dirty=False) if known else Git(commit=None, dirty=None)
     return Git(commit=commit, dirty=bool(_git(root, "status", "--porcelain", "--", ".", ":(exclude)results")))
 
 
