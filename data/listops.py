@@ -137,17 +137,8 @@ class ListOps(TaskData):
         """Recompute every label from its expression."""
         pool = self.opened.pool
         offsets = np.append(pool.starts.numpy(), len(pool.x))
-        try:
-            labels, _ = rules.evaluate_all(pool.x.numpy(), offsets)
-        except ValueError as error:
-            raise DataError(f"{self.name}: {error}") from None
-        bad = np.flatnonzero(labels != pool.y.numpy())
-        if len(bad):
-            i = int(bad[0])
-            raise DataError(
-                f"{self.name}: example {i} is labelled {int(pool.y[i])}, its expression is worth {labels[i]}"
-            )
-        advance(len(labels))
+        check_labels(pool.x.numpy(), offsets, pool.y.numpy(), lambda i: f"{self.name}: example {i}")
+        advance(len(pool.y))
 
     def text(self, row: int) -> str:
         pool = self.opened.pool
@@ -198,5 +189,29 @@ def write_official(place: Path, work: Path) -> dict[str, Any]:
             raise DataError(
                 f"{path}: {counts[-1]} examples, the release has {COUNTS[split]}; the file is cut off or another"
             )
-    offsets = np.cumsum([0, *map(len, tokens)])
-    return save(work, np.concatenate(tokens), offsets, np.array(labels, np.uint8), counts)
+    flat, offsets = np.concatenate(tokens), np.cumsum([0, *map(len, tokens)])
+    check_labels(flat, offsets, np.array(labels, np.uint8), lambda i: where_is(place, i))
+    return save(work, flat, offsets, np.array(labels, np.uint8), counts)
+
+
+def where_is(place: Path, i: int) -> str:
+    """File and line of official example i, counted through all three files; the first line is the header."""
+    split = 0
+    counts = list(COUNTS.values())
+    while i >= counts[split]:
+        i -= counts[split]
+        split += 1
+    return f"{place / f'basic_{list(COUNTS)[split]}.tsv'}:{i + 2}"
+
+
+def check_labels(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray, where: Callable[[int], str]) -> None:
+    """Every label is the value of its expression; raises DataError that names the first that is not, by `where(i)`."""
+    try:
+        values, _ = rules.evaluate_all(tokens, offsets)
+    except ValueError as error:
+        # "expression 7, position 3: ..."
+        number, _, reason = str(error).removeprefix("expression ").partition(" ")
+        raise DataError(f"{where(int(number.rstrip(',')))}: {reason}") from None
+    if len(bad := np.flatnonzero(values != labels)):
+        i = int(bad[0])
+        raise DataError(f"{where(i)} is labelled {labels[i]}, the expression is worth {values[i]}")

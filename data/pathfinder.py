@@ -224,13 +224,15 @@ def metadata(path: Path) -> Iterator[tuple[str, int]]:
             rows = [[str(cell) for cell in row] for row in np.load(io.BytesIO(content), allow_pickle=False)]
         else:
             rows = [line.split() for line in content.decode("ascii").splitlines() if line.strip()]
-    except (ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # a damaged array header fails in many ways, none of which runs code
         raise DataError(f"{path}: not a list of images ({error}); unpack the archive again") from None
     for number, row in enumerate(rows, 1):
         where = f"{path}:{number}"
         if len(row) < 4 or row[3] not in ("0", "1", "0.0", "1.0"):
             raise DataError(f"{where}: expected folder, file, number, label 0 or 1, found {' '.join(row)[:60]!r}")
         image = f"{row[0]}/{row[1]}"
+        if not (image.isascii() and image.isprintable()):
+            raise DataError(f"{where}: {ascii(image)[:60]} is no name of an image; the list is damaged")
         if ".." in image.split("/") or image.startswith("/") or "\\" in image:
             raise DataError(f"{where}: {image!r} leads out of its folder; this is not the official list")
         yield image, int(float(row[3]))

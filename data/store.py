@@ -31,6 +31,10 @@ MANIFEST = "manifest.json"
 class DataError(Exception):
     """What a user can mend: the message is one line that names the thing, its value and the cure."""
 
+    def __init__(self, message: str):
+        # what a library says of a damaged file, quoted in the message, may have several lines
+        super().__init__(" ".join(message.splitlines()))
+
 
 def digest(parameters: dict) -> str:
     """Ten hexadecimal digits that stand for a set of parameters in the name of a folder."""

@@ -302,6 +302,12 @@ def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def _relabel(path: Path, line: int) -> None:
+    lines = path.read_text().splitlines()
+    lines[line - 1] = lines[line - 1][:-1] + str((int(lines[line - 1][-1]) + 1) % 10)
+    path.write_text("\n".join(lines) + "\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -309,6 +315,11 @@ def _replace(path: Path, old: str, new: str) -> None:
         (lambda p: (p / "basic_val.tsv").write_bytes(b""), r"basic_val\.tsv: no bytes"),
         (lambda p: _replace(p / "basic_train.tsv", "Source\t", "source\t"), r"basic_train\.tsv:1: header"),
         (lambda p: _replace(p / "basic_train.tsv", "[M", "[Q"), r"basic_train\.tsv:\d+: position \d+: token '\[Q"),
+        (lambda p: _relabel(p / "basic_val.tsv", 4), r"basic_val\.tsv:4 is labelled \d, the expression is worth \d"),
+        (
+            lambda p: _replace(p / "basic_val.tsv", "]", "5"),
+            r"basic_val\.tsv:2: position \d+: the expression ends inside",
+        ),
         (lambda p: _replace(p / "basic_test.tsv", "\t", " "), r"basic_test\.tsv:1: header"),
         (
             lambda p: (p / "basic_test.tsv").write_bytes((p / "basic_test.tsv").read_bytes()[:-1000]),

@@ -1,0 +1,232 @@
+"""Files from strangers: a right answer or a DataError of one line, and nothing outside the folder."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data import archive, generate_listops, listops, pathfinder, retrieval, store
+from data.store import DataError
+
+FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(FEW, max_examples=2_500)
+
+NAMES = st.one_of(
+    st.sampled_from(["out/in/a", "out/in/../../../x", "/tmp/x", "..", ".", "", "out/in", "out\\..\\x", "out/in/\x00a"]),
+    st.text(st.sampled_from("out/in.\\\x00é~ "), max_size=12),
+)
+KINDS = st.sampled_from(
+    [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, b"Z"]
+)
+
+
+def damaged(draw, content: bytes) -> bytes:
+    """Some bytes changed, cut off or put in."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(0, 4))):
+        if content:
+            content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    if draw(st.booleans()):
+        del content[draw(st.integers(0, len(content))) :]
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(content)))
+        content[at:at] = draw(st.binary(max_size=20))
+    return bytes(content)
+
+
+def one_line(call, *arguments) -> object:
+    """The answer, or None after a DataError of one line; any other exception is a failure."""
+    said = ""
+    try:
+        return call(*arguments)
+    except DataError as error:
+        said = str(error)
+    assert said
+    assert "\n" not in said
+    return None
+
+
+@st.composite
+def archives(draw) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for _ in range(draw(st.integers(0, 4))):
+            info = tarfile.TarInfo(draw(NAMES))
+            info.type = draw(KINDS)
+            info.linkname = draw(NAMES)
+            body = draw(st.binary(max_size=30)) if info.isfile() else b""
+            info.size = len(body)
+            tar.addfile(info, io.BytesIO(body))
+    whole = content.getvalue()
+    if draw(st.booleans()):
+        whole = gzip.compress(whole, 1)
+    return damaged(draw, whole)
+
+
+def unpack_stays_inside(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        outside = Path(place) / "outer"
+        (outside / "raw").mkdir(parents=True)
+        path = Path(place) / "archive"
+        path.write_bytes(content)
+        before = sorted(p for p in Path(place).rglob("*") if "raw" not in p.parts)
+        found = one_line(lambda: archive.unpack(path, outside / "raw", "out/in", limit=1000))
+        assert sorted(p for p in Path(place).rglob("*") if "raw" not in p.parts) == before
+        kept = [p for p in (outside / "raw").rglob("*") if not p.name.endswith(".lock")]
+        assert not any(p.is_symlink() for p in kept)
+        assert (found is None) == (not kept)
+
+
+@st.composite
+def listops_lines(draw) -> bytes:
+    tokens = st.lists(st.sampled_from(["[MAX", "[SM", "]", "(", ")", "7", "10", "X", "\t", "é", "\0"]), max_size=15)
+    lines = ["Source\tTarget"]
+    lines += [
+        " ".join(draw(tokens)) + draw(st.sampled_from(["\t3", "\t", "", "\t12", "\tx", "\t3\r"])) for _ in range(3)
+    ]
+    return damaged(draw, ("\n".join(lines) + "\n").encode())
+
+
+def listops_file_is_read_or_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place) / "work"
+        work.mkdir()
+        for split in listops.COUNTS:
+            (Path(place) / f"basic_{split}.tsv").write_bytes(content)
+        if one_line(listops.write_official, Path(place), work) is not None:
+            assert np.load(work / "y.npy").max() <= 9
+            assert np.load(work / "x.npy").max() < len(generate_listops.VOCAB)
+
+
+@st.composite
+def pngs(draw) -> bytes:
+    content = io.BytesIO()
+    side = draw(st.sampled_from([8, 8, 9]))
+    Image.new(draw(st.sampled_from(["L", "RGB", "1", "P"])), (side, side)).save(
+        content, draw(st.sampled_from(["PNG", "PNG", "BMP"]))
+    )
+    return damaged(draw, content.getvalue())
+
+
+def image_is_read_or_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "a.png"
+        path.write_bytes(content)
+        pixels = one_line(pathfinder.read_image, path, 8)
+        assert pixels is None or (pixels.shape == (64,) and pixels.dtype == np.uint8)
+
+
+@st.composite
+def image_lists(draw) -> bytes:
+    if draw(st.booleans()):
+        content = io.BytesIO()
+        rows = [["imgs/0", f"sample_{i}.png", str(i), "1"] for i in range(3)]
+        np.save(content, np.array(rows, draw(st.sampled_from([object, str]))), allow_pickle=True)
+        return damaged(draw, content.getvalue())
+    parts = st.sampled_from(["imgs/0", "..", "/", "sample_0.png", "0", "1", "2", "é", "a\\b", "nan"])
+    lines = [" ".join(draw(st.lists(parts, max_size=6))) for _ in range(3)]
+    return damaged(draw, "\n".join(lines).encode())
+
+
+def image_list_is_read_or_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "0.npy"
+        path.write_bytes(content)
+        for image, label in one_line(lambda: list(pathfinder.metadata(path))) or []:
+            assert label in (0, 1)
+            assert os.path.normpath(Path(place) / image).startswith(place)
+
+
+@st.composite
+def pair_lines(draw) -> bytes:
+    cells = st.sampled_from(["0.0", "1.0", "1", "2", "", "A1", "text", '"quoted', "é"])
+    lines = ["\t".join(draw(st.lists(cells, min_size=0, max_size=6))) for _ in range(3)]
+    return damaged(draw, "\n".join(lines).encode())
+
+
+def pair_file_is_read_or_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "new_aan_pairs.train.tsv"
+        path.write_bytes(content)
+        for _, row in one_line(lambda: list(retrieval.fields(path, 5))) or []:
+            assert len(row) == 5
+            assert float(row[0]) in (0, 1)
+        one_line(lambda: list(retrieval.official(Path(place), "train")))
+
+
+@st.composite
+def prepared_files(draw) -> tuple[str, bytes]:
+    name = draw(st.sampled_from(["manifest.json", "x.npy"]))
+    if name == "x.npy" or draw(st.booleans()):
+        return name, damaged(draw, (PREPARED / name).read_bytes())
+    keys = st.sampled_from(["format", "files", "parts", "kind", "x.npy", "bytes", "sha256", "task"])
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
+        max_leaves=8,
+    )
+    known = json.loads((PREPARED / name).read_text()) if draw(st.booleans()) else {}
+    return name, json.dumps(known | draw(st.dictionaries(keys, values, max_size=5))).encode()
+
+
+PREPARED = Path(tempfile.mkdtemp())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prepared():
+    def write(work):
+        np.save(work / "x.npy", np.arange(20, dtype=np.uint8))
+        return {"parts": {"train": (0, 20)}}
+
+    header = {"task": "t", "edition": "e", "kind": "toy", "source": "s", "parameters": {}, "notes": []}
+    folder = PREPARED / "whole"
+    store.build(folder, header, write)
+    for path in folder.iterdir():
+        shutil.copy(path, PREPARED)
+    yield
+    shutil.rmtree(PREPARED)
+
+
+def prepared_folder_opens_or_is_refused(named: tuple[str, bytes]) -> None:
+    name, content = named
+    with tempfile.TemporaryDirectory() as place:
+        for whole in ("manifest.json", "x.npy"):
+            shutil.copy(PREPARED / whole, place)
+        (Path(place) / name).write_bytes(content)
+        if one_line(store.read_manifest, Path(place)) is not None:
+            array = one_line(store.read_array, Path(place), "x")
+            assert array is None or array.dtype != object
+            one_line(store.check_hashes, Path(place))
+
+
+CASES = [
+    pytest.param(archives(), unpack_stays_inside, id="archives"),
+    pytest.param(listops_lines(), listops_file_is_read_or_refused, id="listops"),
+    pytest.param(pngs(), image_is_read_or_refused, id="images"),
+    pytest.param(image_lists(), image_list_is_read_or_refused, id="image-lists"),
+    pytest.param(pair_lines(), pair_file_is_read_or_refused, id="pairs"),
+    pytest.param(prepared_files(), prepared_folder_opens_or_is_refused, id="prepared"),
+]
+
+
+@pytest.mark.parametrize(("content", "holds"), CASES)
+def test_any_content_is_read_rightly_or_refused_in_one_line(content, holds, monkeypatch):
+    monkeypatch.setattr(listops, "COUNTS", {"train": 3, "val": 3, "test": 3})
+    FEW(given(content)(holds))()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("content", "holds"), CASES)
+def test_thousands_of_contents_are_read_rightly_or_refused(content, holds, monkeypatch):
+    monkeypatch.setattr(listops, "COUNTS", {"train": 3, "val": 3, "test": 3})
+    MANY(given(content)(holds))()
