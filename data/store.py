@@ -173,8 +173,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
         wanted = {name: int(file["bytes"]) for name, file in manifest["files"].items()}
         version = manifest["format"]
-        if not {"task", "edition", "kind", "source", "parameters", "parts"} <= manifest.keys() or "x.npy" not in wanted:
-            raise KeyError("keys are missing")
+        texts = [manifest[key] for key in ("task", "edition", "kind", "source")] + manifest["notes"]
+        ends = [end for pair in manifest["parts"].values() for end in pair]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(manifest["parameters"], dict):
+            raise ValueError("what should be text is not")
+        if any(len(pair) != 2 for pair in manifest["parts"].values()) or any(type(end) is not int for end in ends):
+            raise ValueError("parts are not pairs of whole numbers")
+        if not {"x.npy", "y.npy"} <= wanted.keys():
+            raise ValueError("x.npy or y.npy is not listed")
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {cure}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -186,6 +186,7 @@ PREPARED = Path(tempfile.mkdtemp())
 def _prepared():
     def write(work):
         np.save(work / "x.npy", np.arange(20, dtype=np.uint8))
+        np.save(work / "y.npy", np.zeros(20, np.uint8))
         return {"parts": {"train": (0, 20)}}
 
     header = {"task": "t", "edition": "e", "kind": "toy", "source": "s", "parameters": {}, "notes": []}
@@ -200,10 +201,11 @@ def _prepared():
 def prepared_folder_opens_or_is_refused(named: tuple[str, bytes]) -> None:
     name, content = named
     with tempfile.TemporaryDirectory() as place:
-        for whole in ("manifest.json", "x.npy"):
+        for whole in ("manifest.json", "x.npy", "y.npy"):
             shutil.copy(PREPARED / whole, place)
         (Path(place) / name).write_bytes(content)
-        if one_line(store.read_manifest, Path(place)) is not None:
+        if (manifest := one_line(store.read_manifest, Path(place))) is not None:
+            assert all(range(*ends) is not None for ends in manifest["parts"].values())
             array = one_line(store.read_array, Path(place), "x")
             assert array is None or array.dtype != object
             one_line(store.check_hashes, Path(place))
