@@ -8,6 +8,7 @@ B batch, L length, D model width, M features, H heads, K width of a head; H * K 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -22,25 +23,29 @@ def orthogonal_gaussian(n_features: int, width: int) -> Tensor:
     return (torch.cat(blocks)[:n_features] * length).to(torch.get_default_dtype())
 
 
-def softmax_features(x: Tensor, w: Tensor, *, shared: Tensor | None = None) -> Tensor:
+def softmax_features(x: Tensor, w: Tensor, *, real: Tensor | None = None) -> Tensor:
     """exp(W x - |x|^2 / 2) for x scaled by K^-1/4: products estimate exp(q . k / sqrt(K)).
 
     x (B, L, H, K), w (M, K) -> (B, L, H, M), divided by the largest of each position, which cancels in a query; for
-    keys `shared` (B, L) names the real positions, and the largest of a whole example is taken.
+    keys `real` (B, L) names the real positions, the largest of a whole example is taken, and padding gets zero.
     """
     x = x / x.shape[-1] ** 0.25
     exponent = x @ w.T.to(x.dtype) - x.square().sum(-1, keepdim=True) / 2
-    if shared is None:
-        largest = exponent.amax(-1, keepdim=True)
+    if real is None:
+        largest = exponent.detach().amax(-1, keepdim=True)
     else:
-        largest = exponent.masked_fill(~shared[..., None, None], -torch.inf).amax((1, 3), keepdim=True)
-    # above the largest lies padding only, which is thrown away; clamped, it stays finite
-    return (exponent - largest.detach()).clamp(max=0).exp() + 1e-6
+        exponent = exponent.masked_fill(~real[..., None, None], -torch.inf)
+        largest = exponent.detach().amax((1, 3), keepdim=True)
+    return (exponent - largest).exp()
 
 
 def relu_features(x: Tensor, w: Tensor | None) -> Tensor:
-    """relu(W x) + 0.001, or relu(x) + 0.001 without W: (B, L, H, M)."""
-    return torch.relu(x if w is None else x @ w.T.to(x.dtype)) + 1e-3
+    """relu(W x), or relu(x) without W: (B, L, H, M)."""
+    return torch.relu(x if w is None else x @ w.T.to(x.dtype))
+
+
+# added to every feature, as in the authors' code, so that no query is without keys
+FLOOR = {"softmax": 1e-6, "relu": 1e-3}
 
 
 class Performer(nn.Module):
@@ -105,12 +110,16 @@ class Performer(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(2)  # each (B, L, H, K)
         if self.kernel == "softmax":
             assert self.features is not None
-            q, k = softmax_features(q, self.features), softmax_features(k, self.features, shared=mask)
+            q, k = softmax_features(q, self.features), softmax_features(k, self.features, real=mask)
         else:
             q, k = relu_features(q, self.features), relu_features(k, self.features)  # (B, L, H, M)
-        # the mean in place of the sum, in both products: the ratio is the same and half precision does not overflow
-        k = k * (mask / mask.sum(1, keepdim=True))[..., None, None].to(k.dtype)
-        state = torch.einsum("blhm,blhk->bhmk", k, v)
-        scale = torch.einsum("blhm,bhm->blh", q, k.sum(1))
-        y = torch.einsum("blhm,bhmk->blhk", q, state) / scale[..., None]
+        # a column of ones beside the values sums the normaliser; a padded row of zeros adds nothing to either. The mean
+        # in place of the sum leaves their ratio alone, and half precision does not overflow
+        weight = (mask / mask.sum(1, keepdim=True))[..., None, None].to(v.dtype)
+        v = F.pad(v, (0, 1), value=1.0) * weight  # (B, L, H, K + 1)
+        # the floor of the features goes into the small sums: the large tensors are made, and kept, once
+        floor = FLOOR[self.kernel]
+        state = torch.einsum("blhm,blhk->bhmk", k, v) + floor * v.sum(1)[:, :, None].to(v.dtype)
+        y = torch.einsum("blhm,bhmk->blhk", q, state) + floor * state.sum(2)[:, None]
+        y = y[..., :-1] / y[..., -1:]
         return self.out(y.flatten(-2))  # (B, L, D)

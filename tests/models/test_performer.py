@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from models.performer import Performer, orthogonal_gaussian, relu_features, softmax_features
+from models.performer import FLOOR, Performer, orthogonal_gaussian, relu_features, softmax_features
 
 
 @pytest.mark.parametrize(("kernel", "n_features"), [("softmax", 10), ("relu", 10), ("relu", None)])
@@ -15,9 +15,10 @@ def test_equals_the_dense_kernel_computation(kernel, n_features, assert_same, ra
     x, mask = ragged(8, 9, 5, 1)
     q, k, v = mixer.qkv(x).unflatten(-1, (3, 2, 3)).unbind(2)
     if kernel == "softmax":
-        q, k = softmax_features(q, mixer.features), softmax_features(k, mixer.features, shared=mask)
+        q, k = softmax_features(q, mixer.features), softmax_features(k, mixer.features, real=mask)
     else:
         q, k = relu_features(q, mixer.features), relu_features(k, mixer.features)
+    q, k = q + FLOOR[kernel], k + FLOOR[kernel]
     weights = torch.einsum("bihm,bjhm->bhij", q, k) * mask[:, None, None]
     weights = weights / weights.sum(-1, keepdim=True)
     expected = mixer.out(torch.einsum("bhij,bjhk->bihk", weights, v).flatten(-2))
