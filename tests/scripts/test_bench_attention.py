@@ -10,7 +10,6 @@ from lra.efficiency import efficiency_table, load_bench
 from lra.published import load_published
 from scripts import bench_attention as bench
 
-
 pytestmark = pytest.mark.slow
 
 
