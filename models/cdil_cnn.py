@@ -43,8 +43,8 @@ class Block(nn.Module):
 class CDIL(nn.Module):
     """The whole encoder: cycles of blocks with dilations 1, 2, 4, ...
 
-    n_layers     cycles. One is the paper's network: it has as many blocks as it takes until a position has heard of
-                 max_len - 1 others (9 at length 1024, 11 at 4000, as published)
+    n_layers     blocks, but never fewer than it takes until a position has heard of max_len - 1 others: 9 at length
+                 1024 and 11 at 4000, the published depths; more blocks begin the next cycle
     kernel_size  odd, so that a neighbourhood has a centre
     """
 
@@ -54,9 +54,8 @@ class CDIL(nn.Module):
             raise ValueError(f"kernel_size: {kernel_size} is even, a symmetric neighbourhood needs an odd one")
         cycle = max(1, math.ceil(math.log2(max_len)) - 1)
         self.blocks = nn.ModuleList(
-            Block(d_model, kernel_size=kernel_size, dilation=2**i, dropout=dropout)
-            for _ in range(n_layers)
-            for i in range(cycle)
+            Block(d_model, kernel_size=kernel_size, dilation=2 ** (i % cycle), dropout=dropout)
+            for i in range(max(n_layers, cycle))
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
