@@ -1,4 +1,4 @@
-"""Optimiser groups declared by the modules themselves, and the two learning-rate schedules of the papers."""
+"""Optimiser groups declared by the modules themselves, and the learning-rate schedules of the papers."""
 
 import math
 from collections.abc import Callable
@@ -52,6 +52,17 @@ def cosine(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
     return factor
 
 
+def linear(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+    """Factor: linear warm-up to 1, then a straight line down to 0 at the last step."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+    return factor
+
+
 def inverse_sqrt(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
     """Factor of the LRA repository's text-like tasks: min(1, step / warm-up) / sqrt(max(step, warm-up)).
 
@@ -70,7 +81,7 @@ def constant(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
     return lambda step: min(1.0, (step + 1) / max(1, warmup_steps))
 
 
-SCHEDULES = {"cosine": cosine, "inverse_sqrt": inverse_sqrt, "constant": constant}
+SCHEDULES = {"cosine": cosine, "linear": linear, "inverse_sqrt": inverse_sqrt, "constant": constant}
 
 
 def schedule(name: str, total_steps: int, warmup: float) -> Callable[[int], float]:

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.base import DataError  # noqa: E402
+from scripts import tuned  # noqa: E402
 
 CONFIGS = ROOT / "configs"
 # choices that name a cell, and settings that change where and how fast it runs but not what comes out
@@ -40,6 +41,7 @@ SETTING = re.compile(
     r"trainer\.(accelerator|devices|nodes|compile|threads|deterministic|checkpoint_seconds)"
 )
 console = Console(stderr=True)
+tuned.offer()
 
 
 def die(message: str) -> NoReturn:
@@ -130,6 +132,20 @@ def source_of(recipe: str | None) -> str | None:
     return cited[0].removeprefix("# source:").strip() if cited else None
 
 
+def recipe_of(model: str, task: str, recipe: str) -> tuple[str | None, str | None, list[str]]:
+    """(recipe, what it cites, notes) for the record; the recipe is None where nothing was published for this model.
+
+    recipe  the family's, <family>/<task>
+    """
+    source, tasks = tuned.sections(model)
+    name = f"{model}/{task}"
+    if task not in tasks:
+        source, name = source_of(recipe), recipe
+    if source and name == f"{model}/{task}" and not source.startswith(tuned.UNPUBLISHED):
+        return name, source, []
+    return None, source, [f"no published settings of its own: takes {name if source else 'none'}"]
+
+
 def cell_of(cfg: DictConfig):
     """What the record says of this run before it starts."""
     from lra.experiment import Cell
@@ -147,8 +163,7 @@ def cell_of(cfg: DictConfig):
     for key in ("root", "source", "seed"):
         result["task"].pop(key, None)
     result = portable(result)
-    recipe = str(choices.get("recipe"))
-    own = (CONFIGS / "recipe" / f"{recipe}.yaml").exists() and recipe.split("/")[0] == model
+    recipe, source, notes = recipe_of(model, task, str(choices.get("recipe")))
     words = [f"task={task}", f"model={model}", f"scale={scale}", f"seed={cfg.seed}", *variant]
     return Cell(
         task=task,
@@ -159,10 +174,10 @@ def cell_of(cfg: DictConfig):
         variant=variant,
         config=result,
         config_hash=config_hash(result),
-        recipe=recipe if own else None,
-        recipe_source=source_of(recipe),
+        recipe=recipe,
+        recipe_source=source,
         command=" ".join(["python scripts/train.py", *words]),
-        notes=[] if own else [f"no recipe of its own: takes {recipe}"],
+        notes=notes,
     )
 
 

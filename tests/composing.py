@@ -7,7 +7,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lra.backbone import Classifier
+from scripts import tuned
 
+tuned.offer()
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from lra.experiment import Hardware, Training
 from lra.optim import adamw, schedule
 from lra.task import TaskSpec
-from scripts import train
+from scripts import train, tuned
 
-TASKS, MODELS, SCALES = names("task"), names("model"), names("scale")
+TASKS, MODELS, SCALES, TUNED = names("task"), names("model"), names("scale"), names("tuned")
 
 
 def batch_of(spec: TaskSpec, n: int = 4, longest: int = 24):
@@ -73,3 +73,89 @@ def test_recipes_are_taken_by_the_models_of_a_family():
     assert compose("task=listops", "model=linear_transformer").model.d_model == 512
     assert compose("task=listops", "model=s4").model.d_model == 256
     assert compose("task=listops", "model=s4d").training.epochs == 40
+
+
+@pytest.mark.parametrize("model", TUNED)
+def test_a_models_own_settings_are_what_its_runs_take(model):
+    assert model in MODELS
+    source, sections = tuned.sections(model)
+    assert source
+    assert sections
+    for task, section in sections.items():
+        cfg = OmegaConf.to_container(compose(f"task={task}", f"model={model}"), resolve=True)
+        for part in ("model", "family", "task", "optimizer", "training"):
+            expected = section.pop(part, {})
+            assert tuned.laid_over(cfg[part], expected) == cfg[part], (task, part)
+        assert not section, f"{model} {task}: {list(section)}"
+        assert all(isinstance(v, int | float) for v in (cfg["optimizer"]["lr"], cfg["optimizer"]["weight_decay"]))
+
+
+@pytest.mark.parametrize("model", TUNED)
+def test_a_models_own_settings_build_it(model):
+    for task in tuned.sections(model)[1]:
+        cfg = compose(f"task={task}", f"model={model}")
+        spec = instantiate(cfg.task).spec
+        # widths are the point, not the length
+        spec = dataclasses.replace(spec, max_len=min(spec.max_len, 128))
+        net = classifier(cfg, spec).eval()
+        x, mask, _ = batch_of(spec, n=2)
+        with torch.no_grad():
+            assert net(x, mask).shape == (2, spec.n_classes), task
+
+
+def test_settings_left_open_are_the_familys():
+    performer, transformer = (compose("task=pathfinder", f"model={name}") for name in ("performer", "transformer"))
+    assert performer.model.n_layers == 1
+    assert transformer.model.n_layers == 4
+    assert performer.training == transformer.training
+    # Path-X is nowhere in its file
+    on_pathx = [compose("task=pathx", f"model={name}").model for name in ("performer", "transformer")]
+    assert on_pathx[0].n_layers == on_pathx[1].n_layers
+
+
+def test_the_chunked_twin_differs_by_its_chunk():
+    assert compose("task=text", "model=mega_chunk").model.encoder.chunk == 128
+    whole, chunked = (compose("task=pathx", f"model={name}") for name in ("mega", "mega_chunk"))
+    chunked.model.encoder.chunk = None
+    assert chunked == whole
+
+
+def test_a_record_says_whose_settings_were_used():
+    recipe, source, notes = train.recipe_of("mega_chunk", "text", "s4/text")
+    assert recipe == "mega_chunk/text"
+    assert "mega" in source
+    assert not notes
+    # tuned by its own file, but nobody published it
+    recipe, source, notes = train.recipe_of("megalodon", "text", "s4/text")
+    assert recipe is None
+    assert source.startswith("none published")
+    assert "takes megalodon/text" in notes[0]
+    # the family's: its first model's own, on loan to the others
+    assert train.recipe_of("s4", "text", "s4/text")[0] == "s4/text"
+    recipe, source, notes = train.recipe_of("h3", "text", "s4/text")
+    assert recipe is None
+    assert "state-spaces/s4" in source
+    assert "takes s4/text" in notes[0]
+    # a task its authors did not run
+    assert train.recipe_of("performer", "pathx", "transformer/pathx")[0] is None
+    assert train.recipe_of("mine", "text", "None/text") == (
+        None,
+        None,
+        ["no published settings of its own: takes none"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("listops: {}", "a.yaml: no source"),
+        ("source: here\nlistop: {}", "a.yaml: listop is no task"),
+        ("source: here\nlike: b", "a.yaml: like: b, but there is no b.yaml"),
+    ],
+)
+def test_a_file_of_settings_that_is_wrong_is_named(tmp_path, text, message):
+    for folder, name in (("task", "listops"), ("tuned", "a")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        tuned.sections("a", tmp_path)

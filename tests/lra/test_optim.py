@@ -66,6 +66,13 @@ def test_cosine_warms_up_and_ends_at_nothing():
     assert all(factor(s) >= factor(s + 1) for s in range(10, 100))
 
 
+def test_linear_warms_up_and_ends_at_nothing():
+    factor = schedule("linear", 100, 0.2)
+    assert [factor(s) for s in (0, 9, 19, 20)] == pytest.approx([0.05, 0.5, 1.0, 1.0])
+    assert [factor(s) for s in (60, 80, 100, 101)] == pytest.approx([0.5, 0.25, 0.0, 0.0])
+    assert schedule("linear", 10, 0)(0) == 1.0
+
+
 def test_inverse_square_root_is_the_published_one():
     # google-research/long-range-arena: constant * linear_warmup * rsqrt_decay
     factor = schedule("inverse_sqrt", 5000, 1000)

@@ -1,0 +1,56 @@
+"""Settings of one model for each task, a file a model: configs/tuned/<model>.yaml.
+
+A recipe serves a family (configs/recipe/<family>/<task>.yaml); what a model's own authors published goes on top of it.
+`offer` gives Hydra every section as the choice tuned=<model>/<task>, which configs/train.yaml takes where it exists.
+
+    source: where the numbers come from; "none published; ..." where they are ours
+    like: mega       # another file, whose sections lie beneath these
+    every: {...}     # on every task
+    listops: {...}   # {}: published to be as the family's recipe
+"""
+
+from pathlib import Path
+
+import yaml
+from hydra.core.config_store import ConfigStore
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+UNPUBLISHED = "none published"
+
+
+def laid_over(below: dict, above: dict) -> dict:
+    """The union of two nested dicts; where both have a value, that of `above`."""
+    both = {k: laid_over(below[k], v) for k, v in above.items() if isinstance(v, dict) and k in below}
+    return below | above | both
+
+
+def sections(model: str, folder: Path = CONFIGS) -> tuple[str | None, dict[str, dict]]:
+    """What a model's file cites, and its settings for each task; (None, {}) for a model without a file.
+
+    raises ValueError, one line naming the file, where it has no source, or a section that is no task
+    """
+    path = folder / "tuned" / f"{model}.yaml"
+    if not path.exists():
+        return None, {}
+    content = yaml.load(path.read_text(), yaml.CSafeLoader)
+    source, like, every = (content.pop(key, None) for key in ("source", "like", "every"))
+    beneath, found = sections(like, folder) if like else (None, {})
+    if like and not found:
+        raise ValueError(f"{path}: like: {like}, but there is no {like}.yaml beside it")
+    if not (source := source or beneath):
+        raise ValueError(f"{path}: no source; say where its numbers come from, or '{UNPUBLISHED}; ...'")
+    tasks = sorted(p.stem for p in (folder / "task").glob("*.yaml"))
+    if unknown := sorted(set(content) - set(tasks)):
+        raise ValueError(f"{path}: {unknown[0]} is no task (known: {', '.join(tasks)})")
+    for task in (*found, *(t for t in content if t not in found)):
+        own = laid_over(every or {}, content.get(task, {}))
+        found[task] = laid_over(found.get(task, {}), own)
+    return source, found
+
+
+def offer(folder: Path = CONFIGS) -> None:
+    """Make the sections of all files known to Hydra, in this process."""
+    store = ConfigStore.instance()
+    for path in sorted((folder / "tuned").glob("*.yaml")):
+        for task, section in sections(path.stem, folder)[1].items():
+            store.store(group=f"tuned/{path.stem}", name=task, node=section, package="_global_", provider="tuned")
