@@ -31,7 +31,8 @@ class Gate(nn.Module):
 class DilatedCNN(nn.Module):
     """The whole encoder (figure 4); its output is a map of the summed skip connections.
 
-    n_layers     cycles of dilations; one cycle doubles them until the centre of max_len sees both ends
+    n_layers     gates, but never fewer than one cycle of dilations, which doubles them until the centre of max_len sees
+                 both ends; more gates begin the next cycle
     kernel_size  odd, so that a neighbourhood has a centre
     """
 
@@ -40,7 +41,7 @@ class DilatedCNN(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: {kernel_size} is even, a symmetric neighbourhood needs an odd one")
         cycle = max(1, math.ceil(math.log2(max_len + 2)) - 1)
-        n_gates = n_layers * cycle
+        n_gates = max(n_layers, cycle)
         self.gates = nn.ModuleList(
             Gate(d_model, kernel_size=kernel_size, dilation=2 ** (i % cycle), dropout=dropout) for i in range(n_gates)
         )

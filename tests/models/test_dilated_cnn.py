@@ -7,7 +7,7 @@ from models.dilated_cnn import DilatedCNN
 
 def build(**arguments: int) -> DilatedCNN:
     torch.manual_seed(0)
-    return DilatedCNN(**({"d_model": 4, "n_layers": 2, "max_len": 8, "dropout": 0.0} | arguments)).double().eval()
+    return DilatedCNN(**({"d_model": 4, "n_layers": 6, "max_len": 8, "dropout": 0.0} | arguments)).double().eval()
 
 
 def taps(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
