@@ -6,58 +6,82 @@ B batch, H features, L length, n the length of the transform.
 import torch
 from torch import Tensor
 
+# floats of one padded block of the batch: large enough for a GPU, small enough that no transform is held whole
+BLOCK = 2**24
 
-def long_conv(u: Tensor, kernel: Tensor, D: Tensor | None = None) -> Tensor:
+
+def long_conv(u: Tensor, kernel: Tensor, D: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """Convolution of every feature with its own kernel, plus the skip D u.
 
     y[l] = sum_{j <= l} k_0[l - j] u[j] + sum_{j > l} k_1[j - l - 1] u[j] + D u[l]; the second sum only if K is 2.
 
-    u        (B, H, L), any floating precision; transforms run in the kernel's
+    u        (B, H, L) in any layout and floating precision; transforms run in the kernel's precision
     kernel   (K, H, M) real, K 1 (causal) or 2 (two-sided); taps past L are not used
     D        (H,) real, or None
-    returns  (B, H, L) in the precision of u
+    mask     (B, L) bool, or None; u counts as zero where it is False
+    returns  (B, H, L) in the layout and precision of u
     """
     if len(kernel) not in (1, 2) or kernel.shape[1] != u.shape[1]:
         raise ValueError(
-            f"kernel {tuple(kernel.shape)} for input {tuple(u.shape)}: (1 or 2, H, M) for (B, H, L) is needed"
+            f"kernel {tuple(kernel.shape)} for input {tuple(u.shape)}: (1 or 2, H, M), (B, H, L) are needed"
         )
     with torch.autocast(u.device.type, enabled=False):
-        return LongConv.apply(u, kernel, D)
+        return LongConv.apply(u, kernel, D, mask)
 
 
 class LongConv(torch.autograd.Function):
-    """Keeps u and the kernel; the backward transforms both again, for their spectra are two to four times their size.
+    """Keeps its arguments and no spectrum, which would be two to four times their size; the backward transforms again.
 
     The skip is part of the kernel's tap at offset zero: it costs no pass over u of its own.
     """
 
     @staticmethod
-    def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor | None) -> Tensor:
-        ctx.save_for_backward(u, kernel, D)
+    def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor | None, mask: Tensor | None) -> Tensor:
+        ctx.save_for_backward(u, kernel, D, mask)
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        y_f = torch.fft.rfft(u.to(kernel.dtype), n=n).mul_(spectrum(kernel, D, L, n))
-        return torch.fft.irfft(y_f, n=n)[..., :L].to(u.dtype)
+        k_f, y = spectrum(kernel, D, L, n), torch.empty_like(u)
+        transform = Transform(u, n, kernel.dtype)
+        for rows in transform.blocks:
+            u_f = transform(u, rows, mask)
+            y[rows] = torch.fft.irfft(u_f.mul_(k_f), n=n)[..., :L]
+        return y
 
     @staticmethod
     def backward(ctx, dy: Tensor):
-        u, kernel, D = ctx.saved_tensors
+        u, kernel, D, mask = ctx.saved_tensors
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        dy_f = torch.fft.rfft(dy.to(kernel.dtype), n=n)
-        du = dk = dD = None
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            u_f = torch.fft.rfft(u.to(kernel.dtype), n=n)
-            taps = torch.fft.irfft(correlate(u_f, dy_f), n=n)
-            dk, dD = unroll(taps, kernel, L), None if D is None else taps[:, 0].clone()
+        k_f, du = spectrum(kernel, D, L, n).conj_physical_(), torch.empty_like(u)
+        dk_f = torch.zeros_like(k_f)
+        transform = Transform(u, n, kernel.dtype)
+        for rows in transform.blocks:
+            dy_f, u_f = transform(dy, rows), transform(u, rows, mask)
+            dk_f += u_f.conj_physical_().mul_(dy_f).sum(0)
             del u_f
-        if ctx.needs_input_grad[0]:
-            dy_f.mul_(spectrum(kernel, D, L, n).conj_physical_())
-            du = torch.fft.irfft(dy_f, n=n)[..., :L].to(u.dtype)
-        return du, dk, dD
+            g = torch.fft.irfft(dy_f.mul_(k_f), n=n)[..., :L]
+            du[rows] = g if mask is None else g.mul_(mask[rows, None])
+        taps = torch.fft.irfft(dk_f, n=n)
+        return du, unroll(taps, kernel, L), None if D is None else taps[:, 0].clone(), None
 
 
-def correlate(u_f: Tensor, dy_f: Tensor) -> Tensor:
-    """sum_b conj(u_f) dy_f, (H, n // 2 + 1)."""
-    return u_f.conj_physical_().mul_(dy_f).sum(0)
+class Transform:
+    """Masked, padded transforms of blocks of the batch, through one buffer whose padding is written once."""
+
+    def __init__(self, u: Tensor, n: int, dtype: torch.dtype):
+        B, H, L = u.shape
+        count = min(B, max(1, BLOCK // (H * n)))
+        self.blocks = [slice(start, start + count) for start in range(0, B, count)]
+        self.buffer = u.new_zeros(count, H, n, dtype=dtype)
+        self.L = L
+
+    def __call__(self, x: Tensor, rows: slice, mask: Tensor | None = None) -> Tensor:
+        """(b, H, n // 2 + 1), fresh memory."""
+        x = x[rows]
+        buffer = self.buffer[: len(x)]
+        if mask is None:
+            buffer[..., : self.L] = x
+        else:
+            torch.mul(x, mask[rows, None], out=buffer[..., : self.L])
+        return torch.fft.rfft(buffer)
 
 
 def spectrum(kernel: Tensor, D: Tensor | None, L: int, n: int) -> Tensor:

@@ -120,8 +120,7 @@ class S4D(nn.Module):
         }
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        u = (x * mask[..., None]).mT  # (B, H, L)
-        y = long_conv(u, self.kernel(u.shape[-1]), self.D)
+        y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)  # (B, H, L)
         return self.mix(self.dropout(self.activation(y.mT)))
 
     def mix(self, y: Tensor) -> Tensor:
