@@ -3,7 +3,7 @@
 Child et al. 2019 (arXiv:1904.10509), section 4.3: strided and fixed attention. The two patterns of a kind are merged
 in every head (the paper's "merged head"), as Long Range Arena runs them. The paper's patterns are causal; these look
 both ways, since a classifier reads the whole input and a causal class token would see itself alone.
-B batch, L length, D model width, N blocks of W positions, H heads of width K; H * K = d_qkv.
+B batch, L length, D model width, N blocks of W positions, M groups of G blocks, H heads of width K.
 """
 
 import math
@@ -71,25 +71,31 @@ class SparseTransformer(nn.Module):
         return self.out(y.flatten(1, 2).flatten(-2)[:, :length])  # (B, L, D)
 
     def fixed(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
-        """Own block and all summaries; the queries of a block see the same keys, so a block is one dense attention."""
+        """Own block and all summaries, as dense attention of a group of blocks to its positions and all summaries."""
         n_blocks = q.shape[1]
-
-        def own_and_summaries(t: Tensor) -> Tensor:
-            """(B, N, W, ...) -> (B, N, W + N C, ...)"""
-            summaries = t[:, :, -self.n_summary :].flatten(1, 2)[:, None]
-            return torch.cat([t, summaries.expand(-1, n_blocks, *[-1] * (t.ndim - 2))], dim=2)
-
-        # a block's own summary is already among its positions
+        # blocks side by side share one copy of the summaries; more of them would compute more pairs that do not count
+        n_groups = -(-n_blocks // 4)
+        missing = -n_blocks % n_groups
+        summaries = [t[:, :, -self.n_summary :].flatten(1, 2)[:, None] for t in (k, v, real)]  # (B, 1, N C, ...)
+        q, k, v = (F.pad(t, (0, 0, 0, 0, 0, 0, 0, missing)) for t in (q, k, v))
+        real = F.pad(real, (0, 0, 0, missing))
+        q, k, v, real = (t.unflatten(1, (n_groups, -1)).flatten(2, 3) for t in (q, k, v, real))  # (B, M, G W, ...)
+        k, v, real = (
+            torch.cat([t, s.expand(-1, n_groups, *[-1] * (t.ndim - 2))], dim=2)
+            for t, s in zip((k, v, real), summaries, strict=True)
+        )
+        block = torch.arange(n_blocks + missing, device=q.device).repeat_interleave(self.block).view(n_groups, -1, 1)
         owner = torch.arange(n_blocks, device=q.device).repeat_interleave(self.n_summary)
-        other = owner != torch.arange(n_blocks, device=q.device)[:, None]  # (N, N C)
-        allowed = own_and_summaries(real) & F.pad(other, (self.block, 0), value=True)
-        # a block of padding in an input without summaries: a softmax over no keys is nan
+        # a block's own summary is already among its positions
+        pairs = torch.cat([block == block.transpose(1, 2), block != owner], dim=2)  # (M, G W, G W + N C)
+        allowed = pairs & real[:, :, None]
+        # a padded query may see nothing: a softmax over no keys is nan
         allowed = allowed | ~allowed.any(-1, keepdim=True)
-        k, v = own_and_summaries(k), own_and_summaries(v)
-        q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B * N, H, W or W + N C, K)
+        q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B * M, H, G W or G W + N C, K)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed.flatten(0, 1)[:, None, None], dropout_p=dropout)
-        return y.transpose(1, 2).unflatten(0, (-1, n_blocks))  # (B, N, W, H, K)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed.flatten(0, 1)[:, None], dropout_p=dropout)
+        y = y.transpose(1, 2).unflatten(0, (-1, n_groups)).flatten(1, 2)
+        return y.unflatten(1, (-1, self.block))[:, :n_blocks]  # (B, N, W, H, K)
 
     def strided(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """The window and the column of each position under one softmax."""

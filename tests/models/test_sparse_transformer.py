@@ -15,7 +15,7 @@ def strided(i, j, width, n_summary):
 
 
 @pytest.mark.parametrize("pattern", [fixed, strided])
-@pytest.mark.parametrize("lengths", [(20, 11), (18, 5, 1), (3, 2)])
+@pytest.mark.parametrize("lengths", [(20, 11), (14, 6), (18, 5, 1), (3, 2)])
 def test_merged_patterns_equal_the_masked_dense_computation(pattern, lengths, dense_attention, assert_same, ragged):
     torch.manual_seed(0)
     mixer = SparseTransformer(8, 32, pattern=pattern.__name__, block=4, n_summary=2, n_heads=2, d_qkv=4).double()
