@@ -5,7 +5,6 @@ form (data/store.py); the rest is here. Nothing is read, made or fetched by the 
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,37 +17,14 @@ import torch.distributed as dist
 
 from data import archive, store
 from data.loader import Loader, Pool
+from data.origin import Origin, choose, from_lra
 from data.progress import say
 from data.store import DataError
 from lra.task import TaskSpec
 
 SPLITS = ("train", "val", "test")
-MIRROR = "LRA_MIRROR"
 
 __all__ = ["SPLITS", "DataError", "Loader", "Origin", "Pool", "TaskData", "tensor", "whole"]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """One way to come by a task's data; nothing happens before `write` is called.
-
-    edition    short name, first part of the prepared folder's: "official", "generated", "toy", or a substitute's
-    kind       what a record calls it: "official", "subset" (real, but less or other than the official),
-               "generated", "toy"
-    source     the same for people, without paths
-    write      fills an empty folder with the arrays of data/store.py; returns `parts` {name: [begin, end)} and more
-    notes      what a reader of results must know
-    identity   sizes of the files it was found in, to tell two sources apart; None: not known before it is fetched
-    resumable  `write` can go on in the folder an interrupted attempt left
-    """
-
-    edition: str
-    kind: str
-    source: str
-    write: Callable[[Path], dict[str, Any]]
-    notes: tuple[str, ...] = ()
-    identity: dict[str, int] | None = None
-    resumable: bool = False
 
 
 @dataclass
@@ -69,7 +45,7 @@ class TaskData(pl.LightningDataModule):
     seed             decides the order of training examples, with the epoch; nothing else
     root             prepared data lies in <root>/<task>, downloads in <root>/raw
     source           "auto"      what $LRA_MIRROR or <root>/raw holds, else what is prepared, else generated or fetched
-                     "official"  the same, but never generated
+                     "official"  the same, but neither generated nor a substitute
                      "generated" or "toy" (made-up data of the right shape, for tests), or a folder
     resident         whole pool on the accelerator: True, False, or "auto", if it takes at most 40 % of what is free
     pad              "longest", "max" or a multiple k, see data/loader.py; no effect where all examples are equally long
@@ -140,7 +116,7 @@ class TaskData(pl.LightningDataModule):
         if (found := self.unpacked(folder)) is not None:
             return found
         path = folder / archive.LRA.file
-        return self._from_lra(lambda: path) if path.is_file() else None
+        return from_lra(self, lambda: path) if path.is_file() else None
 
     def generated(self) -> Origin | None:
         """Data made on the spot by the task's own rules; None if it has none."""
@@ -151,18 +127,7 @@ class TaskData(pl.LightningDataModule):
         instead = f"give a folder that holds {self.lra_folder} or {archive.LRA.file} as data.source or $LRA_MIRROR"
         if self.generated() is not None:
             instead += ", or data.source=generated"
-        return self._from_lra(lambda: archive.fetch(archive.LRA, self.root / "raw", instead))
-
-    def _from_lra(self, path: Callable[[], Path]) -> Origin:
-        def write(work: Path) -> dict[str, Any]:
-            place = path()
-            archive.check(place, archive.LRA)
-            archive.unpack(place, self.root / "raw", self.lra_folder, limit=archive.LRA.unpacked)
-            if (found := self.unpacked(self.root / "raw")) is None:
-                raise DataError(f"{place}: {self.lra_folder} in it does not hold the files of {self.name}")
-            return found.write(work)
-
-        return Origin("official", "official", f"LRA {self.lra_folder}", write)
+        return from_lra(self, lambda: archive.fetch(archive.LRA, self.root / "raw", instead))
 
     def toy(self) -> Origin:
         """Made-up data of the right shape, learnable, for tests; never for results."""
@@ -205,51 +170,8 @@ class TaskData(pl.LightningDataModule):
         return self.root / self.name / f"{edition}-{store.digest(self.parameters(edition))}"
 
     def origin(self) -> Origin:
-        """Decide, from `source` and what lies on disk, where data comes from; raises DataError if nowhere."""
-        if self.source == "toy":
-            return self.toy()
-        if self.source == "generated":
-            if (made := self.generated()) is None:
-                raise DataError(f"{self.name} cannot be generated: source=auto, official or a folder")
-            return made
-        if self.source not in ("auto", "official"):
-            return self._given(Path(self.source), f"source={self.source}")
-        reasons = []
-        for found in self._candidates():
-            if (reason := self.why_not(found.edition)) is None:
-                return found
-            reasons.append(f"{found.source}: {reason}")
-        if self.source == "auto" and (made := self.generated()) is not None:
-            return made
-        if reasons:
-            raise DataError(f"{self.name}: {reasons[0]}")
-        return self.fetched()
-
-    def _given(self, folder: Path, named: str) -> Origin:
-        if not folder.is_dir():
-            raise DataError(
-                f"{named}: no such folder; give one that holds {self.name}, or auto, official, generated, toy"
-            )
-        if (found := self.find(folder)) is None:
-            raise DataError(f"{named}: no data for {self.name} there; data/README.md lists the layouts that are read")
-        if reason := self.why_not(found.edition):
-            raise DataError(f"{named}: {reason}")
-        return found
-
-    def _candidates(self) -> list[Origin]:
-        """Real data at hand, best first."""
-        found = []
-        if mirror := os.environ.get(MIRROR):
-            if not Path(mirror).is_dir():
-                raise DataError(f"{MIRROR}={mirror}: no such folder")
-            found.append(self.find(Path(mirror)))
-        if (raw := self.root / "raw").is_dir():
-            found.append(self.find(raw))
-        for edition in self.real_editions:
-            if (path := self.folder(edition)).is_dir():
-                manifest = store.read_manifest(path)
-                found.append(Origin(edition, manifest["kind"], manifest["source"], _never))
-        return [origin for origin in found if origin is not None]
+        """Where data comes from, given `source` and what lies on disk; raises DataError if nowhere."""
+        return choose(self)
 
     # ---- Lightning's steps
 
@@ -402,10 +324,6 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise DataError(f"{name}={value}: a whole number is needed, at least {least}")
     return value
-
-
-def _never(folder: Path) -> dict[str, Any]:
-    raise DataError(f"{folder}: prepared data has gone while it was being used; start again")
 
 
 def tensor(array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:

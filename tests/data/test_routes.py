@@ -225,3 +225,15 @@ def test_damaged_sprites_are_one_line(tmp_path):
     (place / "labels.npz").write_bytes(b"PK nonsense")
     with pytest.raises(DataError, match=r"labels\.npz: not readable"):
         Image(batch_size=5, root=tmp_path / "root", source=tmp_path).prepare_data()
+
+
+def test_official_is_never_a_substitute(tmp_path, monkeypatch):
+    """Sprites with one lossy image are no official CIFAR-10, prepared or given."""
+    place = tmp_path / "cifar10"
+    place.mkdir()
+    for name in ("labels.npz", *(f"{batch}.webp" for batch in image.BATCHES)):
+        (place / name).write_bytes(b"something")
+    monkeypatch.setenv("LRA_MIRROR", str(tmp_path))
+    assert Image(batch_size=5, root=tmp_path / "root").origin().edition == "sprites"
+    official = Image(batch_size=5, root=tmp_path / "root", source="official").origin()
+    assert (official.edition, official.source) == ("official", image.CIFAR.file)
