@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lra import environment
+from lra.budget import parameters
 from lra.checkpoint import Checkpoint, Interrupted
 from lra.learner import Learner
 from lra.progress import Bar, Curve, Diverged
@@ -111,10 +112,6 @@ def kernel_backend(model: nn.Module) -> str | None:
     """Names of the kernel backends that the model's modules used, None if they have none."""
     used = {str(m.backend_used) for m in model.modules() if getattr(m, "backend_used", None)}
     return ", ".join(sorted(used)) or None
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters() if p.requires_grad)
 
 
 def now() -> str:

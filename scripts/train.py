@@ -9,6 +9,7 @@ Running it again says that the result exists; an unfinished run goes on where it
 
 import difflib
 import fcntl
+import functools
 import inspect
 import os
 import re
@@ -146,6 +147,49 @@ def recipe_of(model: str, task: str, recipe: str) -> tuple[str | None, str | Non
     return None, source, [f"no published settings of its own: takes {name if source else 'none'}"]
 
 
+def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> str:
+    """Sets model.d_model to the width that the budget of cfg allows, and says in a line what that is.
+
+    task, scale, overrides  the run's; the Transformer to compare with gets the overrides of the task too
+    raises                  ValueError if no width fits, or the overrides name one themselves
+    """
+    from lra.budget import count, fitting_width
+
+    if cfg.budget != "lra":
+        raise ValueError(f"budget={cfg.budget}: not one of null, lra")
+    if any(o.lstrip("+").startswith("model.d_model=") for o in overrides):
+        raise ValueError("budget=lra chooses model.d_model: leave out one of the two")
+    same_task = [o for o in overrides if o.lstrip("+").startswith("task.")]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        transformer = hydra.compose(
+            "train", overrides=[f"task={task}", f"scale={scale}", "model=transformer", *same_task]
+        )
+    spec, usual = instantiate(cfg.task).spec, instantiate(transformer.task).spec
+    reference = count(lambda: instantiate(transformer.model, spec=usual))
+
+    def build() -> Any:
+        try:
+            return instantiate(cfg.model, spec=spec)
+        except InstantiationException as error:
+            raise error.__cause__ or error from None
+
+    @functools.cache
+    def count_at(width: int) -> int:
+        cfg.model.d_model = width
+        return count(build)
+
+    recipe = cfg.model.d_model
+    try:
+        chosen = fitting_width(count_at, reference)
+    except ValueError as error:
+        raise ValueError(f"budget=lra: on {task} the model {error}") from None
+    cfg.model.d_model = chosen
+    return (
+        f"budget lra: width {chosen} for the recipe's {recipe}, {count_at(chosen):,} parameters, "
+        f"{100 * count_at(chosen) / reference:.1f} % of the Transformer's {reference:,}"
+    )
+
+
 def cell_of(cfg: DictConfig):
     """What the record says of this run before it starts."""
     from lra.experiment import Cell
@@ -238,9 +282,10 @@ def run(
     force: bool,
     results: str,
     runs: str,
+    budget: str | None,
     cell: Any,
 ) -> int:
-    """Builds the objects of one cell and runs it. family and data are values other sections refer to."""
+    """Builds the objects of one cell and runs it. family, data and budget have been used by then."""
     import pytorch_lightning as pl
 
     from lra import experiment
@@ -326,6 +371,9 @@ def main(cfg: DictConfig) -> None:
         if unknown:
             word = sorted(unknown)[0]
             die(f"{word}: there is no such section{nearest(word, list(inspect.signature(run).parameters))}")
+        if cfg.budget is not None:
+            chosen, given = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
+            console.print(sized(cfg, task=chosen["task"], scale=chosen["scale"], overrides=given))
         status = run(**cfg, cell=cell_of(cfg))
     except InstantiationException as error:
         die(str(error.__cause__ or error))

@@ -9,6 +9,7 @@ from composing import CONFIGS, classifier, compose, names
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from lra.budget import parameters
 from lra.experiment import Hardware, Training
 from lra.optim import adamw, schedule
 from lra.task import TaskSpec
@@ -159,3 +160,39 @@ def test_a_file_of_settings_that_is_wrong_is_named(tmp_path, text, message):
         (tmp_path / folder / f"{name}.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         tuned.sections("a", tmp_path)
+
+
+def sized(model: str, task: str = "listops", *more: str):
+    cfg = compose(f"task={task}", f"model={model}", "scale=mini", "budget=lra", *more)
+    return train.sized(cfg, task=task, scale="mini", overrides=list(more)), cfg
+
+
+def size(cfg) -> int:
+    return parameters(classifier(cfg, instantiate(cfg.task).spec))
+
+
+@pytest.mark.parametrize("model", ["s4", "mamba2", "linformer", "megalodon"])
+def test_a_budget_gives_a_model_the_size_of_the_transformer(model):
+    said, cfg = sized(model)
+    reference = size(compose("task=listops", "model=transformer", "scale=mini"))
+    assert size(cfg) <= 1.1 * reference
+    assert f"{size(cfg):,} parameters" in said
+    assert f"width {cfg.model.d_model}" in said
+    assert f"{reference:,}" in said
+
+
+def test_a_budget_leaves_the_transformer_as_it_is():
+    said, cfg = sized("transformer", "pathfinder")
+    assert cfg.model.d_model == compose("task=pathfinder", "model=transformer", "scale=mini").model.d_model
+    assert "100.0 %" in said
+    assert sized("transformer")[1].model == compose("model=transformer", "scale=mini").model
+
+
+def test_a_budget_that_cannot_be_kept_is_refused():
+    cfg = compose("budget=large", "scale=mini")
+    with pytest.raises(ValueError, match="budget=large: not one of"):
+        train.sized(cfg, task="listops", scale="mini", overrides=[])
+    with pytest.raises(ValueError, match="leave out one"):
+        sized("s4", "listops", "model.d_model=32")
+    with pytest.raises(ValueError, match=r"budget=lra: on listops the model has .*model\.n_layers"):
+        sized("long_conv", "listops", "model.n_layers=50")
