@@ -6,8 +6,9 @@ B batch, H features, L length, n the length of the transform.
 import torch
 from torch import Tensor
 
-# floats of one padded block of the batch: large enough for a GPU, small enough that no transform is held whole
-BLOCK = 2**24
+# floats of one padded block of the batch: small enough that no transform is held whole, and for a CPU's cache
+BLOCK = {"cpu": 2**21}
+LARGE_BLOCK = 2**24
 
 
 def long_conv(u: Tensor, kernel: Tensor, D: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -68,7 +69,7 @@ class Transform:
 
     def __init__(self, u: Tensor, n: int, dtype: torch.dtype):
         B, H, L = u.shape
-        count = min(B, max(1, BLOCK // (H * n)))
+        count = min(B, max(1, BLOCK.get(u.device.type, LARGE_BLOCK) // (H * n)))
         self.blocks = [slice(start, start + count) for start in range(0, B, count)]
         self.buffer = u.new_zeros(count, H, n, dtype=dtype)
         self.L = L

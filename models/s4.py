@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lra.backbone import ACTIVATIONS, Dropout
 from lra.fftconv import long_conv
 from lra.hippo import bilinear, nplr
-from lra.kernels import nplr_spectrum
+from lra.kernels import copies, nplr_spectrum
 
 
 def pair(z: Tensor) -> Tensor:
@@ -173,17 +173,13 @@ class S4(nn.Module):
         if self.length < L:
             raise ValueError(f"S4 was prepared for {self.length} positions, the input has {L}: call prepare({L}) first")
         spectrum = nplr_spectrum(*self.system(), self.length, backend=self.backend)
-        return torch.fft.irfft(spectrum, n=self.length)[..., :L]
+        taps = torch.fft.irfft(spectrum, n=self.length)
+        return taps if self.length == L else taps[..., :L]
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """dt (H,), A (H, M), B (H, M), C (K, H, M), P (R, H, M): one system for each feature."""
-        copies = len(self.log_dt) // len(self.A_imag)
+        """dt (H,), A (S, M), B (S, M), C (K, H, M), P (R, S, M)."""
         A = torch.complex(-self.A_log_decay.exp(), self.A_imag)
-        B, C, P = (torch.view_as_complex(x) for x in (self.B, self.C, self.P))
-        # feature h has copy h mod S
-        A, B = (x.expand(copies, *x.shape).flatten(0, 1) for x in (A, B))
-        P = P[:, None].expand(-1, copies, -1, -1).flatten(1, 2)
-        return self.log_dt.exp(), A, B, C, P
+        return self.log_dt.exp(), A, *(torch.view_as_complex(x) for x in (self.B, self.C, self.P))
 
     # --- another length, another sampling rate
 
@@ -201,18 +197,22 @@ class S4(nn.Module):
     @torch.no_grad()
     def correct_length(self, C: Tensor) -> None:
         """Store C (I - Ab^length) for C, complex128 (K, H, M)."""
-        dt, A, B, _, P = (z.to(torch.complex128) for z in self.system())
-        Ab = bilinear(*dense(A, B, P), dt.real)[0]
         row = real_row(C)
-        self.C.copy_(pair(complex_row(row - row @ torch.linalg.matrix_power(Ab, self.length))))
+        self.C.copy_(torch.view_as_real(complex_row(row - row @ self.decay())))
 
     @torch.no_grad()
     def true_C(self) -> Tensor:
         """C itself, complex128 (K, H, M), recovered from C (I - Ab^length)."""
-        dt, A, B, C, P = (z.to(torch.complex128) for z in self.system())
-        Ab = bilinear(*dense(A, B, P), dt.real)[0]
-        cut = torch.eye(Ab.shape[-1], dtype=Ab.dtype, device=Ab.device) - torch.linalg.matrix_power(Ab, self.length)
-        return complex_row(torch.linalg.solve(cut, real_row(C), left=False))
+        decay = self.decay()
+        cut = torch.eye(decay.shape[-1], dtype=decay.dtype, device=decay.device) - decay
+        row = real_row(torch.view_as_complex(self.C).to(torch.complex128))
+        return complex_row(torch.linalg.solve(cut, row, left=False))
+
+    def decay(self) -> Tensor:
+        """Ab^length on the real state, float64 (H, 2M, 2M)."""
+        dt, A, B, _, P = self.system()
+        A, B, P = (copies(z.to(torch.complex128), len(dt)) for z in (A, B, P))
+        return torch.linalg.matrix_power(bilinear(*dense(A, B, P), dt.double())[0], self.length)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.length)
@@ -231,6 +231,7 @@ class S4(nn.Module):
         if self.bidirectional:
             raise RuntimeError("a two-sided S4 reads the future and has no recurrent view: use bidirectional=False")
         dt, A, B, _, P = self.system()
+        A, B, P = (copies(z, len(dt)) for z in (A, B, P))
         D = 1 / (2 / dt[:, None] - A)
         PDP = 2 * torch.einsum("rhm,hm,shm->hrs", P.conj(), D, P).real
         core = torch.linalg.inv(torch.eye(len(P), dtype=dt.dtype, device=dt.device) + PDP)

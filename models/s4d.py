@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lra.backbone import ACTIVATIONS, Dropout
 from lra.fftconv import long_conv
 from lra.hippo import nplr
-from lra.kernels import DISCRETIZATIONS, diagonal_kernel
+from lra.kernels import DISCRETIZATIONS, copies, diagonal_kernel
 
 INITS = ("lin", "inv", "legs", "real")
 
@@ -133,8 +133,7 @@ class S4D(nn.Module):
         return diagonal_kernel(*self.system(), L, discretization=self.discretization, backend=self.backend)
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """dt (H,), A (H, M), B (H, M), C (K, H, M), complex: one system for each feature."""
-        copies = len(self.log_dt) // len(self.A_log_decay)
+        """dt (H,), A (S, M), B (S, M), C (K, H, M), complex but for dt."""
         decay = self.A_log_decay.exp()
         if self.real:
             A, B = torch.complex(-decay, torch.zeros_like(decay)), torch.complex(self.B, torch.zeros_like(self.B))
@@ -142,8 +141,6 @@ class S4D(nn.Module):
             C = torch.complex(self.C / 2, torch.zeros_like(self.C))
         else:
             A, B, C = torch.complex(-decay, self.A_imag), torch.view_as_complex(self.B), torch.view_as_complex(self.C)
-        # feature h has copy h mod S
-        A, B = (x.expand(copies, *x.shape).flatten(0, 1) for x in (A, B))
         return self.log_dt.exp(), A, B, C
 
     # --- another sampling rate, and the recurrent view
@@ -163,6 +160,7 @@ class S4D(nn.Module):
         if self.bidirectional:
             raise RuntimeError("a two-sided S4D reads the future and has no recurrent view: use bidirectional=False")
         dt, A, B, C = self.system()
+        A, B = copies(A, len(dt)), copies(B, len(dt))
         dtA = dt[:, None] * A
         if self.discretization == "zoh":
             self.discrete = torch.exp(dtA), torch.expm1(dtA) / A * B, C[0]

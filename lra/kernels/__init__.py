@@ -32,17 +32,20 @@ def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int
     C (I - Ab^L), irfft of the result is the impulse response C Ab^l Bb, l < L.
 
     dt       real (H,)
-    A, B     complex (H, N); Re A < 0, or dt A away from the imaginary axis otherwise
-    C, P     complex (K, H, N), (R, H, N)
+    A, B     complex (S, N), S a divisor of H: feature h has copy h mod S; Re A < 0
+    C, P     complex (K, H, N), (R, S, N)
     backend  "auto" takes the fastest that can run here; a name insists on it
     returns  complex (K, H, F), at w_k = exp(-2 pi i k / L); finite also at w = -1
     raises   RuntimeError, with the reason, if the named backend cannot run here; ValueError for an unknown one
     """
     check_shapes(dt, A, B, C, L)
     if P.shape[1:] != A.shape:
-        raise ValueError(f"P has shape {tuple(P.shape)}: (R, H, N) with (H, N) = {tuple(A.shape)} is needed")
+        raise ValueError(f"P has shape {tuple(P.shape)}: (R, S, N) with (S, N) = {tuple(A.shape)} is needed")
     module = take("nplr_spectrum", backend, A.device, dt.dtype, len(P))
     with torch.autocast(A.device.type, enabled=False):
+        if not module.__name__.endswith("triton"):
+            # the fused kernels index the copies instead
+            A, B, P = (copies(x, len(dt)) for x in (A, B, P))
         return module.nplr_spectrum(dt, A, B, C, P, L)
 
 
@@ -62,7 +65,7 @@ def diagonal_kernel(
     Ab = (1 + dt A / 2) / (1 - dt A / 2), Bb = dt / (1 - dt A / 2) B.
 
     dt              real (H,)
-    A, B, C         complex (H, N), (H, N), (K, H, N); one of each conjugate pair; Re A < 0
+    A, B, C         complex (S, N), (S, N), (K, H, N); one of each conjugate pair; Re A < 0; copies as above
     discretization  "zoh" or "bilinear"
     backend         as in nplr_spectrum
     returns         real (K, H, L)
@@ -72,7 +75,7 @@ def diagonal_kernel(
         raise ValueError(f"discretization {discretization!r} is unknown: use {' or '.join(DISCRETIZATIONS)}")
     module = take("diagonal_kernel", backend, A.device, dt.dtype)
     with torch.autocast(A.device.type, enabled=False):
-        return module.diagonal_kernel(dt, A, B, C, L, discretization)
+        return module.diagonal_kernel(dt, copies(A, len(dt)), copies(B, len(dt)), C, L, discretization)
 
 
 def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, rank: int = 1) -> str | None:
@@ -124,6 +127,12 @@ def take(function: str, backend: str, device: torch.device, dtype: torch.dtype, 
 def check_shapes(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int) -> None:
     if L < 1:
         raise ValueError(f"a kernel of length {L} is empty: L must be at least 1")
-    if dt.shape != A.shape[:1] or B.shape != A.shape or C.shape[1:] != A.shape:
+    if len(dt) % len(A) or B.shape != A.shape or C.shape[1:] != (len(dt), A.shape[1]):
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in (("dt", dt), ("A", A), ("B", B), ("C", C)))
-        raise ValueError(f"{shapes}: dt (H,), A (H, N), B (H, N), C (K, H, N) are needed")
+        raise ValueError(f"{shapes}: dt (H,), A (S, N), B (S, N), C (K, H, N) are needed")
+
+
+def copies(x: Tensor, H: int) -> Tensor:
+    """(..., S, N) -> (..., H, N): feature h has copy h mod S."""
+    S = x.shape[-2]
+    return x if S == H else x.unsqueeze(-3).expand(*x.shape[:-2], H // S, *x.shape[-2:]).flatten(-3, -2)

@@ -48,12 +48,12 @@ def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | No
 
 def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
     """See lra.kernels.nplr_spectrum."""
-    if len(P) == 0:
-        P = torch.zeros_like(A)[None]
-    A, B, P = (torch.view_as_real(x.resolve_conj()).contiguous() for x in (A, B, P[0]))
-    C = torch.view_as_real(C.resolve_conj()).contiguous()
-    outputs = [Spectrum.apply(dt.contiguous(), A, B, part, P, L) for part in C.split(2)]
-    return torch.view_as_complex(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+    P = P.squeeze(0) if len(P) else torch.zeros_like(A)
+    A, B, C, P = (torch.view_as_real(x.resolve_conj()).contiguous() for x in (A, B, C, P))
+    dt = dt.contiguous()
+    if len(C) <= 2:
+        return torch.view_as_complex(Spectrum.apply(dt, A, B, C, P, L))
+    return torch.view_as_complex(torch.cat([Spectrum.apply(dt, A, B, part, P, L) for part in C.split(2)]))
 
 
 def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str) -> Tensor:
@@ -71,15 +71,15 @@ def cached_nodes(L: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class Spectrum(torch.autograd.Function):
-    """dt (H,), A, B, P (H, N, 2), C (K, H, N, 2) -> the spectrum (K, H, F, 2); K is 1 or 2."""
+    """dt (H,), A, B, P (S, N, 2), C (K, H, N, 2) -> the spectrum (K, H, F, 2); K is 1 or 2."""
 
     @staticmethod
     def forward(ctx, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
         s, c = cached_nodes(L, A.device)
-        (H, N), K, n_freq = A.shape[:2], len(C), len(s)
+        (S, N), (K, H), n_freq = A.shape[:2], C.shape[:2], len(s)
         out = torch.empty(K, H, n_freq, 2, device=A.device, dtype=A.dtype)
         grid = (H, triton.cdiv(n_freq, SUMS["BLOCK"]))
-        spectrum_forward[grid](dt, A, B, C, P, s, c, out, H, N, n_freq, K=K, **SUMS)
+        spectrum_forward[grid](dt, A, B, C, P, s, c, out, H, S, N, n_freq, K=K, **SUMS)
         ctx.save_for_backward(dt, A, B, C, P)
         ctx.L = L
         return out
@@ -88,16 +88,19 @@ class Spectrum(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         dt, A, B, C, P = ctx.saved_tensors
         s, c = cached_nodes(ctx.L, A.device)
-        (H, N), K, n_freq = A.shape[:2], len(C), len(s)
+        (S, N), (K, H), n_freq = A.shape[:2], C.shape[:2], len(s)
         grad = grad.contiguous()
         x = torch.empty(H, n_freq, 2, device=A.device, dtype=A.dtype)
         z = torch.empty_like(x)
         grid = (H, triton.cdiv(n_freq, SUMS["BLOCK"]))
-        woodbury_backward[grid](dt, A, B, C, P, s, c, grad, x, z, H, N, n_freq, K=K, **SUMS)
+        woodbury_backward[grid](dt, A, B, C, P, s, c, grad, x, z, H, S, N, n_freq, K=K, **SUMS)
         d_dt = torch.empty(H, N, device=A.device, dtype=A.dtype)
-        dA, dB, dC, dP = torch.empty_like(A), torch.empty_like(B), torch.empty_like(C), torch.empty_like(P)
+        dC, tied = torch.empty_like(C), torch.empty(3, H, N, 2, device=A.device, dtype=A.dtype)
         grid = (H, triton.cdiv(N, REDUCE["POLES"]))
-        reduce_frequencies[grid](dt, A, B, C, P, s, c, grad, x, z, d_dt, dA, dB, dC, dP, H, N, n_freq, K=K, **REDUCE)
+        reduce_frequencies[grid](
+            dt, A, B, C, P, s, c, grad, x, z, d_dt, tied[0], tied[1], dC, tied[2], H, S, N, n_freq, K=K, **REDUCE
+        )
+        dA, dB, dP = tied.view(3, H // S, S, N, 2).sum(1) if S < H else tied
         return d_dt.sum(1), dA, dB, dC, dP, None
 
 
@@ -162,7 +165,7 @@ def add_pole(sum_re, sum_im, p, q, sr_re, sr_im, cr_re, cr_im):
 
 
 @triton.jit
-def pole_sums(dt, A, B, C, P, s, c, h, H, N, K: tl.constexpr):
+def pole_sums(dt, A, B, C, P, s, c, h, H, S, N, K: tl.constexpr):
     """The sums C_0 B, C_0 P, C_1 B, C_1 P, P* B, P* P at the frequencies of s and c; C_1's are zero if K is 1."""
     half = tl.load(dt + h) / 2
     root = tl.sqrt(half)
@@ -171,13 +174,14 @@ def pole_sums(dt, A, B, C, P, s, c, h, H, N, K: tl.constexpr):
     cb1_re, cb1_im, cp1_re, cp1_im = zero, zero, zero, zero
     pb_re, pb_im, pp_re, pp_im = zero, zero, zero, zero
     for n in range(N):
-        o = 2 * (h * N + n)
+        o = 2 * (h % S * N + n)
         a_re, a_im = half * tl.load(A + o), half * tl.load(A + o + 1)
         b_re, b_im = half * tl.load(B + o), half * tl.load(B + o + 1)
         p_re, p_im = root * tl.load(P + o), root * tl.load(P + o + 1)
         r_re, r_im = reciprocal(a_re, a_im, s, c)
         sr_re, sr_im, cr_re, cr_im = s * r_re, s * r_im, c * r_re, c * r_im
 
+        o = 2 * (h * N + n)
         c_re, c_im = tl.load(C + o), tl.load(C + o + 1)
         v_re, v_im = mul(c_re, c_im, b_re, b_im)
         p, q = numerator(v_re, v_im, a_re, a_im)
@@ -210,13 +214,13 @@ def inverse_core(pp_re, pp_im, c):
 
 
 @triton.jit
-def spectrum_forward(dt, A, B, C, P, S, COS, out, H, N, n_freq, K: tl.constexpr, BLOCK: tl.constexpr):
+def spectrum_forward(dt, A, B, C, P, SIN, COS, out, H, S, N, n_freq, K: tl.constexpr, BLOCK: tl.constexpr):
     h = tl.program_id(0)
     f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = f < n_freq
-    s, c = tl.load(S + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
+    s, c = tl.load(SIN + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
     cb0_re, cb0_im, cp0_re, cp0_im, cb1_re, cb1_im, cp1_re, cp1_im, pb_re, pb_im, pp_re, pp_im = pole_sums(
-        dt, A, B, C, P, s, c, h, H, N, K
+        dt, A, B, C, P, s, c, h, H, S, N, K
     )
     w_re, w_im = inverse_core(pp_re, pp_im, c)
     x_re, x_im = mul(w_re, w_im, pb_re, pb_im)
@@ -231,13 +235,15 @@ def spectrum_forward(dt, A, B, C, P, S, COS, out, H, N, n_freq, K: tl.constexpr,
 
 
 @triton.jit
-def woodbury_backward(dt, A, B, C, P, S, COS, grad, X, Z, H, N, n_freq, K: tl.constexpr, BLOCK: tl.constexpr):
+def woodbury_backward(dt, A, B, C, P, SIN, COS, grad, X, Z, H, S, N, n_freq, K: tl.constexpr, BLOCK: tl.constexpr):
     """x = P* D B / W, and z = the gradient of P* D B = -c conj(1 / W) sum_k conj(C_k D P) g_k."""
     h = tl.program_id(0)
     f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = f < n_freq
-    s, c = tl.load(S + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
-    _, _, cp0_re, cp0_im, _, _, cp1_re, cp1_im, pb_re, pb_im, pp_re, pp_im = pole_sums(dt, A, B, C, P, s, c, h, H, N, K)
+    s, c = tl.load(SIN + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
+    _, _, cp0_re, cp0_im, _, _, cp1_re, cp1_im, pb_re, pb_im, pp_re, pp_im = pole_sums(
+        dt, A, B, C, P, s, c, h, H, S, N, K
+    )
     w_re, w_im = inverse_core(pp_re, pp_im, c)
     x_re, x_im = mul(w_re, w_im, pb_re, pb_im)
     o = 2 * (h * n_freq + f)
@@ -275,7 +281,7 @@ def residue_backward(d_p, d_q, v_re, v_im, a_re, a_im, da_re, da_im):
 
 @triton.jit
 def reduce_frequencies(
-    dt, A, B, C, P, S, COS, grad, X, Z, d_dt, dA, dB, dC, dP, H, N, n_freq,
+    dt, A, B, C, P, SIN, COS, grad, X, Z, d_dt, dA, dB, dC, dP, H, S, N, n_freq,
     K: tl.constexpr, POLES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     h = tl.program_id(0)
@@ -284,11 +290,12 @@ def reduce_frequencies(
     o = 2 * (h * N + n)
     half = tl.load(dt + h) / 2
     root = tl.sqrt(half)
-    A_re, A_im = load2(A, o, own)
+    shared = 2 * (h % S * N + n)
+    A_re, A_im = load2(A, shared, own)
     # keeps D of a pole that is not there away from zero
     A_re = tl.where(own, A_re, -1.0)
-    B_re, B_im = load2(B, o, own)
-    P_re, P_im = load2(P, o, own)
+    B_re, B_im = load2(B, shared, own)
+    P_re, P_im = load2(P, shared, own)
     c0_re, c0_im = load2(C, o, own)
     c1_re, c1_im = load2(C, 2 * H * N + o, n < N * (K - 1))
     a_re, a_im = half * A_re, half * A_im
@@ -317,7 +324,7 @@ def reduce_frequencies(
         f = start + tl.arange(0, BLOCK)
         mask = f < n_freq
         # past the end the gradients are zero and D is -1
-        s, c = tl.load(S + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
+        s, c = tl.load(SIN + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
         of = 2 * (h * n_freq + f)
         x_re, x_im = load2(X, of, mask)
         z_re, z_im = load2(Z, of, mask)

@@ -85,6 +85,17 @@ def test_diagonal_kernel_and_its_gradients_match_the_definition(H, N, K, L, disc
     compare("diagonal_kernel", function, H, N, K, 1, backend, device)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", FAST)
+def test_tied_copies_match_the_definition(backend, device):
+    """Two copies of A, B and P for six features."""
+
+    def function(dt, A, B, C, P, name):
+        return nplr_spectrum(dt, A[:2], B[:2], C, P[:, :2], 100, backend=name)
+
+    compare("nplr_spectrum", function, 6, 5, 2, 1, backend, device)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("backend", FAST)
@@ -111,9 +122,9 @@ def test_compiled_spectrum_matches_the_definition_at_the_length_of_path_x():
 
 
 def test_triton_kernels_match_the_definition_when_interpreted():
-    """The same tests as above, in a child process: Triton decides when it is imported."""
+    """The same tests as above, but for the largest, in a child process: Triton decides when it is imported."""
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", __file__, "-q", "-k", "triton and cpu and not interpreted"],
+        [sys.executable, "-m", "pytest", __file__, "-q", "-k", "triton and cpu and not interpreted and not 1500"],
         env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]

@@ -168,12 +168,18 @@ def test_bad_options_are_one_clear_line():
         S4(4, 8, backend="cuda").kernel(8)
 
 
-def test_tied_copies_are_shared_by_features_in_turn():
-    layer = S4(6, 8, n_ssm=2)
-    _, A, B, _, P = layer.system()
-    for x in (A, B, P[0]):
-        assert torch.equal(x[0], x[2])
-        assert torch.equal(x[1], x[5])
+def test_tied_copies_equal_independent_ones_and_collect_their_gradients():
+    torch.manual_seed(0)
+    tied, free = S4(6, 8, n_ssm=2).double(), S4(6, 8, n_ssm=6).double()
+    state = tied.state_dict()
+    for name in ("A_log_decay", "A_imag", "B"):
+        state[name] = torch.cat([state[name]] * 3)
+    state["P"] = torch.cat([state["P"]] * 3, 1)
+    free.load_state_dict(state)
+    tied.kernel(8).square().sum().backward()
+    free.kernel(8).square().sum().backward()
+    torch.testing.assert_close(tied.A_imag.grad, free.A_imag.grad.view(3, 2, -1).sum(0))
+    torch.testing.assert_close(tied.P.grad, free.P.grad.view(1, 3, 2, -1, 2).sum(1))
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
