@@ -221,7 +221,7 @@ def write_tables(rows: list[dict], started: str, args: argparse.Namespace) -> No
             versions=versions(),
             rows=figures([r for r in rows if r["setting"] == setting], setting),
         )
-        bench.write(args.tables / f"{TABLES[setting].lower().replace(' ', '_')}.json")
+        bench.write(args.tables / f"{TABLES[setting].lower().replace(' table ', '_table')}.json")
 
 
 @contextmanager
