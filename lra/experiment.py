@@ -22,6 +22,7 @@ from torch import nn
 from lra import environment
 from lra.budget import parameters
 from lra.checkpoint import Checkpoint, Interrupted
+from lra.flops import forward_flops
 from lra.learner import Learner
 from lra.progress import Bar, Curve, Diverged
 from lra.results import Data, Point, Record, Selection, Status
@@ -123,6 +124,7 @@ class Run:
 
     def __init__(self, cell: Cell, data: Any, model: nn.Module, training: Training, hardware: Hardware):
         self.cell, self.data, self.model = cell, data, model
+        self.flops: int | None = None
         self.training, self.hardware = training, hardware
         self.started, self.clock = now(), time.perf_counter()
         self.git = environment.git()  # of the code as it started
@@ -151,6 +153,7 @@ class Run:
                 chance=self.data.majority("test"),
             ),
             parameters=parameters(self.model),
+            flops=self.flops,
             selection=Selection(rule=rule, on_test=getattr(self.data, "selection_on_test", False), step=chosen),
             val_accuracy=self.best["accuracy"] if chosen else None,
             steps_done=self.steps_done,
@@ -231,6 +234,7 @@ def run(
     status: Status = "ok"
     reason = None
     try:
+        state.flops = forward_flops(model, data.spec)
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(), weights_only=True)
     except Diverged as error:
         status, reason = "diverged", str(error)

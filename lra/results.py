@@ -18,9 +18,11 @@ from typing import Any, Literal
 from lra.jsonfile import check, decode, layout, read_text, short, write_atomically
 from lra.portable import portable
 
-SCHEMA = 1
+SCHEMA = 2
 # version n -> the function that turns a version n file's content into version n + 1
-MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {
+    1: lambda content: {**content, "flops": None},
+}
 
 Status = Literal["running", "ok", "diverged", "oom", "interrupted"]
 Kind = Literal["official", "generated", "subset", "toy"]
@@ -101,6 +103,7 @@ class Record:
     recipe         name of the recipe used, None if there is none (untuned); recipe_source cites where it comes from
     command        reruns this cell from the repository's root
     parameters     trainable numbers, real and imaginary parts counted apart
+    flops          operations of a forward pass of one example of min(max_len, 1024) positions; see `lra.flops`
     last_test_accuracy  of the last checkpoint, whichever was selected
     """
 
@@ -127,6 +130,7 @@ class Record:
 
     data: Data
     parameters: int
+    flops: int | None = None
     selection: Selection
 
     val_accuracy: float | None = None
@@ -197,6 +201,8 @@ def contradictions(r: Record) -> Iterator[tuple[str, Any, str]]:
         yield "data.chance", r.data.chance, "a share of labels lies in (0, 1]"
     if any(n < 0 for n in r.data.counts.values()):
         yield "data.counts", r.data.counts, "cannot be negative"
+    if r.flops is not None and r.flops < 0:
+        yield "flops", r.flops, "cannot be negative"
     for name in ("epochs", "train_seconds", "total_seconds", "steps_per_second", "peak_memory_mib"):
         if (value := getattr(r, name)) is not None and not (math.isfinite(value) and value >= 0):
             yield name, value, "a finite number, not negative"

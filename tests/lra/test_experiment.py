@@ -115,6 +115,7 @@ def test_a_run_learns_and_tells_what_it_did(tmp_path):
     assert record.n_test == 32
     assert record.val_accuracy == max(p.val_accuracy for p in record.curve)
     assert record.epochs == 25
+    assert record.flops > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors"]
 
 
