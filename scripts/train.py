@@ -15,10 +15,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
@@ -160,10 +162,11 @@ def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> st
     if any(o.lstrip("+").startswith("model.d_model=") for o in overrides):
         raise ValueError("budget=lra chooses model.d_model: leave out one of the two")
     same_task = [o for o in overrides if o.lstrip("+").startswith("task.")]
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        transformer = hydra.compose(
-            "train", overrides=[f"task={task}", f"scale={scale}", "model=transformer", *same_task]
-        )
+    # inside a run Hydra is there already; in a worker of a launcher it is not
+    there = GlobalHydra.instance().is_initialized()
+    with nullcontext() if there else hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        usual_words = [f"task={task}", f"scale={scale}", "model=transformer", *same_task]
+        transformer = hydra.compose("train", overrides=usual_words)
     spec, usual = instantiate(cfg.task).spec, instantiate(transformer.task).spec
     reference = count(lambda: instantiate(transformer.model, spec=usual))
 

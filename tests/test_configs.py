@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from omegaconf import OmegaConf
 from lra.budget import parameters
 from lra.experiment import Hardware, Training
 from lra.optim import adamw, schedule
+from lra.results import load
 from lra.task import TaskSpec
 from scripts import train, tuned
 
@@ -196,3 +199,18 @@ def test_a_budget_that_cannot_be_kept_is_refused():
         sized("s4", "listops", "model.d_model=32")
     with pytest.raises(ValueError, match=r"budget=lra: on listops the model has .*model\.n_layers"):
         sized("long_conv", "listops", "model.n_layers=50")
+
+
+def test_a_run_keeps_to_its_budget(tmp_path):
+    words = ["task=listops", "model=linformer", "scale=mini", "budget=lra", "wandb.mode=disabled", "training.steps=1"]
+    words += ["training.validations=1", "task.n_train=32", "task.n_val=16", "task.n_test=16"]
+    words += [f"results={tmp_path}", f"runs={tmp_path}/runs", f"data.root={tmp_path}/data"]
+    command = [sys.executable, str(CONFIGS.parent / "scripts" / "train.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "budget lra: width" in done.stderr
+    (path,) = (tmp_path / "mini").rglob("*.json")
+    record = load(path)
+    assert "budget=lra" in record.variant
+    assert f"width {record.config['model']['d_model']} for" in " ".join(done.stderr.split())
+    assert record.parameters <= 1.1 * size(compose("task=listops", "model=transformer", "scale=mini"))
