@@ -19,7 +19,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
-from lra import environment
+from lra import environment, kernels
 from lra.budget import parameters
 from lra.checkpoint import Checkpoint, Interrupted
 from lra.flops import forward_flops
@@ -98,6 +98,7 @@ def quiet() -> None:
     # our loaders are no torch DataLoaders: they have no workers to advise about
     warnings.filterwarnings("ignore", message=".*num_workers.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
     warnings.filterwarnings("ignore", message=".*You are using a CUDA device.*Tensor Cores.*")
 
@@ -109,10 +110,10 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def kernel_backend(model: nn.Module) -> str | None:
-    """Names of the kernel backends that the model's modules used, None if they have none."""
-    used = {str(m.backend_used) for m in model.modules() if getattr(m, "backend_used", None)}
-    return ", ".join(sorted(used)) or None
+def kernel_backend() -> str | None:
+    """Names of the kernel backends that have computed something in this process, None if none has."""
+    names = {name for used in kernels.used().values() for name in used}
+    return ", ".join(sorted(names)) or None
 
 
 def now() -> str:
@@ -145,7 +146,7 @@ class Run:
             versions=environment.versions(),
             hardware=environment.hardware(self.device),
             precision=self.hardware.precision,
-            kernel_backend=kernel_backend(self.model),
+            kernel_backend=kernel_backend(),
             data=Data(
                 kind=self.data.kind,
                 fingerprint=self.data.fingerprint,
@@ -224,6 +225,7 @@ def run(
         callbacks=[state.curve, checkpoint, Bar(state.curve, title, console)],
         logger=loggers or False,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

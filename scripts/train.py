@@ -241,19 +241,19 @@ def wandb_loggers(cell, settings: DictConfig, fingerprint: str) -> list:
     if settings.mode == "online" and not wandb.api.api_key:
         die("wandb.mode=online: no W&B key on this machine; run .venv/bin/wandb login, or leave wandb.mode=offline")
     identity = f"{cell.scale}-{cell.task}-{cell.model}-{cell.seed}-{cell.config_hash[:8]}"
-    logger = WandbLogger(
+    started = wandb.init(
         project=settings.project,
         entity=settings.entity,
+        mode=settings.mode,
         name=f"{cell.model} {cell.task} seed {cell.seed} {cell.scale}",
         group=settings.group or f"{cell.scale}/{cell.task}/{cell.model}",
         job_type="train",
         tags=[cell.task, cell.model, cell.scale, *settings.tags],
         config={**cell.config, "cell": cell.command, "data_fingerprint": fingerprint, "config_hash": cell.config_hash},
-        mode=settings.mode,
         id=re.sub(r"[^A-Za-z0-9_-]", "-", identity) + f"-{os.getpid()}",
-        save_dir=str(ROOT),
+        dir=str(ROOT),
     )
-    return [logger]
+    return [WandbLogger(experiment=started)]
 
 
 def claim(folder: Path):
@@ -301,7 +301,8 @@ def run(
     if path.exists() and not force:
         old = load(path)
         if old.status == "ok" and old.config_hash == cell.config_hash:
-            console.print(f"{path}: exists (test accuracy {100 * old.test_accuracy:.2f} %); force=true runs it again")
+            found = f"{path}: exists (test accuracy {100 * old.test_accuracy:.2f} %)"
+            console.print(f"{found}; force=true runs it again", soft_wrap=True)
             return 0
         if old.config_hash != cell.config_hash:
             die(
@@ -357,10 +358,11 @@ def run(
         console.print(
             f"test accuracy [bold]{100 * record.test_accuracy:.2f} %[/] ({record.test_correct} of {record.n_test}; "
             f"commonest label {100 * record.data.chance:.1f} %), validation {100 * record.val_accuracy:.2f} % "
-            f"at step {record.selection.step}; record: {path}"
+            f"at step {record.selection.step}; record: {path}",
+            soft_wrap=True,
         )
         return 0
-    console.print(f"[bold]{record.status}[/]: {record.reason}; record: {path}")
+    console.print(f"[bold]{record.status}[/]: {record.reason}; record: {path}", soft_wrap=True)
     if record.status == "interrupted":
         console.print("the same command goes on from here")
     return {"interrupted": 130}.get(record.status, 3)

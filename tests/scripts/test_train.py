@@ -1,0 +1,112 @@
+"""scripts/train.py as a user meets it: a record, its number in the table, and one line for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import train
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def call(*arguments, script="train.py"):
+    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """A cell of seconds, with folders of its own."""
+    folders = [f"results={tmp_path}/results", f"runs={tmp_path}/runs", f"data.root={tmp_path}/data"]
+    return ["task=listops", "model=transformer", "scale=smoke", "training.steps=6", *folders]
+
+
+@pytest.mark.slow
+def test_a_record_is_written_found_again_and_made_again_with_the_same_numbers(cell, tmp_path):
+    first = call(*cell, "wandb.mode=disabled")
+    assert first.returncode == 0, first.stderr
+    (path,) = (tmp_path / "results").rglob("*.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "ok"
+    assert record["variant"] == ["training.steps=6"]
+    assert "training.steps=6" in record["command"]
+    assert record["kernel_backend"] is None
+    assert f"{100 * record['test_accuracy']:.2f} %" in first.stderr
+    again = call(*cell, "wandb.mode=disabled")
+    assert again.returncode == 0
+    assert "exists" in again.stderr
+    assert json.loads(path.read_text()) == record
+    path.unlink()
+    # offline W&B changes nothing, asks nothing
+    third = call(*cell)
+    assert third.returncode == 0, third.stderr
+    anew = json.loads(path.read_text())
+    for name in ("test_correct", "val_accuracy", "config_hash"):
+        assert anew[name] == record[name]
+    losses = [[(p["step"], p["train_loss"], p["val_loss"]) for p in r["curve"]] for r in (record, anew)]
+    assert losses[0] == losses[1]
+    assert anew["wandb"]
+
+
+@pytest.mark.slow
+def test_the_number_of_a_record_stands_in_the_table(cell, tmp_path):
+    plain = [word for word in cell if not word.startswith("training.")]
+    assert call(*plain, "wandb.mode=disabled").returncode == 0
+    (path,) = (tmp_path / "results").rglob("*.json")
+    assert path.relative_to(tmp_path / "results").as_posix() == "smoke/transformer/listops/0.json"
+    done = call(f"--runs={tmp_path}/results", f"--out={tmp_path}/tables", "--quiet", script="tables.py")
+    assert done.returncode == 0, done.stderr
+    accuracy = 100 * json.loads(path.read_text())["test_accuracy"]
+    rows = (tmp_path / "tables/smoke.csv").read_text()
+    assert f"{accuracy:.2f}" in rows or f"{accuracy:g}" in rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["task=listopz"], "task=listopz: there is no such task; did you mean listops?"),
+        (["model=s44"], "model=s44: there is no such model; did you mean s4?"),
+        (["scale=minni"], "scale=minni: there is no such scale; did you mean mini?"),
+        (["model.d_modle=8"], "model.d_modle=8: there is no option model.d_modle; did you mean model.d_model?"),
+        (["optimiser.lr=1"], "there is no option optimiser.lr; did you mean optimizer.lr?"),
+        (["task=listops", "model"], "model"),
+    ],
+)
+def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(arguments, line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.check_command_line(arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.count("\n") == 1
+
+
+def test_a_misspelt_key_in_a_recipe_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.check_targets({"model": {"_target_": "lra.backbone.Classifier", "n_layer": 3}})
+    assert stop.value.code == 2
+    assert (
+        "model.n_layer: lra.backbone.Classifier has no argument n_layer; did you mean n_layers?"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_a_wrong_value_is_one_line_and_status_2(cell):
+    done = call(*cell, "model.norm=bach", "wandb.mode=disabled")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == "train.py: norm: 'bach' is not one of layer, batch, rms"
+    assert "Traceback" not in done.stderr
+
+
+def test_two_processes_cannot_hold_one_cell(tmp_path, capsys):
+    held = train.claim(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        train.claim(tmp_path)
+    assert stop.value.code == 2
+    assert "is training this cell" in capsys.readouterr().err
+    held.close()
+    train.claim(tmp_path).close()
