@@ -35,7 +35,7 @@ demo: $(READY)  ## S4 and the Transformer on ListOps and Pathfinder: minutes on 
 	@$(RUN) scripts/demo.py $(ARGS)
 
 test: lint  ## lint, types and the whole test suite
-	@$(RUN) -m pytest -n 2 --dist loadfile -m "not nightly" $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal -m "not nightly" $(ARGS)
 
 test-fast: $(READY)  ## the tests that take seconds
 	@$(RUN) -m pytest -m "not nightly and not slow" $(ARGS)
@@ -67,6 +67,7 @@ bench: $(READY)  ## kernel, layer and S4 paper efficiency benchmarks on this mac
 	@$(RUN) scripts/bench.py kernel $(ARGS)
 	@$(RUN) scripts/bench.py layer $(ARGS)
 	@$(RUN) scripts/bench.py lssl $(ARGS)
+	@$(RUN) scripts/bench.py attention $(ARGS)
 
 dashboard: $(READY)  ## browse the W&B runs made here, in the terminal
 	@test -d wandb || { echo "make: no W&B runs here yet; train something first (make demo)"; exit 2; }
