@@ -64,7 +64,7 @@ def test_every_link_leads_somewhere(path):
 def test_numbers_of_the_paper_scale_are_those_of_the_records():
     s4 = load(ROOT / "results/runs/paper/s4/listops/0-72ea66a5.json")
     assert f"**{100 * s4.test_accuracy:.2f} %** after 3 of its 40 epochs" in README
-    assert s4.variant == ["trainer.precision=bf16-mixed", "training.epochs=3"]
+    assert {"trainer.precision=bf16-mixed", "training.epochs=3"} <= set(s4.variant)
     other = load(ROOT / "results/runs/paper/transformer/listops/0-4534e398.json")
     assert (other.status, other.curve[-1].val_accuracy) == ("diverged", pytest.approx(0.327, abs=5e-4))
     assert f"diverged at step {other.steps_done}" in README
@@ -85,8 +85,8 @@ def test_the_example_baseline_works_as_written(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert settings.startswith("# configs/model/running_mean.yaml")
     base = compose("task=listops", "model=_transformer", "scale=smoke")
-    base.model.pool = "mean"
-    base.model.mixer = {"_target_": "running_mean.RunningMean", "_partial_": True}
+    own = {"pool": "mean", "mixer": {"_target_": "running_mean.RunningMean", "_partial_": True}}
+    base.model = {**base.model, **own}
     assert "mixer: {_target_: models.running_mean.RunningMean, _partial_: true}" in settings
     net = instantiate(base.model, spec=TaskSpec("t", 20, 3, 5, ragged=True)).double().eval()
     x, mask = torch.randint(1, 5, (2, 12)), torch.arange(12) < torch.tensor([12, 7])[:, None]

@@ -124,7 +124,7 @@ def test_compiled_spectrum_matches_the_definition_at_the_length_of_path_x():
 def test_triton_kernels_match_the_definition_when_interpreted():
     """The same tests as above, but for the largest, in a child process: Triton decides when it is imported."""
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", __file__, "-q", "-k", "triton and cpu and not interpreted and not 1500"],
+        [sys.executable, "-m", "pytest", __file__, "-k", "triton and cpu and not interpreted and not 1500"],
         env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]
