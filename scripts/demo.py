@@ -50,6 +50,7 @@ def main() -> int:
         "  make dashboard                                                                      # browse the curves\n"
         "  .venv/bin/python scripts/train.py task=listops model=s4                             # paper scale: a GPU\n",
         highlight=False,
+        soft_wrap=True,
     )
     return status
 
