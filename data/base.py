@@ -164,6 +164,11 @@ class TaskData(pl.LightningDataModule):
         """Row `row` of the arrays as a grey picture, uint8 (side, side); None if it is text."""
         return None
 
+    def shown(self, split: str, i: int) -> tuple[str | None, np.ndarray | None]:
+        """Example i of a split as a reader sees it: its text, or its picture."""
+        row = int(self.opened.index[split][i])
+        return self.text(row), self.pixels(row)
+
     # ---- where the data comes from
 
     def folder(self, edition: str) -> Path:

@@ -15,6 +15,7 @@ FONT = 12.0
 # of a character, against the font size; a little generous
 CHARACTER = 0.62
 GAP = 4.0
+COLOURS = 7
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Line:
     title: str
     label: str | None = None
     thin: bool = False
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,8 @@ def line_chart(
     """Lines over steps, labelled at their ends; `level` is a height worth knowing, (value, its name)."""
     points = [p for line in lines for p in line.points]
     xs, ys = [p[0] for p in points], [p[1] for p in points] + ([level[0]] if level else [])
-    labelled = [line for line in lines if line.label]
-    right = RIGHT + max((text_width(line.label or "") for line in labelled), default=0) + (8 if labelled else 0)
     margin = 0.06 * (max(ys) - min(ys)) or 0.05
-    x = Axis(x_name, min(0.0, *xs), max(xs), LEFT, WIDTH - right, text=short_number)
+    x = Axis(x_name, min(0.0, *xs), max(xs), LEFT, WIDTH - label_room(lines), text=short_number)
     y = Axis("", min(ys) - margin, max(ys) + margin, HEIGHT - BOTTOM, TOP, text=y_text)
     parts = frame(x, y)
     if level:
@@ -161,12 +161,20 @@ def line_chart(
         parts.append(
             f'<text class="levelname" x="{x.stop - 3:.1f}" y="{at - 4:.1f}" text-anchor="end">{escape(level[1])}</text>'
         )
+    parts += drawn(lines, x, y)
+    return svg(parts, description)
+
+
+def drawn(lines: Sequence[Line], x: Axis, y: Axis) -> list[str]:
+    """The lines, and the labels at the ends of those that have one, spread so that none covers another."""
+    parts = []
     # grey first, so that colours lie above
     for line in sorted(lines, key=lambda line: (line.colour != "other", not line.thin)):
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
-        weight = " thin" if line.thin else ""
+        weight = " thin" * line.thin + " dashed" * line.dashed
         title = f"<title>{escape(line.title)}</title>"
         parts.append(f'<polyline class="line {line.colour}{weight}" points="{path}">{title}</polyline>')
+    labelled = [line for line in lines if line.label]
     ends = [y(line.points[-1][1]) for line in labelled]
     for line, end, at in zip(labelled, ends, spread(ends, FONT + 2, TOP, HEIGHT - BOTTOM), strict=True):
         tip = x(line.points[-1][0])
@@ -175,7 +183,21 @@ def line_chart(
         parts.append(
             f'<text class="label {line.colour}" x="{edge:.1f}" y="{at + 4:.1f}">{escape(line.label or "")}</text>'
         )
-    return svg(parts, description)
+    return parts
+
+
+def scaling_chart(lines: Sequence[Line], x_name: str, description: str) -> str:
+    """Lines over two logarithmic axes; a power law is straight."""
+    xs, ys = [p[0] for line in lines for p in line.points], [p[1] for line in lines for p in line.points]
+    x = Axis(x_name, min(xs), max(xs), LEFT, WIDTH - label_room(lines), log=True, text=short_number)
+    y = Axis("", min(ys) / 1.2, max(ys) * 1.2, HEIGHT - BOTTOM, TOP, log=True, text=short_number)
+    return svg([*frame(x, y), *drawn(lines, x, y)], description)
+
+
+def label_room(lines: Sequence[Line]) -> float:
+    """Space at the right for the longest label."""
+    widths = [text_width(line.label) for line in lines if line.label]
+    return RIGHT + (max(widths) + 8 if widths else 0)
 
 
 def bubble_chart(bubbles: Sequence[Bubble], x_name: str, description: str, *, y_text: Callable[[float], str]) -> str:

@@ -8,6 +8,7 @@ import resource
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,17 +16,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import nn
 
-from lra import environment, kernels
+from lra import environment, kernels, taps, weights
 from lra.budget import parameters
 from lra.checkpoint import Checkpoint, Interrupted
 from lra.flops import forward_flops
 from lra.learner import Learner
 from lra.progress import Bar, Curve, Diverged
 from lra.results import Data, Point, Record, Selection, Status
+from lra.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class Run:
         rule = "best val/accuracy, earliest of equals"
         steps_per_epoch = max(1, self.steps_per_epoch)
         return Record(
-            **{f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)},
+            **{f.name: getattr(cell, f.name) for f in dataclasses.fields(cell) if f.name != "notes"},
+            notes=[*cell.notes, *self.data.notes],
             status=status,
             git=self.git,
             versions=environment.versions(),
@@ -185,6 +188,7 @@ def run(
     hardware: Hardware,
     folder: Path,
     loggers: list | None = None,
+    callbacks: Sequence[Callback] = (),
     console: Console | None = None,
     wandb: str | None = None,
 ) -> Record:
@@ -210,6 +214,7 @@ def run(
         for block in model.encoder.blocks:  # type: ignore[union-attr]
             block.compile()
     checkpoint = Checkpoint(folder, every_seconds=hardware.checkpoint_seconds)
+    samples = Samples(data)
     title = f"{cell.title} on {cell.task} (seed {cell.seed})"
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
@@ -222,7 +227,7 @@ def run(
         val_check_interval=training.validate_every(state.steps_per_epoch),
         check_val_every_n_epoch=None,
         gradient_clip_val=training.clip,
-        callbacks=[state.curve, checkpoint, Bar(state.curve, title, console)],
+        callbacks=[state.curve, checkpoint, samples, Bar(state.curve, title, console), *callbacks],
         logger=loggers or False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -237,6 +242,8 @@ def run(
     reason = None
     try:
         state.flops = forward_flops(model, data.spec)
+        length = min(data.spec.max_len, taps.LONGEST)
+        untrained = taps.forward_kernels(model.to(state.device), length)
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(), weights_only=True)
     except Diverged as error:
         status, reason = "diverged", str(error)
@@ -251,14 +258,18 @@ def run(
     model.load_state_dict(torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True))
     trainer.test(learner, datamodule=data, verbose=False)
     test = learner.results["test"]
+    trained = taps.forward_kernels(model.to(state.device), length)
+    picture = any(example.picture for example in samples.examples)
     record = state.draft(
         "ok",
+        examples=samples.examples,
+        kernels=taps.before_and_after(untrained, trained, picture=picture),
         test_accuracy=test["accuracy"],
         test_correct=test["correct"],
         n_test=test["examples"],
         wandb=wandb,
     )
-    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    weights.save(folder / "model.safetensors", model, record)
     for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()

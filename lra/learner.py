@@ -64,9 +64,10 @@ class Learner(pl.LightningModule):
         self.window.add(loss, logits, batch.y)
         return loss
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch) -> Tensor:
         logits = self(batch).float()
         self.evaluation.add(F.cross_entropy(logits, batch.y), logits, batch.y)
+        return logits
 
     def _report(self, split: str) -> None:
         across = self.trainer.strategy.reduce
@@ -87,8 +88,8 @@ class Learner(pl.LightningModule):
     def on_test_epoch_start(self) -> None:
         self.evaluation.sums.zero_()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
         self._report("test")

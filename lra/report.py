@@ -5,13 +5,17 @@ from html import escape
 from pathlib import Path
 
 from lra import cells, statistics, tables
+from lra.bench_charts import bench_section
 from lra.cells import Cell, Row
+from lra.chart import COLOURS
 from lra.curves import task_charts
+from lra.efficiency import Bench
+from lra.gallery import examples_section
+from lra.kernel_charts import kernels_section
 from lra.published import Published
 from lra.results import Record
 from lra.runs import environment_section, run_anchor, runs_section
 
-COLOURS = 7
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 # a link into a closed fold opens it, in browsers that do not by themselves
 REVEAL = """
@@ -26,24 +30,33 @@ reveal();
 """
 
 
-def page(records: Sequence[Record], published: Published, scale: str) -> str:
-    """The whole page for the records of one scale."""
+def page(records: Sequence[Record], published: Published, scale: str, benches: Sequence[Bench] = ()) -> str:
+    """The whole page for the records of one scale, and the measurements of speed and memory."""
     records = [r for r in records if r.scale == scale]
     rows = sorted_rows(records, published)
     columns = cells.columns_of(records, every=False)
     colours = colour_of(rows)
     run_tasks = [t for t in columns if any(t in row.cells for row in rows)]
-    links = [("table", "Table"), *((t, columns[t]) for t in run_tasks)]
-    links += [("failures", "Failures"), ("runs", "Runs"), ("environment", "Environment")]
-    navigation = "".join(f'<a href="#{escape(at)}">{escape(name)}</a>' for at, name in links)
+    sections = {
+        "Table": table_section(rows, columns, published, scale),
+        **{columns[t]: task_charts(rows, t, columns[t], colours, published) for t in run_tasks},
+        "Kernels": kernels_section(rows, columns, colours, published),
+        "Examples": examples_section(rows, columns, colours, published),
+        "Speed": bench_section(benches, published),
+        "Failures": failures_section(rows, columns),
+        "Runs": runs_section(rows, columns, published),
+        "Environment": environment_section(records),
+    }
+    places = {columns[t]: t for t in run_tasks}
+    navigation = "".join(
+        f'<a href="#{escape(places.get(name, name.lower()))}">{escape(name)}</a>'
+        for name, content in sections.items()
+        if content
+    )
     body = [
         f"<header><h1>Long Range Arena</h1>{lead(records, scale)}{facts(records, rows)}</header>",
         f"<nav><div>{navigation}</div></nav><main>",
-        table_section(rows, columns, published, scale),
-        *(task_charts(rows, task, columns[task], colours, published) for task in run_tasks),
-        failures_section(rows, columns),
-        runs_section(rows, columns, published),
-        environment_section(records),
+        *sections.values(),
         "</main><footer>Every number on this page is computed from the run records under results/runs.</footer>",
     ]
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")

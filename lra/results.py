@@ -15,13 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lra import exhibits
+from lra.exhibits import Example, Kernel
 from lra.jsonfile import check, decode, layout, read_text, short, write_atomically
 from lra.portable import portable
 
-SCHEMA = 2
+SCHEMA = 3
 # version n -> the function that turns a version n file's content into version n + 1
 MIGRATIONS: dict[int, Callable[[dict], dict]] = {
     1: lambda content: {**content, "flops": None},
+    # no version 2 record had examples, whose form is another since
+    2: lambda content: {**content, "kernels": []},
 }
 
 Status = Literal["running", "ok", "diverged", "oom", "interrupted"]
@@ -84,17 +88,6 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
-    """A test input as a reader sees it, text or rows of grey values 0..255, with its label and the prediction."""
-
-    label: int
-    predicted: int
-    probability: float | None = None
-    text: str | None = None
-    pixels: list[list[int]] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Record:
     """One run of one (task, model, seed, scale, variant). Accuracies in [0, 1], times in seconds, memory in MiB.
 
@@ -148,6 +141,7 @@ class Record:
     peak_memory_mib: float | None = None
     curve: list[Point] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     started: str
@@ -166,8 +160,8 @@ class Record:
             root, scale=self.scale, model=self.model, task=self.task, seed=self.seed, variant=self.variant
         )
 
-    def write(self, path: Path) -> None:
-        """Write the file whole or not at all. Text is made portable, its reason one line, a NaN in the curve null.
+    def text(self) -> str:
+        """The file's content: text is made portable, the reason one line, a NaN in the curve null.
 
         raises ValueError if the config holds an absolute path or a secret: take `portable(config)`, and hash that
         """
@@ -178,10 +172,12 @@ class Record:
             content["reason"] = " ".join(self.reason.split())
         for point in content["curve"]:
             point.update({k: None for k, v in point.items() if v is not None and not math.isfinite(v)})
-        text = layout(
-            {"schema": content.pop("schema"), **portable(content)}, lists=("curve", "examples"), trees=("config",)
-        )
-        # what is written must be what can be read
+        lists = ("curve", "examples", "kernels")
+        return layout({"schema": content.pop("schema"), **portable(content)}, lists=lists, trees=("config",))
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all; what is written can be read."""
+        text = self.text()
         parse(text, where=str(path))
         write_atomically(path, text)
 
@@ -213,6 +209,7 @@ def contradictions(r: Record) -> Iterator[tuple[str, Any, str]]:
             yield name, value, "UTC as 2026-01-31T12:00:00Z is expected"
     if any(a.step >= b.step for a, b in zip(r.curve, r.curve[1:], strict=False)):
         yield "curve", [p.step for p in r.curve], "steps must increase"
+    yield from exhibits.contradictions(r.examples, r.kernels)
     yield from _score_contradictions(r)
 
 

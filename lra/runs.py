@@ -1,19 +1,15 @@
 """The details of every run and of what they ran on, as folds of a page."""
 
-import base64
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from PIL import Image
-
 from lra import tables
 from lra.cells import Cell, Row
 from lra.published import Published
-from lra.results import Example, Record
+from lra.results import Record
 
 
 def run_anchor(row: Row, task: str) -> str:
@@ -54,7 +50,7 @@ def cell_fold(row: Row, task: str, title: str) -> str:
     listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items() if text)
     return (
         f'<details>{summary}<div id="{run_anchor(row, task)}">{seeds_table(cell)}<dl>{listed}</dl>'
-        f"<pre>{escape(settings)}</pre>{examples(first.examples)}</div></details>"
+        f"<pre>{escape(settings)}</pre></div></details>"
     )
 
 
@@ -113,29 +109,6 @@ def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from flat(value, f"{prefix}.{key}" if prefix else key)
     else:
         yield prefix, "null" if config is None else str(config)
-
-
-def examples(shown: Sequence[Example]) -> str:
-    """Test inputs with label and prediction."""
-    figures = []
-    for e in shown:
-        verdict = (
-            f'<span class="{"good" if e.label == e.predicted else "bad"}">predicted {e.predicted}</span>, is {e.label}'
-        )
-        sure = f" ({100 * e.probability:.0f} %)" if e.probability is not None else ""
-        picture = f'<img alt="input" src="{png(e.pixels)}">' if e.pixels else ""
-        text = f"<pre>{escape(e.text)}</pre>" if e.text else ""
-        figures.append(f"<figure>{picture}{text}<span>{verdict}{sure}</span></figure>")
-    return f'<div class="examples">{"".join(figures)}</div>' if figures else ""
-
-
-def png(pixels: list[list[int]]) -> str:
-    """Rows of grey values 0..255 as a data address."""
-    image = Image.new("L", (len(pixels[0]), len(pixels)))
-    image.putdata([value for row in pixels for value in row])
-    out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 def environment_section(records: Sequence[Record]) -> str:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lra.efficiency import load_bench
 from lra.jsonfile import write_atomically
 from lra.published import load_published
 from lra.report import page
@@ -25,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=folder, default=ROOT / "results/runs", help="folder of records")
     parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file the page is written to")
     parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
+    parser.add_argument("--bench", type=Path, default=ROOT / "results/bench", help="folder of benchmark files")
     parser.add_argument("--scale", help="paper, mini or smoke; default: the largest that has runs")
     return parser.parse_args()
 
@@ -34,7 +36,7 @@ def main() -> int:
     try:
         records = load_all(args.runs)
         scale = args.scale or next(iter(scales_of(records)), "paper")
-        text = page(records, load_published(args.published), scale)
+        text = page(records, load_published(args.published), scale, load_bench(args.bench))
         write_atomically(args.out, text)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

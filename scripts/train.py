@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.base import DataError  # noqa: E402
-from scripts import tuned  # noqa: E402
+from scripts import tracking, tuned  # noqa: E402
 
 CONFIGS = ROOT / "configs"
 # choices that name a cell, and settings that change where and how fast it runs but not what comes out
@@ -228,34 +228,6 @@ def cell_of(cfg: DictConfig):
     )
 
 
-def wandb_loggers(cell, settings: DictConfig, fingerprint: str) -> list:
-    """A W&B logger, never a prompt: offline without an account, online only when asked for and possible."""
-    if settings.mode == "disabled":
-        return []
-    if settings.mode not in ("offline", "online"):
-        die(f"wandb.mode={settings.mode}: not one of offline, online, disabled")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-    from pytorch_lightning.loggers import WandbLogger
-
-    if settings.mode == "online" and not wandb.api.api_key:
-        die("wandb.mode=online: no W&B key on this machine; run .venv/bin/wandb login, or leave wandb.mode=offline")
-    identity = f"{cell.scale}-{cell.task}-{cell.model}-{cell.seed}-{cell.config_hash[:8]}"
-    started = wandb.init(
-        project=settings.project,
-        entity=settings.entity,
-        mode=settings.mode,
-        name=f"{cell.model} {cell.task} seed {cell.seed} {cell.scale}",
-        group=settings.group or f"{cell.scale}/{cell.task}/{cell.model}",
-        job_type="train",
-        tags=[cell.task, cell.model, cell.scale, *settings.tags],
-        config={**cell.config, "cell": cell.command, "data_fingerprint": fingerprint, "config_hash": cell.config_hash},
-        id=re.sub(r"[^A-Za-z0-9_-]", "-", identity) + f"-{os.getpid()}",
-        dir=str(ROOT),
-    )
-    return [WandbLogger(experiment=started)]
-
-
 def claim(folder: Path):
     """Hold this cell for as long as this process lives; a second process is told so and ends."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -316,7 +288,7 @@ def run(
     module.prepare_data()
     module.setup()
     hardware = experiment.Hardware(**trainer)
-    loggers = wandb_loggers(cell, wandb, str(module.fingerprint))
+    tracker = tracking.start(cell, wandb, module, console)
     count = experiment.parameters(net)
     console.print(
         f"[bold]{cell.title}[/] ({count:,} parameters) on [bold]{cell.task}[/] ({module.kind}), scale {cell.scale}"
@@ -329,30 +301,15 @@ def run(
         training=experiment.Training(**training),
         hardware=hardware,
         folder=folder,
-        loggers=loggers,
+        loggers=[tracker] if tracker else None,
+        callbacks=[tracking.Histograms(tracker)] if tracker and wandb.histograms else (),
         console=console,
-        wandb=loggers[0].experiment.url or loggers[0].experiment.id if loggers else None,
+        wandb=tracker.address if tracker else None,
     )
     if os.environ.get("LOCAL_RANK", "0") == "0":
         record.write(path)
-        for logger in loggers:
-            logger.experiment.summary.update(
-                {
-                    k: v
-                    for k, v in {
-                        "status": record.status,
-                        "val/best": record.val_accuracy,
-                        "test/accuracy": record.test_accuracy,
-                        "parameters": record.parameters,
-                        "kernel_backend": record.kernel_backend,
-                        "steps_per_second": record.steps_per_second,
-                        "peak_memory_mib": record.peak_memory_mib,
-                    }.items()
-                    if v is not None
-                }
-            )
-    for logger in loggers:
-        logger.experiment.finish()
+    if tracker:
+        tracker.finish(record, folder / "model.safetensors" if wandb.artifacts else None)
     held.close()
     if record.status == "ok":
         console.print(

@@ -47,6 +47,7 @@ class Majority(pl.LightningDataModule):
 
     spec = TaskSpec("majority", 9, 2, 3)
     kind, fingerprint, counts = "toy", "0" * 8, {"train": 64, "val": 32, "test": 32}
+    notes = ("made up",)
 
     def __init__(self):
         super().__init__()
@@ -57,6 +58,9 @@ class Majority(pl.LightningDataModule):
 
     def majority(self, split):
         return self.parts[split][1].bincount().max().item() / len(self.parts[split][1])
+
+    def shown(self, split, i):
+        return "".join("ab"[token - 1] for token in self.parts[split][0][i].tolist()), None
 
     def loader(self, split, shuffle=False):
         return Loader(*self.parts[split], 8, shuffle)

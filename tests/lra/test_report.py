@@ -11,12 +11,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lra import chart
 from lra.chart import Axis, Bubble, bubble_chart, log_ticks, nice_ticks, overlap, spread
+from lra.efficiency import load_bench
+from lra.picture import grey
 from lra.published import TASKS, load_published
 from lra.report import page
 from lra.results import Data, Example, Point, Record, config_hash, load
@@ -25,6 +28,8 @@ from lra.runs import flat
 ROOT = Path(__file__).parents[2]
 BASE = load(ROOT / "tests" / "golden" / "record.json")
 PUBLISHED = load_published(ROOT / "results" / "published")
+BENCHES = load_bench(ROOT / "results" / "bench")
+DOTS = np.array([[0, 255]], np.uint8)
 VOID = {"meta", "link", "img"}
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -67,7 +72,7 @@ ZOO = [
         "newcomer",
         "text",
         0.6,
-        examples=[Example(label=1, predicted=0, text="<b>"), Example(label=1, predicted=1, pixels=[[0, 255]])],
+        examples=[Example(label=1, predicted=0, text="<b>"), Example(label=1, predicted=1, picture=grey(DOTS))],
     ),
 ]
 
@@ -170,7 +175,7 @@ def test_the_script_writes_the_page(tmp_path, monkeypatch, capsys):
         runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
     assert ended.value.code == 0
     assert f"scale mini, {len(ZOO)} runs" in capsys.readouterr().out
-    assert (tmp_path / "r.html").read_text() == page(ZOO, PUBLISHED, "mini")
+    assert (tmp_path / "r.html").read_text() == page(ZOO, PUBLISHED, "mini", BENCHES)
 
 
 def browse(path: Path) -> tuple[str, str]:

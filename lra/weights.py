@@ -1,0 +1,56 @@
+"""The weights of a finished run and its record in one safetensors file, which needs nothing beside it and runs no code.
+
+The header of the file holds the record, and with it the resolved configuration, as JSON under the name `record`.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lra.results import Record, parse
+
+
+def save(path: Path, model: nn.Module, record: Record) -> None:
+    """Write both whole or not at all: beside, then renamed."""
+    beside = path.with_suffix(".tmp")
+    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, beside, {"record": record.text()})
+    beside.replace(path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], Record | None]:
+    """Weights and record of a file; a file of weights alone has no record.
+
+    raises  ValueError, one line naming the file, if it is not there, damaged or no such file
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a whole safetensors file ({reason}); copy it again") from None
+    return weights, parse(header["record"], where=str(path)) if "record" in header else None
+
+
+def fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Put weights into a model. ValueError, one line, if they are another model's."""
+    known = model.state_dict()
+    stray, missing = sorted(set(weights) - set(known)), sorted(set(known) - set(weights))
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)}, not {tuple(known[name].shape)}"
+        for name in known
+        if isinstance(known[name], torch.Tensor)
+        and name in weights
+        and not name.endswith("_extra_state")
+        and weights[name].shape != known[name].shape
+    ]
+    wrong = [*shapes, *(f"{n} is missing" for n in missing), *(f"{n} is not of this model" for n in stray)]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(f"{where}: the weights are not those of the configured model: {wrong[0]}{more}")
+    model.load_state_dict(weights)

@@ -1,0 +1,180 @@
+"""Test the weights of a finished run again, and say whether the recorded number comes out.
+
+    python scripts/evaluate.py checkpoint=runs/mini/listops/s4/0-1a2b3c4d           # a run's folder, or its file
+    python scripts/evaluate.py checkpoint=model.safetensors data.source=/some/dir   # a file somebody sent
+
+The file holds the weights and, in its header, the record with the resolved configuration. Nothing in it is run: the
+configuration may name classes of this repository and nothing else. Exit status 0: the same number of right answers as
+recorded; 1: another; 2: it could not be tested.
+"""
+
+import difflib
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+# a script's own folder comes first on the path, and data.py in it would hide the package data
+sys.path.insert(0, str(ROOT))
+
+OPTIONS = {"checkpoint": "", "record": "", "data.root": "data/prepared", "data.source": "auto", "accelerator": "auto"}
+CLASS = re.compile(r"((?:models|data|lra)\.[a-z_0-9]+)\.([A-Za-z_0-9]+)")
+
+
+def die(message: str) -> NoReturn:
+    """One line on the error stream and exit status 2: the user can mend it."""
+    print("evaluate.py: " + " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def options(words: list[str]) -> dict[str, str]:
+    """key=value of the command line, over the defaults; ends with one line for anything else."""
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        print("\noptions: " + ", ".join(f"{name}={value}" for name, value in OPTIONS.items()))
+        sys.exit(0 if words else 2)
+    chosen = dict(OPTIONS)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in OPTIONS or not equals:
+            close = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.0)
+            die(f"{word}: not one of {', '.join(o + '=' for o in OPTIONS)}; did you mean {close[0]}=?")
+        chosen[name] = value
+    if not chosen["checkpoint"]:
+        die("checkpoint= is missing: the folder of a finished run, or its model.safetensors")
+    return chosen
+
+
+def trusted(node: Any, where: str) -> None:
+    """raises ValueError if a configuration names anything to call that is no class of this repository."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "_target_":
+                if not is_class(value):
+                    raise ValueError(
+                        f"{where}._target_ is {value!r}: not a class of models/, data/ or lra/; not loaded"
+                    )
+            elif str(key).startswith("_") and key != "_partial_":
+                raise ValueError(f"{where}.{key}: not part of a model or a task; not loaded")
+            trusted(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            trusted(value, f"{where}[{i}]")
+    elif isinstance(node, str) and "${" in node:
+        raise ValueError(f"{where} is {node!r}: a recorded configuration is resolved; not loaded")
+
+
+def is_class(name: Any) -> bool:
+    """Is it the full name of a class defined in one of our files?"""
+    found = CLASS.fullmatch(name) if isinstance(name, str) else None
+    if found is None or not (ROOT / (found[1].replace(".", "/") + ".py")).is_file():
+        return False
+    known = getattr(importlib.import_module(found[1]), found[2], None)
+    return isinstance(known, type) and known.__module__ == found[1]
+
+
+def differences(record: Any, module: Any, hardware: Any) -> list[str]:
+    """What is not as it was when the record was made, and might change the number."""
+    from lra import environment
+
+    now, said = environment.versions(), []
+    if record.data.fingerprint != module.fingerprint:
+        said.append(
+            f"data: {record.data.kind} {record.data.fingerprint[:12]}, now {module.kind} {module.fingerprint[:12]}"
+        )
+    git = environment.git()
+    if (record.git.commit, record.git.dirty) != (git.commit, git.dirty):
+        said.append(f"commit: {name_of(record.git)}, now {name_of(git)}")
+    for name in sorted({*record.versions, *now}):
+        then, today = record.versions.get(name, "none"), now.get(name, "none")
+        if then != today:
+            said.append(f"{name}: {then}, now {today}")
+    for name in ("device", "processor", "threads"):
+        then, today = getattr(record.hardware, name), getattr(hardware, name)
+        if then != today:
+            said.append(f"{name}: {then}, now {today}")
+    return said
+
+
+def name_of(git: Any) -> str:
+    return f"{(git.commit or 'none')[:10]}{' with changes' if git.dirty else ''}"
+
+
+def main() -> int:
+    chosen = options(sys.argv[1:])
+    path = Path(chosen["checkpoint"])
+    path = path / "model.safetensors" if path.is_dir() else path
+    try:
+        return evaluate(path, chosen)
+    except (ValueError, OSError) as error:
+        die(str(error))
+
+
+def evaluate(path: Path, chosen: dict[str, str]) -> int:
+    from lra import weights
+    from lra.results import load
+
+    values, record = weights.load(path)
+    if chosen["record"]:
+        record = load(Path(chosen["record"]))
+    if record is None:
+        raise ValueError(f"{path}: weights without a record; give the record with record=results/runs/....json")
+    for section in ("task", "model"):
+        if not isinstance(record.config.get(section), dict):
+            raise ValueError(f"{path}: the record's config has no section {section}")
+        trusted(record.config[section], section)
+    if record.test_correct is None:
+        raise ValueError(f"{path}: the record says {record.status} and has no test accuracy to compare with")
+
+    import pytorch_lightning as pl
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from lra import environment
+    from lra.experiment import quiet
+    from lra.learner import Learner
+
+    quiet()
+    try:
+        module = instantiate(record.config["task"], root=chosen["data.root"], source=chosen["data.source"])
+        net = instantiate(record.config["model"], spec=module.spec)
+    except InstantiationException as error:
+        raise ValueError(str(error.__cause__ or error)) from None
+    weights.fill(net, values, str(path))
+    module.prepare_data()
+    module.setup()
+    trainer = pl.Trainer(
+        accelerator=chosen["accelerator"],
+        devices=1,
+        precision=record.precision,  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    hardware = environment.hardware(trainer.strategy.root_device)
+    said = differences(record, module, hardware)
+    print(f"{record.title} on {record.task}, seed {record.seed}, scale {record.scale}: {path}")
+    for line in said:
+        print(f"  differs: {line}")
+    learner = Learner(net, optimizer={})
+    trainer.test(learner, datamodule=module, verbose=False)
+    test = learner.results["test"]
+    return verdict(record, test["correct"], test["examples"], bool(said))
+
+
+def verdict(record: Any, correct: int, n: int, apart: bool) -> int:
+    found = f"test accuracy {100 * correct / n:.2f} % ({correct} of {n})"
+    if (correct, n) == (record.test_correct, record.n_test):
+        print(f"{found}: as recorded")
+        return 0
+    recorded = f"{100 * record.test_accuracy:.2f} % ({record.test_correct} of {record.n_test})"
+    why = "see the differences above" if apart else "with nothing different that is known"
+    print(f"{found}: recorded was {recorded}; {why}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

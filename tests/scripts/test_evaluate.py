@@ -1,0 +1,160 @@
+"""scripts/evaluate.py gives the recorded number again, says what differs, and runs nothing that a file names."""
+
+import json
+import re
+import struct
+import sys
+
+import pytest
+from running import small_run
+
+from lra import weights
+from scripts import evaluate
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    record = small_run(folder)
+    return folder, record
+
+
+def call(monkeypatch, capsys, *words: object) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
+    try:
+        status = evaluate.main()
+    except SystemExit as stop:
+        status = stop.code
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def options(folder) -> list[str]:
+    return [f"data.root={folder / 'data'}", "data.source=toy", "accelerator=cpu"]
+
+
+def test_the_recorded_number_of_right_answers_comes_out(finished, monkeypatch, capsys):
+    folder, record = finished
+    for given in (folder / "run", folder / "run/model.safetensors"):
+        status, out, _ = call(monkeypatch, capsys, f"checkpoint={given}", *options(folder))
+        assert status == 0
+        assert f"({record.test_correct} of {record.n_test}): as recorded" in out
+        assert "differs" not in out
+
+
+def test_the_file_holds_the_whole_record(finished):
+    folder, record = finished
+    assert weights.load(folder / "run/model.safetensors")[1] == record
+
+
+def changed(folder, tmp_path, change):
+    """A copy of the checkpoint whose record is another."""
+    raw = (folder / "run/model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    content = json.loads(header["__metadata__"]["record"])
+    change(content)
+    header["__metadata__"]["record"] = json.dumps(content)
+    text = json.dumps(header).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+    return path
+
+
+def rehash(content):
+    from lra.results import config_hash
+
+    content["config_hash"] = config_hash(content["config"])
+
+
+def test_what_differs_is_said_and_another_number_is_status_1(finished, tmp_path, monkeypatch, capsys):
+    def change(content):
+        content["data"]["fingerprint"] = "f" * 64
+        content["versions"]["torch"] = "0.4.1"
+        content["git"] = {"commit": "1" * 40, "dirty": False}
+        content["test_correct"] += 1
+        content["test_accuracy"] = content["test_correct"] / content["n_test"]
+
+    folder, record = finished
+    path = changed(folder, tmp_path, change)
+    status, out, _ = call(monkeypatch, capsys, f"checkpoint={path}", *options(folder))
+    assert status == 1
+    assert "differs: data: toy ffffffffffff, now toy" in out
+    assert "differs: torch: 0.4.1, now" in out
+    assert "differs: commit: 1111111111, now" in out
+    assert f"recorded was {100 * (record.test_correct + 1) / record.n_test:.2f} %" in out
+
+
+EVIL = {
+    "a function": lambda c: c["model"].update(_target_="os.system"),
+    "a function of ours": lambda c: c["model"].update(_target_="lra.jsonfile.write_atomically"),
+    "a module of ours that imports another": lambda c: c["task"].update(_target_="data.archive.shutil.rmtree"),
+    "a class that is imported there": lambda c: c["model"].update(_target_="lra.jsonfile.Path"),
+    "deep inside": lambda c: c["model"]["mixer"].update(x=[{"_target_": "subprocess.run", "args": ["touch", "x"]}]),
+    "positional arguments": lambda c: c["model"].update(_args_=[1]),
+    "a resolver": lambda c: c["task"].update(variant="${oc.env:HOME}"),
+}
+
+
+@pytest.mark.parametrize("what", EVIL)
+def test_nothing_a_file_names_is_called(what, finished, tmp_path, monkeypatch, capsys):
+    def change(content):
+        EVIL[what](content["config"])
+        rehash(content)
+
+    folder, _ = finished
+    path = changed(folder, tmp_path, change)
+    status, out, err = call(monkeypatch, capsys, f"checkpoint={path}", *options(folder))
+    assert status == 2
+    assert (out, err.count("\n")) == ("", 1)
+    assert "not loaded" in err
+
+
+def test_every_class_that_a_configuration_names_is_trusted():
+    files = sorted((evaluate.ROOT / "configs").rglob("*.yaml"))
+    named = {name for path in files for name in re.findall(r"_target_: (\S+?)[,}]?$", path.read_text(), re.MULTILINE)}
+    assert len(named) > 30
+    assert [name for name in named if not evaluate.is_class(name)] == []
+
+
+def broken(folder, tmp_path, kind):
+    source, path = folder / "run/model.safetensors", tmp_path / "model.safetensors"
+    raw = source.read_bytes()
+    if kind != "absent":
+        path.write_bytes({"cut": raw[:-100], "noise": b"\x80\x04N." * 50, "empty": b""}[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["absent", "cut", "noise", "empty"])
+def test_a_broken_file_is_one_line(kind, finished, tmp_path, monkeypatch, capsys):
+    folder, _ = finished
+    path = broken(folder, tmp_path, kind)
+    status, out, err = call(monkeypatch, capsys, f"checkpoint={path}", *options(folder))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"evaluate.py: {path}: ")
+
+
+def test_weights_of_another_model_are_one_line(finished, tmp_path, monkeypatch, capsys):
+    def change(content):
+        content["config"]["model"]["d_model"] *= 2
+        rehash(content)
+
+    folder, _ = finished
+    path = changed(folder, tmp_path, change)
+    status, _, err = call(monkeypatch, capsys, f"checkpoint={path}", *options(folder))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "the weights are not those of the configured model" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["chekpoint=x"], "did you mean checkpoint=?"),
+        (["data.root=x"], "checkpoint= is missing"),
+        (["checkpoint=x", "seed"], "not one of"),
+    ],
+)
+def test_a_misspelt_option_is_one_line(words, line, monkeypatch, capsys):
+    status, _, err = call(monkeypatch, capsys, *words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert line in err
