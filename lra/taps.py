@@ -6,6 +6,7 @@ reads forwards.
 
 import inspect
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -30,8 +31,8 @@ def takes_length(make: object) -> bool:
 @torch.no_grad()
 def forward_kernels(model: nn.Module, length: int) -> dict[int, Tensor]:
     """Number of the layer -> its forward kernel (H, length) on the CPU: of the first and the last that has one."""
-    layers = layers_of(model)
-    return {i: layers[i].kernel(length)[0].float().cpu().clone() for i in sorted({0, len(layers) - 1}) if layers}
+    makers: list[Callable[[int], Tensor]] = [layer.kernel for layer in layers_of(model)]  # type: ignore[misc]
+    return {i: makers[i](length)[0].float().cpu().clone() for i in sorted({0, len(makers) - 1}) if makers}
 
 
 def telling(first: Tensor, last: Tensor, rows: int) -> list[int]:
