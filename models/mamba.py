@@ -1,7 +1,8 @@
 """Mamba: a diagonal state space whose step size, input map and output map depend on the input.
 
-Gu and Dao 2023, arXiv:2312.00752, algorithm 2 (the selective scan, S6), figure 3 (the block), section 3.6 (values at
-the start). The second direction is that of Zhu et al. 2024, "Vision Mamba", arXiv:2401.09417, algorithm 1.
+Gu and Dao 2023, arXiv:2312.00752, algorithm 2 (the selective scan, S6: lra/selective.py), figure 3 (the block),
+section 3.6 (values at the start). The second direction is that of Zhu et al. 2024, "Vision Mamba", arXiv:2401.09417,
+algorithm 1.
 
 B batch, L length, D model width, E = expand * D inner width, N state of a channel, R rank of the step size.
 """
@@ -11,47 +12,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from lra.scan import scan
-
-# States made at once. On a device they are bounded by memory: 2^26 numbers are 256 MiB in float32. On a processor 2^22
-# is faster although each stretch is made twice: 1.6 s against 2.5 s a step at (B, L, E, N) = (32, 256, 128, 16).
-MAX_STATES = {"cpu": 2**22, "cuda": 2**26}
+from lra.selective import selective_scan
 
 
 def inverse_softplus(x: Tensor) -> Tensor:
     return x + torch.log(-torch.expm1(-x))
-
-
-def states_to_output(h: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """One stretch of `selective_scan` from the state h (B, E, N); returns y (B, L, E) and the last state."""
-    states = scan(torch.exp(dt[..., None] * A), (dt * u)[..., None] * B[:, :, None], h)  # (B, L, E, N)
-    return torch.einsum("blen,bln->ble", states, C), states[:, -1]
-
-
-def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, max_states: int | None = None) -> Tensor:
-    """y_t = C_t h_t, h_t = exp(dt_t A) h_(t-1) + dt_t B_t u_t, channel by channel: algorithm 2 without D.
-
-    u, dt       (B, L, E); input and positive step size
-    A           (E, N), negative
-    B, C        (B, L, N), shared by the channels
-    max_states  states (B, L, E, N) beyond this number are made stretch by stretch, and again for the gradient; by
-                default what MAX_STATES says for the device
-    returns     (B, L, E)
-    """
-    length = u.shape[1]
-    max_states = max_states or MAX_STATES.get(u.device.type, 2**26)
-    stretch = max(16, max_states // (len(u) * A.numel()))
-    h = u.new_zeros(len(u), *A.shape)
-    if length <= stretch:
-        return states_to_output(h, u, dt, A, B, C)[0]
-    outputs = []
-    for start in range(0, length, stretch):
-        here = [part[:, start : start + stretch] for part in (u, dt, B, C)]
-        y, h = checkpoint(states_to_output, h, here[0], here[1], A, here[2], here[3], use_reentrant=False)
-        outputs.append(y)
-    return torch.cat(outputs, dim=1)
 
 
 class Direction(nn.Module):
