@@ -140,9 +140,9 @@ def recipe_of(model: str, task: str, recipe: str) -> tuple[str | None, str | Non
 
     recipe  the family's, <family>/<task>
     """
-    source, tasks = tuned.sections(model)
-    name = f"{model}/{task}"
-    if task not in tasks:
+    sources, name = tuned.sections(model)[0], f"{model}/{task}"
+    source = sources.get(task)
+    if source is None:
         source, name = source_of(recipe), recipe
     if source and name == f"{model}/{task}" and not source.startswith(tuned.UNPUBLISHED):
         return name, source, []

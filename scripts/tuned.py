@@ -3,7 +3,7 @@
 A recipe serves a family (configs/recipe/<family>/<task>.yaml); what a model's own authors published goes on top of it.
 `offer` gives Hydra every section as the choice tuned=<model>/<task>, which configs/train.yaml takes where it exists.
 
-    source: where the numbers come from; "none published; ..." where they are ours
+    source: where the numbers come from; "none published ..." where they are ours; a section may have its own
     like: mega       # another file, whose sections lie beneath these
     every: {...}     # on every task
     listops: {...}   # {}: published to be as the family's recipe
@@ -24,28 +24,29 @@ def laid_over(below: dict, above: dict) -> dict:
     return below | above | both
 
 
-def sections(model: str, folder: Path = CONFIGS) -> tuple[str | None, dict[str, dict]]:
-    """What a model's file cites, and its settings for each task; (None, {}) for a model without a file.
+def sections(model: str, folder: Path = CONFIGS) -> tuple[dict[str, str], dict[str, dict]]:
+    """What a model's file cites for each task, and its settings there; both empty for a model without a file.
 
     raises ValueError, one line naming the file, where it has no source, or a section that is no task
     """
     path = folder / "tuned" / f"{model}.yaml"
     if not path.exists():
-        return None, {}
+        return {}, {}
     content = yaml.load(path.read_text(), yaml.CSafeLoader)
     source, like, every = (content.pop(key, None) for key in ("source", "like", "every"))
-    beneath, found = sections(like, folder) if like else (None, {})
+    sources, found = sections(like, folder) if like else ({}, {})
     if like and not found:
         raise ValueError(f"{path}: like: {like}, but there is no {like}.yaml beside it")
-    if not (source := source or beneath):
+    if not (source or sources):
         raise ValueError(f"{path}: no source; say where its numbers come from, or '{UNPUBLISHED}; ...'")
     tasks = sorted(p.stem for p in (folder / "task").glob("*.yaml"))
     if unknown := sorted(set(content) - set(tasks)):
         raise ValueError(f"{path}: {unknown[0]} is no task (known: {', '.join(tasks)})")
     for task in (*found, *(t for t in content if t not in found)):
         own = laid_over(every or {}, content.get(task, {}))
+        sources[task] = own.pop("source", None) or source or sources[task]
         found[task] = laid_over(found.get(task, {}), own)
-    return source, found
+    return sources, found
 
 
 def offer(folder: Path = CONFIGS) -> None:

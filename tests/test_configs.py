@@ -82,8 +82,8 @@ def test_recipes_are_taken_by_the_models_of_a_family():
 @pytest.mark.parametrize("model", TUNED)
 def test_a_models_own_settings_are_what_its_runs_take(model):
     assert model in MODELS
-    source, sections = tuned.sections(model)
-    assert source
+    sources, sections = tuned.sections(model)
+    assert all(sources[task] for task in sections)
     assert sections
     for task, section in sections.items():
         cfg = OmegaConf.to_container(compose(f"task={task}", f"model={model}"), resolve=True)
@@ -134,6 +134,12 @@ def test_a_record_says_whose_settings_were_used():
     assert recipe is None
     assert source.startswith("none published")
     assert "takes megalodon/text" in notes[0]
+    # some of its tasks were run by another form of the model
+    assert train.recipe_of("tnn", "text", "s4/text")[0] == "tnn/text"
+    recipe, source, _ = train.recipe_of("tnn", "pathfinder", "s4/pathfinder")
+    assert recipe is None
+    assert source.startswith("none published for one dimension")
+    assert train.recipe_of("dss", "text", "s4/text")[0] is None
     # the family's: its first model's own, on loan to the others
     assert train.recipe_of("s4", "text", "s4/text")[0] == "s4/text"
     recipe, source, notes = train.recipe_of("h3", "text", "s4/text")
