@@ -52,6 +52,8 @@ def sections(model: str, folder: Path = CONFIGS) -> tuple[dict[str, str], dict[s
 def offer(folder: Path = CONFIGS) -> None:
     """Make the sections of all files known to Hydra, in this process."""
     store = ConfigStore.instance()
+    # Hydra reads the store and never writes to it, but copies all of it for each composition: a quarter of a second
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     for path in sorted((folder / "tuned").glob("*.yaml")):
         for task, section in sections(path.stem, folder)[1].items():
             store.store(group=f"tuned/{path.stem}", name=task, node=section, package="_global_", provider="tuned")
