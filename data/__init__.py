@@ -1,0 +1,1 @@
+import lra  # noqa: F401  # before Lightning is imported; see lra/lean.py

@@ -1,0 +1,3 @@
+from lra import lean
+
+lean.install()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lra.head import Head
 from lra.task import TaskSpec
+from lra.together import processes, total
 
 MakeMixer = Callable[[int, int], nn.Module]
 
@@ -86,6 +87,7 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of (B, L, D) over the real positions of all examples.
 
     Padding takes no part in the statistics, so an example weighs by its length and not by its neighbours' lengths.
+    Several processes take their statistics over the whole batch, as one would.
     `ragged=False` says that no batch holds padding, and takes the fused kernel.
     """
 
@@ -94,13 +96,13 @@ class BatchNorm(nn.BatchNorm1d):
         self.ragged = ragged
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        if not self.training or not self.ragged:
+        if not self.training or not (self.ragged or processes() > 1):
             return super().forward(x.flatten(0, 1)).view_as(x)
         real = mask[..., None].to(x.dtype)
-        count = real.sum(dtype=torch.float32)
-        mean = (x * real).sum((0, 1), dtype=torch.float32) / count
+        count = total(real.sum(dtype=torch.float32))
+        mean = total((x * real).sum((0, 1), dtype=torch.float32)) / count
         centred = (x - mean.to(x.dtype)) * real
-        var = centred.square().sum((0, 1), dtype=torch.float32) / count
+        var = total(centred.square().sum((0, 1), dtype=torch.float32)) / count
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None

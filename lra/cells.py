@@ -11,7 +11,7 @@ from lra.results import Kind, Record
 
 KINDS: tuple[str, ...] = get_args(Kind)
 FAILED = ("diverged", "oom")
-UNFINISHED = ("running", "interrupted")
+UNFINISHED = ("running", "interrupted", "crashed")
 
 
 def learned(record: Record) -> bool:
@@ -25,7 +25,8 @@ def learned(record: Record) -> bool:
 class Cell:
     """Runs of one model and variant on one task and the same data, in the order of their seeds. Accuracies in [0, 1].
 
-    An unfinished run counts nowhere. A seed that diverged, ran out of memory or stayed at chance has failed.
+    An unfinished run counts nowhere, and so does one that crashed. A seed that diverged, ran out of memory or stayed at
+    chance has failed.
     """
 
     runs: tuple[Record, ...]

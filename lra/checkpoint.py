@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from lra.together import gathered, largest, processes, rank
+
 
 class Interrupted(RuntimeError):
     """Somebody asked the run to stop; its state is in the checkpoint."""
@@ -19,6 +21,7 @@ class Checkpoint(Callback):
 
     every_seconds  time between two saves of the whole state; a signal (SIGTERM, Ctrl-C) saves at once and stops
     A file is written beside and renamed; the one before stays as previous.ckpt until the next save.
+    Several processes agree when to save and to stop: each step, or every tenth on an accelerator, where asking waits.
     "Best" is the highest validation accuracy, the earliest of equals (the rule of the S4 repository).
     """
 
@@ -34,10 +37,12 @@ class Checkpoint(Callback):
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
-        return {"best": self.best, "random": random}
+        return {"best": self.best, "random": gathered(random)}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best, self._random = dict(state["best"]), state["random"]
+        self.best = dict(state["best"])
+        # of another number of processes than now, those there are
+        self._random = dict(enumerate(state["random"])).get(rank())
 
     def newest(self) -> Path | None:
         """The last whole checkpoint, or the one before where the last cannot be read."""
@@ -70,6 +75,8 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._random is None and rank() > 0:
+            torch.manual_seed(torch.initial_seed() + rank())  # its own noise in dropout
         if self._random is not None:
             torch.set_rng_state(self._random["cpu"].cpu())
             if "cuda" in self._random and torch.cuda.is_available():
@@ -84,10 +91,15 @@ class Checkpoint(Callback):
             self._save_if_due(trainer)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
-        if self._signal is not None:
+        device = trainer.strategy.root_device
+        if processes() > 1 and device.type != "cpu" and trainer.global_step % 10:
+            return
+        due = time.monotonic() - self._saved > self.every_seconds
+        number, save = largest([self._signal or 0, due], device)
+        if number:
             self.save(trainer)
-            raise Interrupted(f"stopped by {signal.Signals(self._signal).name} at step {trainer.global_step}")
-        if time.monotonic() - self._saved > self.every_seconds:
+            raise Interrupted(f"stopped by {signal.Signals(int(number)).name} at step {trainer.global_step}")
+        if save:
             self.save(trainer)
 
     def on_validation_end(self, trainer, pl_module) -> None:

@@ -8,7 +8,7 @@ import resource
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
@@ -28,6 +29,7 @@ from lra.learner import Learner
 from lra.progress import Bar, Curve, Diverged
 from lra.results import Data, Point, Record, Selection, Status
 from lra.samples import Samples
+from lra.together import dissolve
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where it runs. threads: None leaves torch's choice; compile: torch.compile every block."""
+    """Where it runs. threads: None leaves torch's choice; compile: torch.compile every block.
+
+    devices, nodes  devices of each node, and nodes: a process for each device, and every batch shared out between them
+    """
 
     accelerator: str = "auto"
     devices: int = 1
@@ -91,6 +96,10 @@ class Hardware:
     threads: int | None = None
     deterministic: bool = False
     checkpoint_seconds: float = 300.0
+
+    @property
+    def processes(self) -> int:
+        return self.devices * self.nodes
 
 
 def quiet() -> None:
@@ -103,6 +112,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
     warnings.filterwarnings("ignore", message=".*You are using a CUDA device.*Tensor Cores.*")
+    # our sums are taken over all processes before they are logged
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated.*")
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -128,6 +141,7 @@ class Run:
     def __init__(self, cell: Cell, data: Any, model: nn.Module, training: Training, hardware: Hardware):
         self.cell, self.data, self.model = cell, data, model
         self.flops: int | None = None
+        self.samples = Samples(data)
         self.training, self.hardware = training, hardware
         self.started, self.clock = now(), time.perf_counter()
         self.git = environment.git()  # of the code as it started
@@ -141,9 +155,12 @@ class Run:
         chosen = int(self.best["step"]) or None
         rule = "best val/accuracy, earliest of equals"
         steps_per_epoch = max(1, self.steps_per_epoch)
+        about = {f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)}
+        about["notes"] = [*cell.notes, *self.data.notes]
+        if (n := self.hardware.processes) > 1:
+            about["notes"].append(f"{n} processes, each with an equal share of every batch")
         return Record(
-            **{f.name: getattr(cell, f.name) for f in dataclasses.fields(cell) if f.name != "notes"},
-            notes=[*cell.notes, *self.data.notes],
+            **about,
             status=status,
             git=self.git,
             versions=environment.versions(),
@@ -191,14 +208,23 @@ def run(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
     wandb: str | None = None,
+    begin: Callable[[Record], object] = lambda record: None,
 ) -> Record:
     """Train, choose by validation, test once; returns the record, whatever happened.
 
     data    a prepared data module (`data.base.TaskData`)
     folder  where checkpoints and the chosen weights of exactly this configuration live; an unfinished run goes on there
+    begin   is given the record of the running run before its first step
     The test split is read at one place, after training ended, with the weights validation chose.
+    Of several processes each gets the same record; the one of rank 0 is the one to keep.
+    raises  ValueError if a batch cannot be shared out equally
     """
     quiet()
+    if hardware.processes > 1 and data.batch_size % hardware.processes:
+        raise ValueError(
+            f"task.batch_size={data.batch_size}: not a multiple of {hardware.processes} processes "
+            f"(trainer.devices={hardware.devices}, trainer.nodes={hardware.nodes}), each of which takes an equal share"
+        )
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     state = Run(cell, data, model, training, hardware)
@@ -214,10 +240,11 @@ def run(
         for block in model.encoder.blocks:  # type: ignore[union-attr]
             block.compile()
     checkpoint = Checkpoint(folder, every_seconds=hardware.checkpoint_seconds)
-    samples = Samples(data)
     title = f"{cell.title} on {cell.task} (seed {cell.seed})"
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
+        # the buffers are equal everywhere, or each process's own sums
+        strategy="auto" if hardware.processes == 1 else DDPStrategy(broadcast_buffers=False),
         devices=hardware.devices,
         num_nodes=hardware.nodes,
         precision=hardware.precision,  # type: ignore[arg-type]
@@ -227,7 +254,7 @@ def run(
         val_check_interval=training.validate_every(state.steps_per_epoch),
         check_val_every_n_epoch=None,
         gradient_clip_val=training.clip,
-        callbacks=[state.curve, checkpoint, samples, Bar(state.curve, title, console), *callbacks],
+        callbacks=[state.curve, checkpoint, state.samples, Bar(state.curve, title, console), *callbacks],
         logger=loggers or False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -238,6 +265,16 @@ def run(
         default_root_dir=folder,
     )
     state.device = trainer.strategy.root_device
+    begin(state.draft("running", wandb=wandb))
+    try:
+        return _carry_out(state, trainer, learner, checkpoint, wandb)
+    finally:
+        dissolve(trainer.strategy.launcher)
+
+
+def _carry_out(state: Run, trainer: pl.Trainer, learner: Learner, checkpoint: Checkpoint, wandb: str | None) -> Record:
+    """Training and the one test of a run that is set up."""
+    model, data, folder = state.model, state.data, checkpoint.folder
     status: Status = "ok"
     reason = None
     try:
@@ -255,20 +292,23 @@ def run(
     if status != "ok":
         return state.draft(status, reason=reason, wandb=wandb)
 
+    trainer.strategy.barrier()  # the first process may still be writing
     model.load_state_dict(torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True))
     trainer.test(learner, datamodule=data, verbose=False)
     test = learner.results["test"]
     trained = taps.forward_kernels(model.to(state.device), length)
-    picture = any(example.picture for example in samples.examples)
+    picture = any(example.picture for example in state.samples.examples)
     record = state.draft(
         "ok",
-        examples=samples.examples,
+        examples=state.samples.examples,
         kernels=taps.before_and_after(untrained, trained, picture=picture),
         test_accuracy=test["accuracy"],
         test_correct=test["correct"],
         n_test=test["examples"],
         wandb=wandb,
     )
+    if not trainer.is_global_zero:
+        return record
     weights.save(folder / "model.safetensors", model, record)
     for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
         with contextlib.suppress(FileNotFoundError):

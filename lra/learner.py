@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lra.optim import adamw, schedule
 from lra.task import Batch
+from lra.together import rank, total
 
 
 class Tally(nn.Module):
@@ -70,8 +71,7 @@ class Learner(pl.LightningModule):
         return logits
 
     def _report(self, split: str) -> None:
-        across = self.trainer.strategy.reduce
-        loss, correct, count = self.evaluation.take(lambda sums: across(sums, reduce_op="sum"))
+        loss, correct, count = self.evaluation.take(total)
         self.results[split] = {"loss": loss, "accuracy": correct / max(count, 1), "correct": correct, "examples": count}
         self.log(f"{split}/loss", loss)
         self.log(f"{split}/accuracy", correct / max(count, 1))
@@ -93,6 +93,13 @@ class Learner(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._report("test")
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["state_dict"]["window.sums"] = total(self.window.sums)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if rank() > 0:  # the first of several processes carries on the sums of all
+            checkpoint["state_dict"]["window.sums"].zero_()
 
     def configure_optimizers(self):
         optimizer = adamw(self.model, **self.optimizer_arguments)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lra.learner import Learner
+from lra.together import total
 
 
 class Diverged(RuntimeError):
@@ -39,7 +40,7 @@ class Curve(Callback):
         self._sum = list(state["sum"])
 
     def _read(self, trainer: pl.Trainer, learner: Learner) -> None:
-        loss, correct, count = learner.window.take()
+        loss, correct, count = learner.window.take(total)
         now = time.perf_counter()
         if self._since is not None:
             seconds, steps = now - self._since[0], trainer.global_step - self._since[1]

@@ -28,7 +28,7 @@ MIGRATIONS: dict[int, Callable[[dict], dict]] = {
     2: lambda content: {**content, "kernels": []},
 }
 
-Status = Literal["running", "ok", "diverged", "oom", "interrupted"]
+Status = Literal["running", "ok", "diverged", "oom", "interrupted", "crashed"]
 Kind = Literal["official", "generated", "subset", "toy"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

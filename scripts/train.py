@@ -7,24 +7,24 @@
 Running it again says that the result exists; an unfinished run goes on where it stopped.
 """
 
-import difflib
 import fcntl
 import functools
 import inspect
 import os
-import re
 import sys
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -35,95 +35,13 @@ sys.path.insert(0, str(ROOT))
 
 from data.base import DataError  # noqa: E402
 from scripts import tracking, tuned  # noqa: E402
+from scripts.commandline import CONFIGS, check_command_line, check_targets, die, nearest, variant_of  # noqa: E402
 
-CONFIGS = ROOT / "configs"
-# choices that name a cell, and settings that change where and how fast it runs but not what comes out
-NAMES = {"task", "model", "scale", "seed"}
-SETTING = re.compile(
-    r"wandb\b.*|force|results|runs|data\..*|hydra\b.*|trainer|"
-    r"trainer\.(accelerator|devices|nodes|compile|threads|deterministic|checkpoint_seconds)"
-)
+STOPPED = 130  # exit status of a run that was asked to stop
+PATIENCE = float(os.environ.get("LRA_PATIENCE", 0))  # seconds to wait for the process that holds the cell
 console = Console(stderr=True)
+failed: list[str] = []  # cells of a sweep that gave no result
 tuned.offer()
-
-
-def die(message: str) -> NoReturn:
-    """One line on the error stream and exit status 2: the user can mend it."""
-    print("train.py: " + " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(2)
-
-
-def nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def options(group: str) -> list[str]:
-    """Names one can choose in a folder of configs; those with an underscore in front are bases."""
-    files = (CONFIGS / group).rglob("*.yaml")
-    return sorted(str(p.relative_to(CONFIGS / group).with_suffix("")) for p in files if p.name[0] != "_")
-
-
-def keys(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield prefix + key
-            yield from keys(value, f"{prefix}{key}.")
-
-
-def check_command_line(arguments: list[str]) -> None:
-    """Ends with one line if an argument names no option, no choice or no key."""
-    try:
-        overrides = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
-    except HydraException as error:
-        die(str(error).split("\n")[0])
-    groups = [p.name for p in CONFIGS.iterdir() if p.is_dir()]
-    chosen = []
-    for override in overrides:
-        if override.key_or_group in groups and not override.is_delete():
-            value = override.value()
-            choices = list(override.sweep_string_iterator()) if override.is_sweep_override() else [value]
-            for choice in choices:
-                known = options(override.key_or_group)
-                if choice not in known:
-                    what = f"{override.key_or_group}={choice}: there is no such {override.key_or_group}"
-                    die(f"{what}{nearest(str(choice), known)} (known: {', '.join(known)})")
-            chosen.append(f"{override.key_or_group}={choices[0]}")
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = OmegaConf.to_container(hydra.compose("train", overrides=chosen), resolve=False)
-    known = [*keys(composed), *groups]
-    for override in overrides:
-        key = override.key_or_group
-        if not key.startswith("hydra") and not override.is_add() and key not in known:
-            die(f"{override.input_line}: there is no option {key}{nearest(key, known)}")
-
-
-def arguments(target: Any) -> list[str]:
-    """Names a constructor takes, those it hands on to its parents included."""
-    names: list[str] = []
-    for cls in inspect.getmro(target) if inspect.isclass(target) else [target]:
-        if cls is target or "__init__" in vars(cls):
-            parameters = inspect.signature(cls).parameters.values()
-            names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
-    return names
-
-
-def check_targets(node: Any, where: str = "") -> None:
-    """Ends with one line if a key of the configuration is no argument of what it configures (also in a recipe)."""
-    if not isinstance(node, dict):
-        return
-    if "_target_" in node:
-        try:
-            known = arguments(get_object(node["_target_"]))
-        except (ImportError, HydraException) as error:
-            die(f"{where}._target_={node['_target_']}: {error}")
-        for key in node:
-            if not key.startswith("_") and key not in known:
-                die(f"{where}.{key}: {node['_target_']} has no argument {key}{nearest(key, known)}")
-    for key, value in node.items():
-        check_targets(value, f"{where}.{key}".lstrip("."))
 
 
 def source_of(recipe: str | None) -> str | None:
@@ -193,18 +111,19 @@ def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> st
     )
 
 
-def cell_of(cfg: DictConfig):
-    """What the record says of this run before it starts."""
+def cell_of(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]):
+    """What the record says of this run before it starts.
+
+    choices    of Hydra, group -> name
+    overrides  of the command line
+    """
     from lra.experiment import Cell
     from lra.portable import portable
     from lra.published import load_published
     from lra.results import config_hash
 
-    choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
     model, task, scale = choices["model"], choices["task"], choices["scale"]
-    variant = sorted(
-        o for o in overrides if (key := o.split("=")[0].lstrip("+~")) not in NAMES and not SETTING.fullmatch(key)
-    )
+    variant = variant_of(overrides)
     config = OmegaConf.to_container(cfg, resolve=True)
     result = {k: config[k] for k in ("task", "model", "optimizer", "training")} | {"precision": cfg.trainer.precision}
     for key in ("root", "source", "seed"):
@@ -228,15 +147,24 @@ def cell_of(cfg: DictConfig):
     )
 
 
-def claim(folder: Path):
-    """Hold this cell for as long as this process lives; a second process is told so and ends."""
+def claim(folder: Path, *, patience: float = 0.0):
+    """Hold this cell for as long as this process lives; a second process is told so and ends.
+
+    patience  seconds to wait for a process that is just ending
+    """
     folder.mkdir(parents=True, exist_ok=True)
     held = (folder / "claim").open("a+")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        held.seek(0)
-        die(f"{folder}: process {held.read().strip()} is training this cell; wait for it or stop it")
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if time.monotonic() < until:
+                time.sleep(0.2)
+                continue
+            held.seek(0)
+            die(f"{folder}: process {held.read().strip()} is training this cell; wait for it or stop it")
     held.truncate(0)
     held.write(str(os.getpid()))
     held.flush()
@@ -260,12 +188,17 @@ def run(
     budget: str | None,
     cell: Any,
 ) -> int:
-    """Builds the objects of one cell and runs it. family, data and budget have been used by then."""
+    """Builds the objects of one cell and runs it. family, data and budget have been used by then.
+
+    Of several processes the first claims the cell, shows what happens and writes the record.
+    """
     import pytorch_lightning as pl
 
-    from lra import experiment
+    from lra import crash, experiment, together
     from lra.results import load, record_path
 
+    first = together.first()
+    say = console if first else Console(quiet=True)
     folder = Path(runs) / cell.scale / cell.task / cell.model / f"{cell.seed}-{cell.config_hash[:8]}"
     path = record_path(
         Path(results), scale=cell.scale, model=cell.model, task=cell.task, seed=cell.seed, variant=cell.variant
@@ -274,59 +207,78 @@ def run(
         old = load(path)
         if old.status == "ok" and old.config_hash == cell.config_hash:
             found = f"{path}: exists (test accuracy {100 * old.test_accuracy:.2f} %)"
-            console.print(f"{found}; force=true runs it again", soft_wrap=True)
+            say.print(f"{found}; force=true runs it again", soft_wrap=True)
             return 0
         if old.config_hash != cell.config_hash:
             die(
                 f"{path}: made with another configuration ({old.config_hash[:8]}, now {cell.config_hash[:8]}); "
                 "move the file away, or say force=true to replace it"
             )
-    held = claim(folder)
-    pl.seed_everything(seed, verbose=False)
-    module = instantiate(task)
-    net = instantiate(model, spec=module.spec)
-    module.prepare_data()
-    module.setup()
-    hardware = experiment.Hardware(**trainer)
-    tracker = tracking.start(cell, wandb, module, console)
-    count = experiment.parameters(net)
-    console.print(
-        f"[bold]{cell.title}[/] ({count:,} parameters) on [bold]{cell.task}[/] ({module.kind}), scale {cell.scale}"
-    )
-    record = experiment.run(
-        cell,
-        data=module,
-        model=net,
-        optimizer=OmegaConf.to_container(optimizer, resolve=True),
-        training=experiment.Training(**training),
-        hardware=hardware,
-        folder=folder,
-        loggers=[tracker] if tracker else None,
-        callbacks=[tracking.Histograms(tracker)] if tracker and wandb.histograms else (),
-        console=console,
-        wandb=tracker.address if tracker else None,
-    )
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    held = claim(folder, patience=PATIENCE) if first else nullcontext()
+    with held:
+        pl.seed_everything(seed, verbose=False)
+        module = instantiate(task)
+        net = instantiate(model, spec=module.spec)
+        module.prepare_data()
+        module.setup()
+        hardware = experiment.Hardware(**trainer)
+        tracker = tracking.start(cell, wandb, module, console) if first else None
+        count = experiment.parameters(net)
+        say.print(
+            f"[bold]{cell.title}[/] ({count:,} parameters) on [bold]{cell.task}[/] ({module.kind}), scale {cell.scale}"
+        )
+        try:
+            record = experiment.run(
+                cell,
+                data=module,
+                model=net,
+                optimizer=OmegaConf.to_container(optimizer, resolve=True),
+                training=experiment.Training(**training),
+                hardware=hardware,
+                folder=folder,
+                loggers=[tracker] if tracker else None,
+                callbacks=[tracking.Histograms(tracker)] if tracker and wandb.histograms else (),
+                console=say,
+                wandb=tracker.address if tracker else None,
+                begin=lambda record: record.write(path) if first and not path.exists() else None,
+            )
+        except Exception as error:
+            if first:
+                crash.mark(path, f"{type(error).__name__}: {error}")
+            raise
+        if not first:
+            # Lightning kills the first process if another fails
+            return 3 if record.status == "oom" else 0
         record.write(path)
-    if tracker:
-        tracker.finish(record, folder / "model.safetensors" if wandb.artifacts else None)
-    held.close()
+        if tracker:
+            tracker.finish(record, folder / "model.safetensors" if wandb.artifacts else None)
     if record.status == "ok":
-        console.print(
+        say.print(
             f"test accuracy [bold]{100 * record.test_accuracy:.2f} %[/] ({record.test_correct} of {record.n_test}; "
             f"commonest label {100 * record.data.chance:.1f} %), validation {100 * record.val_accuracy:.2f} % "
             f"at step {record.selection.step}; record: {path}",
             soft_wrap=True,
         )
         return 0
-    console.print(f"[bold]{record.status}[/]: {record.reason}; record: {path}", soft_wrap=True)
+    say.print(f"[bold]{record.status}[/]: {record.reason}; record: {path}", soft_wrap=True)
     if record.status == "interrupted":
-        console.print("the same command goes on from here")
-    return {"interrupted": 130}.get(record.status, 3)
+        say.print("the same command goes on from here")
+    return {"interrupted": STOPPED}.get(record.status, 3)
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
-def main(cfg: DictConfig) -> None:
+def composed(words: list[str]) -> dict[str, Any]:
+    """The configuration of a command line outside Hydra's own main: the arguments of `one`."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose("train", overrides=words, return_hydra_config=True)
+    about = cfg.hydra
+    OmegaConf.set_struct(cfg, False)
+    del cfg["hydra"]
+    OmegaConf.set_struct(cfg, True)
+    return {"cfg": cfg, "choices": dict(about.runtime.choices), "overrides": list(about.overrides.task)}
+
+
+def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) -> int:
+    """Run the cell of a configuration. Returns the exit status: 0, 2 refused, 3 no result, 130 stopped on the way."""
     try:
         check_targets(OmegaConf.to_container(cfg, resolve=True))
         unknown = set(cfg) - set(inspect.signature(run).parameters)
@@ -334,17 +286,40 @@ def main(cfg: DictConfig) -> None:
             word = sorted(unknown)[0]
             die(f"{word}: there is no such section{nearest(word, list(inspect.signature(run).parameters))}")
         if cfg.budget is not None:
-            chosen, given = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
-            console.print(sized(cfg, task=chosen["task"], scale=chosen["scale"], overrides=given))
-        status = run(**cfg, cell=cell_of(cfg))
+            console.print(sized(cfg, task=choices["task"], scale=choices["scale"], overrides=overrides))
+        return run(**cfg, cell=cell_of(cfg, choices=choices, overrides=overrides))
     except InstantiationException as error:
         die(str(error.__cause__ or error))
     except (OmegaConfBaseException, DataError, ValueError, OSError) as error:
         die(str(error))
-    if status and HydraConfig.get().mode.name == "RUN":
-        sys.exit(status)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+def main(cfg: DictConfig) -> None:
+    chosen = HydraConfig.get()
+    words = {"choices": chosen.runtime.choices, "overrides": list(chosen.overrides.task)}
+    if chosen.mode != RunMode.MULTIRUN:
+        sys.exit(one(cfg, **words))
+    # one of several cells: what goes wrong with it does not stop the others
+    whole, sys.argv = sys.argv, [sys.argv[0], *words["overrides"]]  # from which Lightning starts further processes
+    try:
+        status = one(cfg, **words)
+    except SystemExit as stop:
+        status = stop.code
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.argv = whole
+    if status == STOPPED:
+        sys.exit(STOPPED)
+    if status:
+        failed.append(" ".join(words["overrides"]))
 
 
 if __name__ == "__main__":
     check_command_line(sys.argv[1:])
     main()
+    if failed:
+        console.print(f"{len(failed)} cells without a result: {'; '.join(failed)}", highlight=False, soft_wrap=True)
+        sys.exit(1)
