@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lra.environment import git, hardware, versions
 from lra.jsonfile import write_atomically
+from lra.portable import portable
 
 
 def main() -> None:
@@ -51,11 +52,12 @@ def main() -> None:
         paper = hasattr(module, "TABLE")
         content = {
             **({"table": module.TABLE} if paper else {"benchmark": args.command}),
-            "command": " ".join(["python", "scripts/bench.py", *sys.argv[1:]]),
+            "command": portable(" ".join(["python", "scripts/bench.py", *sys.argv[1:]])),
             "started": started,
             "git": asdict(git()),
             "hardware": asdict(hardware(getattr(args, "device", "cpu"))),
             "versions": versions(),
+            **({"peer": asdict(git(args.peer))} if getattr(args, "peer", None) else {}),
             "rows": module.figures(rows) if paper else rows,
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
