@@ -5,7 +5,6 @@ The two-sided kernel of H features, state N, length L, as a layer builds it, for
 
 import argparse
 import copy
-import math
 from pathlib import Path
 
 import torch
@@ -103,8 +102,8 @@ def plot(rows: list[dict], path: Path) -> None:
     for axes, shape in zip(figure.subplots(1, len(shapes), squeeze=False)[0], shapes, strict=True):
         of_shape = [row for row in rows if (row["model"], row["H"], row["N"]) == shape]
         for backend in dict.fromkeys(row["backend"] for row in of_shape):
-            points = sorted((row["L"], row["forward+backward ms"]) for row in of_shape if row["backend"] == backend)
-            points = [(length, ms) for length, ms in points if ms is not None and not math.isnan(ms)]
+            ran = [row for row in of_shape if row["backend"] == backend and row.get("forward+backward ms")]
+            points = sorted((row["L"], row["forward+backward ms"]) for row in ran)
             axes.loglog(*zip(*points, strict=True), marker="o", label=backend, base=2) if points else None
         axes.set(title="{} kernel, H {}, N {}".format(*shape), xlabel="length", ylabel="forward + backward, ms")
         axes.set_yscale("log", base=10)

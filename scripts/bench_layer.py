@@ -64,3 +64,24 @@ def measure(model: str, B: int, H: int, N: int, L: int, args: argparse.Namespace
         "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,
         "peak MiB": both.peak_bytes / 2**20,
     }  # fmt: skip
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Forward and backward time of every implementation, one group of bars for each shape."""
+    from matplotlib.figure import Figure
+
+    shapes = list(dict.fromkeys((row["B"], row["H"], row["L"]) for row in rows))
+    names = list(dict.fromkeys(f"{row['model']}, {row['backend']}" for row in rows))
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(names)
+    for place, name in enumerate(names):
+        ran = [r for r in rows if f"{r['model']}, {r['backend']}" == name and r.get("forward+backward ms")]
+        at = [shapes.index((r["B"], r["H"], r["L"])) + (place - (len(names) - 1) / 2) * width for r in ran]
+        bars = axes.bar(at, [r["forward+backward ms"] for r in ran], width, label=name)
+        axes.bar_label(bars, [f"{r['forward+backward ms']:.3g}" for r in ran], fontsize=8)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(shapes)), [f"B {B}, H {H}, L {L}" for B, H, L in shapes])
+    axes.set(ylabel="forward + backward, ms", title="one layer, two-sided, gated output; a missing bar did not run")
+    axes.legend()
+    figure.savefig(path, dpi=120)
