@@ -70,11 +70,14 @@ bench: $(READY)  ## kernel, layer and S4 paper efficiency benchmarks on this mac
 	@$(RUN) scripts/bench.py attention $(ARGS)
 
 dashboard: $(READY)  ## browse the W&B runs made here, in the terminal
-	@test -d wandb || { echo "make: no W&B runs here yet; train something first (make demo)"; exit 2; }
+	@compgen -G "wandb/*run-*" >/dev/null || { echo "make: no W&B runs here yet; train something first (make demo)"; exit 2; }
+	@test -t 0 -a -t 1 || { echo "make: the dashboard needs a terminal; make report writes a page instead"; exit 2; }
 	@$(VENV)/bin/wandb leet ./wandb
 
 wandb-sync: $(READY)  ## upload offline W&B runs
-	@$(VENV)/bin/wandb sync --include-offline wandb/offline-*
+	@compgen -G "wandb/offline-run-*" >/dev/null || { echo "make: no offline W&B runs here, nothing to upload"; exit 2; }
+	@echo "uploading what was not uploaded yet (once before: $(VENV)/bin/wandb login)"
+	@WANDB_X_GRAPHQL_RETRY_MAX=3 $(VENV)/bin/wandb sync --yes </dev/null
 
 data: $(READY)  ## prepare the data of all six tasks
 	@for task in listops text retrieval image pathfinder pathx; do $(RUN) scripts/data.py prepare task=$$task || exit; done
