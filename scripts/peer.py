@@ -11,6 +11,8 @@ plain  plain PyTorch: what runs when neither is installed
 import argparse
 import importlib.util
 import json
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,10 @@ def main() -> None:
     threads, repeats, B, H, N, L = (int(n) for n in sys.argv[5:])
     root = Path(__file__).parent.parent
     sys.path[:0] = [str(root), checkout]
+    if device == "cpu":
+        # what needs more memory than the machine has ends here with an error, instead of ending others
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        resource.setrlimit(resource.RLIMIT_AS, (memory - 2**31, memory - 2**31))
 
     import torch
 
