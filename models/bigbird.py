@@ -81,13 +81,30 @@ class BigBird(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unflatten(1, (-1, self.block))
         q, k, v = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, H, N, W, K)
         last = (mask.sum(1) - 1) // self.block  # (B,)
-        y = self.sparse(q, k, v, real, last)
-        first, final = self.everywhere(q, k, v, real, last)
-        is_last = torch.arange(y.shape[2], device=x.device) == last[:, None]
-        y = torch.where(is_last[:, None, :, None, None], final[:, :, None], y)
-        y = torch.cat([first[:, :, None], y[:, :, 1:]], dim=2)
+        sees_all = real.shape[1] <= 5 + self.n_random
+        y = (self.dense if sees_all else self.blockwise)(q, k, v, real, last)
         y = y.permute(0, 2, 3, 1, 4).flatten(1, 2).flatten(-2)
         return self.out(y[:, :length])  # (B, L, D)
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> Tensor:
+        """The same pattern as a mask over all pairs, for an input of no more blocks than each of them sees."""
+        n_blocks, width = q.shape[2:4]
+        index, used = self.seen_blocks(last, n_blocks)
+        i = torch.arange(n_blocks, device=q.device)
+        seen = ((index[..., None] == i) & used[..., None]).any(-2)  # (B, H, N, N)
+        seen = seen | ((i == 0) | (i == last[:, None]))[:, None, :, None]
+        allowed = seen.repeat_interleave(width, 2).repeat_interleave(width, 3) & real.flatten(1)[:, None, None]
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(*(t.flatten(2, 3) for t in (q, k, v)), attn_mask=allowed, dropout_p=dropout)
+        return y.unflatten(2, (-1, width))
+
+    def blockwise(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> Tensor:
+        """Every block by its pattern, then the first and the last by theirs: (B, H, N, W, K)."""
+        y = self.sparse(q, k, v, real, last)
+        first, final = self.everywhere(q, k, v, real, last)
+        is_last = torch.arange(y.shape[2], device=q.device) == last[:, None]
+        y = torch.where(is_last[:, None, :, None, None], final[:, :, None], y)
+        return torch.cat([first[:, :, None], y[:, :, 1:]], dim=2)
 
     def sparse(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> Tensor:
         """Attention of every block to the blocks it sees: (B, H, N, W, K)."""
