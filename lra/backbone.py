@@ -244,6 +244,10 @@ class Classifier(nn.Module):
         max_len = self.embedding.max_len
         if encoder is not None:
             self.encoder = encoder(d_model=d_model, n_layers=n_layers, max_len=max_len, dropout=dropout)
+            # an encoder makes its own norms and does not know the task
+            for module in self.encoder.modules():
+                if isinstance(module, BatchNorm):
+                    module.ragged = spec.ragged
         else:
             assert mixer is not None
             self.encoder = Backbone(

@@ -1,20 +1,26 @@
-"""The promises of every model, tested for each file of configs/model the moment it exists.
+"""The promises of every model, tested for each file of configs/model the moment it exists; its row in models/README.md.
 
 B batch, L length, D width. A mixer or encoder may be exempt from a promise only by its own class attribute
 `exempt = {"padding": "reason"}`; the reasons are printed with the model's parameter count.
 """
 
 import copy
+import re
 
 import pytest
 import torch
-from composing import classifier, compose, names
+from composing import CONFIGS, classifier, compose, names
 
+from lra.backbone import BatchNorm
 from lra.task import TaskSpec
+from scripts import tuned
 
 D = 32
 KEYS = {"padding", "rows", "any_length", "gradient", "bf16"}
 MODELS = names("model")
+ROOT = CONFIGS.parent
+PAGE = (ROOT / "models/README.md").read_text()
+TABLE = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE[: PAGE.index("### Their settings")], re.M))
 
 
 def build(model: str, max_len: int = 48, *, seed: int = 0, vocab: int | None = None):
@@ -74,7 +80,8 @@ def test_shape_and_dtype_are_kept(model):
     for dtype in (torch.float32, torch.float64):
         x, mask = example([20, 13], 20, dtype)
         y = net.to(dtype)(x, mask)
-        assert y.shape == x.shape
+        # an encoder may be wider at its end
+        assert y.shape == (*x.shape[:2], getattr(net, "d_output", D))
         assert y.dtype == dtype
         assert y[mask].isfinite().all()
 
@@ -175,3 +182,42 @@ def test_a_training_step_lowers_the_loss_it_was_made_for(model, record_property)
         optimizer.step()
         losses.append(loss.item())
     assert min(losses[-3:]) < losses[0]
+
+
+@pytest.mark.parametrize("model", ["mega", "hgrn2", "tnn", "seqboat", "s4"])
+@pytest.mark.parametrize("ragged", [True, False])
+def test_the_norms_of_every_model_know_whether_batches_hold_padding(model, ragged):
+    cfg = compose(f"model={model}", "task=listops", "scale=smoke", "model.norm=batch")
+    net = classifier(cfg, TaskSpec("test", 24, 3, 11, ragged=ragged))
+    norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
+    assert norms
+    assert all(norm.ragged == ragged for norm in norms)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_table_says_of_every_model_what_it_costs_and_what_it_was_checked_against(model):
+    paper, cost, checked, differs = TABLE[model].split(" | ")
+    assert re.search(r"arxiv\.org/abs/\d{4}\.\d{4,5}|the same|1997", paper)
+    assert re.search(r"\bL\b|L²|as above", cost)
+    assert differs
+    text = (CONFIGS / "model" / f"{model}.yaml").read_text()
+    (stem,) = set(re.findall(r"models\.(\w+)\.\w+", text)) or {model.removesuffix("_chunk")}
+    tests = re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", checked)
+    assert tests
+    for path, test in tests:
+        source = (ROOT / (path or f"tests/models/test_{stem}.py")).read_text()
+        assert f"def {test}(" in source, test
+
+
+def test_the_table_has_no_row_for_a_model_that_is_not_there():
+    assert sorted(TABLE) == MODELS
+    assert "models/README.md" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_without_published_settings_is_named(model):
+    rule = PAGE[PAGE.index("### Their settings") : PAGE.index("Where the LRA code and a paper differ")]
+    sources = tuned.sections(model)[0].values()
+    published = any(not source.startswith(tuned.UNPUBLISHED) for source in sources)
+    unpublished = model not in ("s4", "transformer") and not published
+    assert unpublished == (f"`{model.removesuffix('_chunk').removesuffix('_softmax')}`" in rule) or published

@@ -74,6 +74,3 @@ def test_the_rate_of_the_yaml_reaches_the_optimiser(example):
 def test_commands_and_files_the_page_names_exist():
     for path in re.findall(r"`((?:lra|tests|results|configs|models)/[\w./]+\w)`", README):
         assert (ROOT / path).exists(), path
-    for stem in re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE):
-        assert (ROOT / "models" / f"{stem}.py").exists(), stem
-        assert (ROOT / "tests" / "models" / f"test_{stem}.py").exists(), stem
