@@ -9,7 +9,10 @@ from models.performer import FLOOR, Performer, orthogonal_gaussian, relu_feature
 
 
 @pytest.mark.parametrize(("kernel", "n_features"), [("softmax", 10), ("relu", 10), ("relu", None)])
-def test_equals_the_dense_kernel_computation(kernel, n_features, assert_same, ragged):
+@pytest.mark.parametrize("most", [2**20, 1])
+def test_equals_the_dense_kernel_computation(kernel, n_features, most, assert_same, ragged, monkeypatch):
+    # all rows at once, or each in its turn
+    monkeypatch.setattr("models.performer.MAX_FEATURES", {"cpu": most})
     torch.manual_seed(0)
     mixer = Performer(8, 16, kernel=kernel, n_features=n_features, n_heads=2, d_qkv=6).double()
     x, mask = ragged(8, 9, 5, 1)
