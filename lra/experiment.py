@@ -1,6 +1,5 @@
 """One run from data and model to its record: train, choose by validation, test once, write."""
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -23,12 +22,14 @@ from torch import nn
 
 from lra import environment, kernels, taps, weights
 from lra.budget import parameters
-from lra.checkpoint import Checkpoint, Interrupted
+from lra.checkpoint import Checkpoint, Interrupted, WholeFiles
+from lra.divergence import Diverged, Divergence
 from lra.flops import forward_flops
 from lra.learner import Learner
-from lra.progress import Bar, Curve, Diverged
+from lra.progress import Bar, Curve
 from lra.results import Data, Point, Record, Selection, Status
 from lra.samples import Samples
+from lra.statistics import beats_chance
 from lra.together import dissolve
 
 
@@ -83,9 +84,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where it runs. threads: None leaves torch's choice; compile: torch.compile every block.
+    """Where it runs.
 
     devices, nodes  devices of each node, and nodes: a process for each device, and every batch shared out between them
+    compile         torch.compile every block
+    threads         None leaves torch's choice
+    split           compute a batch in parts where memory runs out (see `lra.parts`); otherwise the run ends as oom
     """
 
     accelerator: str = "auto"
@@ -96,6 +100,7 @@ class Hardware:
     threads: int | None = None
     deterministic: bool = False
     checkpoint_seconds: float = 300.0
+    split: bool = True
 
     @property
     def processes(self) -> int:
@@ -146,6 +151,7 @@ class Run:
         self.started, self.clock = now(), time.perf_counter()
         self.git = environment.git()  # of the code as it started
         self.curve, self.best = Curve(), {"accuracy": -1.0, "step": 0}
+        self.notes: list[str] = []
         self.steps_done = 0
         self.total_steps = 0
         self.device = torch.device("cpu")
@@ -156,7 +162,7 @@ class Run:
         rule = "best val/accuracy, earliest of equals"
         steps_per_epoch = max(1, self.steps_per_epoch)
         about = {f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)}
-        about["notes"] = [*cell.notes, *self.data.notes]
+        about["notes"] = [*cell.notes, *self.data.notes, *self.notes]
         if (n := self.hardware.processes) > 1:
             about["notes"].append(f"{n} processes, each with an equal share of every batch")
         return Record(
@@ -213,7 +219,8 @@ def run(
     """Train, choose by validation, test once; returns the record, whatever happened.
 
     data    a prepared data module (`data.base.TaskData`)
-    folder  where checkpoints and the chosen weights of exactly this configuration live; an unfinished run goes on there
+    folder  where checkpoints and the chosen weights of exactly this configuration live; an unfinished run goes on;
+            checkpoints stay until the caller has written the record (`lra.checkpoint.discard`)
     begin   is given the record of the running run before its first step
     The test split is read at one place, after training ended, with the weights validation chose.
     Of several processes each gets the same record; the one of rank 0 is the one to keep.
@@ -235,6 +242,7 @@ def run(
         schedule=training.schedule,
         warmup=training.warmup,
         total_steps=state.total_steps,
+        split=hardware.split,
     )
     if hardware.compile:
         for block in model.encoder.blocks:  # type: ignore[union-attr]
@@ -254,7 +262,8 @@ def run(
         val_check_interval=training.validate_every(state.steps_per_epoch),
         check_val_every_n_epoch=None,
         gradient_clip_val=training.clip,
-        callbacks=[state.curve, checkpoint, state.samples, Bar(state.curve, title, console), *callbacks],
+        callbacks=[Divergence(), state.curve, checkpoint, state.samples, Bar(state.curve, title, console), *callbacks],
+        plugins=[WholeFiles()],
         logger=loggers or False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -281,7 +290,7 @@ def _carry_out(state: Run, trainer: pl.Trainer, learner: Learner, checkpoint: Ch
         state.flops = forward_flops(model, data.spec)
         length = min(data.spec.max_len, taps.LONGEST)
         untrained = taps.forward_kernels(model.to(state.device), length)
-        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(), weights_only=True)
+        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(learner), weights_only=True)
     except Diverged as error:
         status, reason = "diverged", str(error)
     except (Interrupted, KeyboardInterrupt, SystemExit) as error:
@@ -289,13 +298,16 @@ def _carry_out(state: Run, trainer: pl.Trainer, learner: Learner, checkpoint: Ch
     except torch.OutOfMemoryError as error:
         status, reason = "oom", str(error).split("\n")[0]
     state.steps_done, state.best = trainer.global_step, checkpoint.best
+    parts = (learner.training_parts, learner.evaluation_parts)
+    state.notes = [note for p in parts if (note := p.note()) is not None]
     if status != "ok":
         return state.draft(status, reason=reason, wandb=wandb)
 
     trainer.strategy.barrier()  # the first process may still be writing
-    model.load_state_dict(torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True))
+    model.load_state_dict(checkpoint.best_weights())
     trainer.test(learner, datamodule=data, verbose=False)
     test = learner.results["test"]
+    state.notes += at_chance(test, data.majority("test"))
     trained = taps.forward_kernels(model.to(state.device), length)
     picture = any(example.picture for example in state.samples.examples)
     record = state.draft(
@@ -307,10 +319,14 @@ def _carry_out(state: Run, trainer: pl.Trainer, learner: Learner, checkpoint: Ch
         n_test=test["examples"],
         wandb=wandb,
     )
-    if not trainer.is_global_zero:
-        return record
-    weights.save(folder / "model.safetensors", model, record)
-    for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
-        with contextlib.suppress(FileNotFoundError):
-            (folder / name).unlink()
+    if trainer.is_global_zero:
+        weights.save(folder / "model.safetensors", model, record)
     return record
+
+
+def at_chance(test: dict, chance: float) -> list[str]:
+    """A note for the record of a run that has learned nothing: no better than always giving the commonest label."""
+    if beats_chance(test["correct"], test["examples"], chance):
+        return []
+    shares = f"{100 * test['accuracy']:.2f} % where always giving the commonest label has {100 * chance:.2f} %"
+    return [f"stayed at chance: {shares}"]

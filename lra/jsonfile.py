@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import json
-import os
-import tempfile
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from lra.whole import write_whole
 
 JSON: dict[type, Any] = {dict: dict[str, Any], list: list[Any]}
 NAMES = {list: "a list", dict: "an object", int: "a whole number", float: "a finite number", bool: "true or false"}
@@ -135,21 +135,6 @@ def _scalar(value: Any) -> Any:
     raise TypeError(f"{short(value)} cannot be part of a JSON file")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Put a text file in place whole or not at all: written beside, flushed to disk, renamed; its parent is made.
-
-    raises OSError, the older file untouched, where the folder cannot be written or the disk is full
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+def write_atomically(path: Path, text: str, *, cure: str = "") -> None:
+    """A text file in UTF-8, put in place as `lra.whole.write_whole` does."""
+    write_whole(path, text.encode(), cure=cure)

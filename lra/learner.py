@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.optim import adamw, schedule
+from lra.parts import Parts, release
 from lra.task import Batch
 from lra.together import rank, total
 
@@ -37,6 +38,7 @@ class Learner(pl.LightningModule):
     schedule     name of a schedule in `lra.optim`
     warmup       share of all steps if below 1, otherwise a number of steps
     total_steps  optimiser steps of the whole run; the schedule ends there
+    split        where memory runs out, compute batches in parts (see `lra.parts`)
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Learner(pl.LightningModule):
         schedule: str = "cosine",
         warmup: float = 0.1,
         total_steps: int = 1,
+        split: bool = True,
     ):
         super().__init__()
         self.model = model
@@ -55,18 +58,69 @@ class Learner(pl.LightningModule):
         self.window = Tally()  # of the training steps since somebody last looked
         self.evaluation = Tally()
         self.results: dict[str, dict] = {}  # split -> loss, accuracy, correct, examples of its last evaluation
+        self.training_parts = Parts("training", allowed=split)
+        self.evaluation_parts = Parts("evaluation", allowed=split)
+        self.loss = torch.zeros(())  # of the last training step
+        self._batch: Batch | None = None  # of the step at hand, until its gradient is there
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, scores and labels of its parts
 
     def forward(self, batch: Batch) -> Tensor:
         return self.model(batch.x, batch.mask)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits = self(batch).float()
-        loss = F.cross_entropy(logits, batch.y)
-        self.window.add(loss, logits, batch.y)
-        return loss
+        self._batch, self._seen = batch, []
+        return self._part_loss(self.training_parts.of(batch)[0])
+
+    def _part_loss(self, part: Batch) -> Tensor:
+        """What a part of the batch contributes to its loss: all of it, if it is the only one."""
+        assert self._batch is not None
+        logits = self(part).float()
+        loss = F.cross_entropy(logits, part.y)
+        self._seen.append((loss.detach(), logits.detach(), part.y))
+        return loss if len(part.y) == len(self._batch.y) else loss * (len(part.y) / len(self._batch.y))
+
+    def backward(self, loss: Tensor, *args, **kwargs) -> None:
+        """The gradient of the whole batch: of `loss`, then of the parts training_step has left out."""
+        assert self._batch is not None
+        super().backward(loss, *args, **kwargs)
+        for part in self.training_parts.of(self._batch)[1:]:
+            with self.trainer.precision_plugin.train_step_context():
+                piece = self._part_loss(part)
+            super().backward(piece, *args, **kwargs)
+        self.loss = self._seen[0][0]
+        if len(self._seen) > 1:
+            self.loss = torch.stack([loss * len(y) for loss, _, y in self._seen]).sum() / len(self._batch.y)
+        for seen in self._seen:
+            self.window.add(*seen)
+        self._batch, self._seen = None, []
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer, optimizer_closure=None) -> None:
+        while True:
+            try:
+                return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            except torch.OutOfMemoryError as error:
+                if self._batch is None:  # the gradient was there: more parts do not help
+                    raise
+                self._divide(self.training_parts, error, self._batch)
+            # past the handler, so that nothing holds the failed attempt any more
+            self._batch, self._seen = None, []
+            release()
+
+    def _divide(self, parts: Parts, error: torch.OutOfMemoryError, batch: Batch) -> None:
+        parts.double(error, batch, step=self.trainer.global_step + 1, world=self.trainer.world_size)
+
+    def _scores(self, batch: Batch) -> Tensor:
+        """(B, n_classes), in as many parts as memory asks for."""
+        while True:
+            try:
+                scores = [self(part).float() for part in self.evaluation_parts.of(batch)]
+                return scores[0] if len(scores) == 1 else torch.cat(scores)
+            except torch.OutOfMemoryError as error:
+                self._divide(self.evaluation_parts, error, batch)
+            release()
 
     def _evaluate(self, batch: Batch) -> Tensor:
-        logits = self(batch).float()
+        logits = self._scores(batch)
         self.evaluation.add(F.cross_entropy(logits, batch.y), logits, batch.y)
         return logits
 
@@ -86,6 +140,8 @@ class Learner(pl.LightningModule):
         self._report("val")
 
     def on_test_epoch_start(self) -> None:
+        if "test" in self.results:
+            raise RuntimeError("this run has read its test set already; a second look would be a choice by test")
         self.evaluation.sums.zero_()
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -96,8 +152,11 @@ class Learner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["state_dict"]["window.sums"] = total(self.window.sums)
+        checkpoint["parts"] = [p.state_dict() for p in (self.training_parts, self.evaluation_parts)]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        for parts, state in zip((self.training_parts, self.evaluation_parts), checkpoint["parts"], strict=True):
+            parts.load_state_dict(state)
         if rank() > 0:  # the first of several processes carries on the sums of all
             checkpoint["state_dict"]["window.sums"].zero_()
 

@@ -179,7 +179,7 @@ class Record:
         """Write the file whole or not at all; what is written can be read."""
         text = self.text()
         parse(text, where=str(path))
-        write_atomically(path, text)
+        write_atomically(path, text, cure="results=/some/dir")
 
 
 def contradictions(r: Record) -> Iterator[tuple[str, Any, str]]:

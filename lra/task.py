@@ -1,5 +1,6 @@
 """The shared vocabulary: what a task is, and what one batch of it looks like."""
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,3 +40,18 @@ class Batch(NamedTuple):
     x: Tensor
     mask: Tensor
     y: Tensor
+
+    def parts(self, n: int) -> "list[Batch]":
+        """The same examples in order as `n` batches of nearly equal size, or as many as there are examples.
+
+        A pair of documents stays together, and every part keeps the padding of the whole.
+        """
+        if n == 1:
+            return [self]
+        documents = len(self.x) // len(self.y)
+        x, mask = (t.unflatten(0, (documents, -1)) for t in (self.x, self.mask))
+        n = min(n, len(self.y))
+        ends = [len(self.y) * i // n for i in range(n + 1)]
+        return [
+            Batch(x[:, a:b].flatten(0, 1), mask[:, a:b].flatten(0, 1), self.y[a:b]) for a, b in itertools.pairwise(ends)
+        ]

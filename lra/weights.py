@@ -5,19 +5,20 @@ The header of the file holds the record, and with it the resolved configuration,
 
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lra.results import Record, parse
+from lra.whole import write_whole
 
 
 def save(path: Path, model: nn.Module, record: Record) -> None:
-    """Write both whole or not at all: beside, then renamed."""
-    beside = path.with_suffix(".tmp")
-    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, beside, {"record": record.text()})
-    beside.replace(path)
+    """Write both, whole or not at all; OSError of one line where the disk refuses."""
+    tensors = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
+    content = safetensors.torch.save(tensors, {"record": record.text()})
+    write_whole(path, content, cure="runs=/some/dir", beside=path.with_suffix(".tmp"))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Record | None]:

@@ -20,7 +20,7 @@ CONFIGS = ROOT / "configs"
 NAMES = {"task", "model", "scale", "seed"}
 SETTING = re.compile(
     r"wandb\b.*|force|results|runs|data\..*|hydra\b.*|trainer|"
-    r"trainer\.(accelerator|devices|nodes|compile|threads|deterministic|checkpoint_seconds)"
+    r"trainer\.(accelerator|devices|nodes|compile|threads|deterministic|checkpoint_seconds|split)"
 )
 
 

@@ -37,7 +37,7 @@ def main() -> int:
         records = load_all(args.runs)
         scale = args.scale or next(iter(scales_of(records)), "paper")
         text = page(records, load_published(args.published), scale, load_bench(args.bench))
-        write_atomically(args.out, text)
+        write_atomically(args.out, text, cure="--out=/some/file.html")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

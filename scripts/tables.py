@@ -41,7 +41,7 @@ def main() -> int:
         published = load_published(args.published)
         files = table_files(records, published, load_bench(args.bench))
         for name, text in files.items():
-            write_atomically(args.out / name, text)
+            write_atomically(args.out / name, text, cure="--out=/some/dir")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -152,8 +152,11 @@ def claim(folder: Path, *, patience: float = 0.0):
 
     patience  seconds to wait for a process that is just ending
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    held = (folder / "claim").open("a+")
+    from lra.whole import refusals_explained
+
+    with refusals_explained(folder, "runs=/some/dir"):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = (folder / "claim").open("a+")
     until = time.monotonic() + patience
     while True:
         try:
@@ -169,6 +172,25 @@ def claim(folder: Path, *, patience: float = 0.0):
     held.write(str(os.getpid()))
     held.flush()
     return held
+
+
+def finished(path: Path, config_hash: str, force: bool, say: Console) -> bool:
+    """Says so if this run has its record already; ends where another configuration's is in its place."""
+    from lra.results import load
+
+    if force or not path.exists():
+        return False
+    old = load(path)
+    if old.config_hash != config_hash:
+        die(
+            f"{path}: made with another configuration ({old.config_hash[:8]}, now {config_hash[:8]}); "
+            "move the file away, or say force=true to replace it"
+        )
+    if old.status != "ok":
+        return False
+    found = f"{path}: exists (test accuracy {100 * old.test_accuracy:.2f} %)"
+    say.print(f"{found}; force=true runs it again", soft_wrap=True)
+    return True
 
 
 def run(
@@ -195,7 +217,9 @@ def run(
     import pytorch_lightning as pl
 
     from lra import crash, experiment, together
-    from lra.results import load, record_path
+    from lra.checkpoint import discard
+    from lra.results import record_path
+    from lra.whole import ensure_writable
 
     first = together.first()
     say = console if first else Console(quiet=True)
@@ -203,19 +227,15 @@ def run(
     path = record_path(
         Path(results), scale=cell.scale, model=cell.model, task=cell.task, seed=cell.seed, variant=cell.variant
     )
-    if path.exists() and not force:
-        old = load(path)
-        if old.status == "ok" and old.config_hash == cell.config_hash:
-            found = f"{path}: exists (test accuracy {100 * old.test_accuracy:.2f} %)"
-            say.print(f"{found}; force=true runs it again", soft_wrap=True)
-            return 0
-        if old.config_hash != cell.config_hash:
-            die(
-                f"{path}: made with another configuration ({old.config_hash[:8]}, now {cell.config_hash[:8]}); "
-                "move the file away, or say force=true to replace it"
-            )
+    if finished(path, cell.config_hash, force, say):
+        return 0
+    if first:
+        ensure_writable(path.parent, "results=/some/dir")
     held = claim(folder, patience=PATIENCE) if first else nullcontext()
     with held:
+        # another process may have finished it between the look and the claim
+        if first and finished(path, cell.config_hash, force, say):
+            return 0
         pl.seed_everything(seed, verbose=False)
         module = instantiate(task)
         net = instantiate(model, spec=module.spec)
@@ -250,6 +270,9 @@ def run(
             # Lightning kills the first process if another fails
             return 3 if record.status == "oom" else 0
         record.write(path)
+        if record.status == "ok":
+            # not before: a record that could not be written costs nothing but the last steps
+            discard(folder)
         if tracker:
             tracker.finish(record, folder / "model.safetensors" if wandb.artifacts else None)
     if record.status == "ok":
@@ -259,6 +282,9 @@ def run(
             f"at step {record.selection.step}; record: {path}",
             soft_wrap=True,
         )
+        for note in record.notes:
+            if note.startswith("stayed at chance"):
+                say.print(f"[bold]{note}[/]", soft_wrap=True)
         return 0
     say.print(f"[bold]{record.status}[/]: {record.reason}; record: {path}", soft_wrap=True)
     if record.status == "interrupted":

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lra import jsonfile, results
+from lra import results
 from lra.environment import git, hardware, versions
 from lra.portable import portable
 from lra.results import Data, Git, Point, Record, config_hash, load, load_all, record_path, scan
@@ -257,7 +257,7 @@ def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path, monkeyp
     def disk_full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jsonfile.os, "fsync", disk_full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space left"):
         make_record(title="another").write(path)
     assert path.read_bytes() == before

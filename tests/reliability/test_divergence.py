@@ -1,0 +1,88 @@
+"""A run that leaves the numbers stops, and its record says since which step, at which rate, and where it began."""
+
+import os
+import signal
+
+import pytest
+import torch
+from tiny_run import Pool, go
+
+
+class Overflow(torch.autograd.Function):
+    """Nothing on the way there, an infinite gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.inf
+
+
+class BadGradient(Pool):
+    """In one training step the gradient behind its linear map is infinite: that map's, and what comes before it."""
+
+    at: int | None = None
+    stop_at: int | None = None
+    seen = 0
+
+    def forward(self, x, mask):
+        type(self).seen += self.training
+        now = self.seen if self.training else None
+        if now is not None and now == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        y = self.linear(x)
+        return self.dropout(torch.relu(Overflow.apply(y) if now is not None and now == self.at else y))
+
+
+class BadLoss(BadGradient):
+    def forward(self, x, mask):
+        y = super().forward(x, mask)
+        return y * torch.nan if self.training and self.seen == self.at else y
+
+
+def diverge(folder, mixer, at, *, stop_at=None):
+    mixer.at, mixer.stop_at, mixer.seen = at, stop_at, 0
+    return go(folder, steps=48, mixer=mixer, schedule="constant", warmup=0)
+
+
+GROUP = "(parameter group 1 of 1: learning rate 0.01, weight decay 0)"
+
+
+@pytest.mark.parametrize("at", [1, 7, 48])
+def test_divergence_names_the_step_the_rate_and_the_parameter_where_it_began(tmp_path, at):
+    record = diverge(tmp_path, BadGradient, at)
+    assert record.status == "diverged"
+    assert record.reason.startswith(
+        f"the gradient is not finite since step {at} (learning rate 0.01), the loss still was"
+    )
+    # nearer to the loss, norm and head were well; the embedding before it was not
+    assert f"it began in encoder.blocks.0.layer.linear.bias {GROUP}, 5 of 9 parameters had it" in record.reason
+    assert record.test_accuracy is None
+    # it is noticed at the next look, at the latest 12 steps on here: validations are looks too
+    assert at <= record.steps_done <= at + 12
+
+
+@pytest.mark.parametrize("at", [1, 30])
+def test_a_loss_that_is_lost_names_the_largest_gradient_before_it(tmp_path, at):
+    record = diverge(tmp_path, BadLoss, at)
+    assert record.status == "diverged"
+    assert record.reason.startswith(f"the loss is not finite since step {at} (learning rate 0.01)")
+    assert ("there was no step before" if at == 1 else "the largest gradient of the step before was") in record.reason
+
+
+def test_what_diverged_between_two_looks_is_known_after_a_restart(tmp_path):
+    first = diverge(tmp_path, BadGradient, 30, stop_at=33)
+    assert first.status == "interrupted"
+    second = diverge(tmp_path, BadGradient, None)
+    assert second.status == "diverged"
+    assert second.reason == diverge(tmp_path / "whole", BadGradient, 30).reason
+
+
+def test_a_run_at_chance_is_flagged_and_one_that_learned_is_not(tmp_path):
+    stuck = go(tmp_path / "stuck", steps=8, lr=0.0)
+    assert stuck.notes[-1].startswith(
+        f"stayed at chance: {100 * stuck.test_accuracy:.2f} % where always giving the commonest label"
+    )
+    assert not any("at chance" in note for note in go(tmp_path / "learned", steps=200).notes)
