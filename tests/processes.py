@@ -1,0 +1,80 @@
+"""Training processes that tests start, watch, kill and wait for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 120  # after which something is wrong
+
+
+@dataclass
+class Process:
+    """A training process, the first of its session; the others of a run of several are in it too."""
+
+    pid: int
+    log: Path
+    wait: Callable[[], int]
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the whole session; nothing happens if it is over."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return
+
+    def until(self, there: Callable[[], bool]) -> bool:
+        """Wait, without a pause, until something is there; False if the process ends before."""
+        end = time.monotonic() + SECONDS
+        while not there():
+            if over(self.pid):
+                return there()
+            assert time.monotonic() < end, self.log.read_text()[-2000:]
+        return True
+
+
+def over(pid: int) -> bool:
+    """Has the process ended? One that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def fresh(arguments: list[str], log: Path) -> Process:
+    """`python scripts/train.py ...` as from a shell."""
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
+    with log.open("a") as out:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=ROOT, start_new_session=True
+        )
+    return Process(child.pid, log, child.wait)
+
+
+@contextmanager
+def starter():
+    """A function as `fresh`, whose processes have the libraries loaded already."""
+    command = [sys.executable, str(Path(__file__).with_name("starter.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
+
+        def ask(**request) -> dict:
+            assert service.stdin is not None
+            assert service.stdout is not None
+            service.stdin.write(json.dumps(request) + "\n")
+            service.stdin.flush()
+            return json.loads(service.stdout.readline())
+
+        def start(arguments: list[str], log: Path) -> Process:
+            pid = ask(arguments=arguments, log=str(log))["pid"]
+            return Process(pid, log, lambda: ask(wait=pid)["status"])
+
+        yield start
+        assert service.stdin is not None
+        service.stdin.close()

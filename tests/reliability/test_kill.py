@@ -1,0 +1,193 @@
+"""A training process killed at any moment and started again ends as if nothing had happened: bit for bit."""
+
+import dataclasses
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from processes import Process, fresh, starter
+from safetensors.torch import load_file
+
+from lra.results import Record, load
+
+STEPS = 60  # of 16 batches an epoch: most kills fall into the middle of one
+CELL = ["task=listops", "scale=smoke", f"training.steps={STEPS}", "training.validations=6", "wandb.mode=disabled"]
+
+
+class Run:
+    """One run of one model with folders of its own, as often as it is started."""
+
+    def __init__(self, place: Path, start, *words: str, data: Path):
+        self.place, self.start = place, start
+        self.place.mkdir()
+        folders = [f"results={place}/results", f"runs={place}/runs", f"data.root={data}"]
+        # masks of dropout come from the random state, so that it counts
+        self.words = [*CELL, "model.dropout=0.1", "trainer.checkpoint_seconds=0", *words, *folders]
+
+    def process(self) -> Process:
+        return self.start(self.words, self.place / "log")
+
+    def folder(self) -> Path | None:
+        return next((p.parent for p in (self.place / "runs").rglob("claim")), None)
+
+    def checkpoint(self) -> int:
+        """When the last checkpoint was written, in nanoseconds; 0 if there is none."""
+        folder = self.folder()
+        try:
+            return (folder / "last.ckpt").stat().st_mtime_ns if folder else 0
+        except FileNotFoundError:
+            return 0
+
+    def saved_since(self, moment: int) -> Callable[[], bool]:
+        return lambda: self.checkpoint() > moment
+
+    def saving(self) -> bool:
+        """Is a checkpoint being written at this moment (or was it, when the process died)?"""
+        folder = self.folder()
+        return folder is not None and (folder / "next.ckpt.tmp").exists()
+
+    def said(self) -> str:
+        return (self.place / "log").read_text()
+
+    def record(self) -> Record | None:
+        paths = sorted((self.place / "results").rglob("*.json"))
+        return load(paths[0]) if paths else None
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        folder = self.folder()
+        assert folder is not None
+        return load_file(folder / "model.safetensors")
+
+
+def timeless(record: Record) -> Record:
+    """The record without what a clock or the memory of a process tells."""
+    curve = [dataclasses.replace(point, seconds=None) for point in record.curve]
+    known = dict.fromkeys(("train_seconds", "total_seconds", "steps_per_second", "peak_memory_mib"))
+    moment = "2026-01-01T00:00:00Z"
+    return dataclasses.replace(record, curve=curve, started=moment, finished=moment, **known)
+
+
+def assert_same(run: Run, whole: Run) -> None:
+    """Losses, weights and all else in the record are equal, bit for bit; times are not compared."""
+    a, b = run.record(), whole.record()
+    assert a is not None
+    assert b is not None
+    assert a.status == "ok", a.reason
+    assert timeless(a) == timeless(b)
+    ours, theirs = run.weights(), whole.weights()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def strike(run: Run, process: Process, how: str, chance: random.Random) -> str:
+    """Stop a process in one of several ways; returns what was hit: a word, or "" if it had ended before.
+
+    saving  killed while a checkpoint is being written
+    moment  killed at a random moment of training
+    asked   told to stop (SIGTERM) at such a moment
+    ending  killed between the weights, which are written after the test, and the record
+    """
+    if how == "ending":
+        weights = run.place / "runs"
+        there = process.until(lambda: any(weights.rglob("model.safetensors")))
+        process.kill()
+        return how if there else ""
+    if not process.until(run.saved_since(run.checkpoint())):
+        return ""
+    time.sleep(chance.uniform(0, 0.25))
+    if how == "saving":
+        if not process.until(run.saving):
+            return ""
+        process.kill()
+        return "saving" if run.saving() else "moment"
+    process.kill(signal.SIGTERM if how == "asked" else signal.SIGKILL)
+    return how
+
+
+def survive(run: Run, strikes: list[str], chance: random.Random) -> Counter:
+    """Start the run and strike it, again and again, then let it end; counts what was hit."""
+    hit: Counter = Counter()
+    for how in strikes:
+        process = run.process()
+        what = strike(run, process, how, chance)
+        status = process.wait()
+        hit[what] += what != ""
+        if status == 0:
+            break
+        assert status in (-signal.SIGKILL, 130), run.said()
+    status = run.process().wait()
+    assert status == 0, run.said()
+    return +hit
+
+
+@pytest.fixture(scope="module")
+def start():
+    with starter() as made:
+        yield made
+
+
+@pytest.mark.parametrize("model", ["s4", "transformer"])
+def test_a_killed_run_ends_as_an_undisturbed_one_bit_for_bit(model, start, tmp_path):
+    runs = [Run(tmp_path / name, start, f"model={model}", data=tmp_path / "data") for name in ("whole", "killed")]
+    assert runs[0].process().wait() == 0, runs[0].said()
+    hit = survive(runs[1], ["saving", "moment", "asked", "ending"], random.Random(model))
+    assert hit["saving"] + hit["moment"] >= 2
+    assert_same(runs[1], runs[0])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("model", ["s4", "transformer"])
+def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(model, tmp_path, record_property):
+    """As from a shell, in fresh processes."""
+    steps = "training.steps=400"
+    runs = [
+        Run(tmp_path / name, fresh, f"model={model}", steps, data=tmp_path / "data") for name in ("whole", "killed")
+    ]
+    assert runs[0].process().wait() == 0, runs[0].said()
+    hit = survive(runs[1], ["saving", "moment"] * 9 + ["asked", "ending"], random.Random(model))
+    for what, count in hit.items():
+        record_property(f"stopped while: {what}", count)
+    assert sum(hit.values()) == 20
+    assert_same(runs[1], runs[0])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("model", ["s4", "transformer"])
+def test_two_processes_killed_at_twenty_moments_end_as_undisturbed_ones(model, tmp_path, record_property):
+    words = [f"model={model}", "trainer=ddp", "trainer.devices=2", "training.steps=400"]
+    runs = [Run(tmp_path / name, fresh, *words, data=tmp_path / "data") for name in ("whole", "killed")]
+    assert runs[0].process().wait() == 0, runs[0].said()
+    hit = survive(runs[1], ["saving", "moment"] * 9 + ["asked", "ending"], random.Random(model))
+    for what, count in hit.items():
+        record_property(f"stopped while: {what}", count)
+    assert sum(hit.values()) == 20
+    assert_same(runs[1], runs[0])
+
+
+def test_a_dead_owners_claim_is_taken_over_and_a_living_ones_is_not(start, tmp_path):
+    run = Run(tmp_path / "run", start, "model=transformer", "training.steps=2000", data=tmp_path / "data")
+    first = run.process()
+    assert first.until(run.saved_since(0)), run.said()
+    second = run.process()
+    assert second.wait() == 2
+    assert f"process {first.pid} is training this cell; wait for it or stop it" in " ".join(run.said().split())
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    before = run.checkpoint()
+    third = run.process()
+    assert third.until(run.saved_since(before)), run.said()
+    third.kill()
+    third.wait()
+
+
+def test_two_that_start_at_once_train_a_cell_once(start, tmp_path):
+    run = Run(tmp_path / "run", start, "model=transformer", data=tmp_path / "data")
+    both = [run.process(), run.process()]
+    assert sorted(process.wait() for process in both) == [0, 2], run.said()
+    assert run.record().status == "ok"
+    assert run.said().count("is training this cell") == 1

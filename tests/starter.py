@@ -1,0 +1,59 @@
+"""Starts scripts/train.py in processes of its own that have the libraries loaded already.
+
+    {"arguments": [...], "log": "..."} -> {"pid": 123}
+    {"wait": 123}                      -> {"status": -9}
+
+One JSON object a line on the standard input, one answer a line on the standard output. A process made so is as real as
+one from a shell, its own session, killed and reaped as such; it only lacks the ten seconds of importing.
+"""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+
+
+def train(arguments: list[str], log: str) -> None:
+    os.setsid()
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    sys.stdin.close()
+    sys.argv = [str(TRAIN), *arguments]
+    status = 1
+    try:
+        runpy.run_path(str(TRAIN), run_name="__main__")
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    sys.path.insert(0, str(TRAIN.parents[1]))
+    import models.s4
+    import models.transformer  # noqa: F401
+
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), file=answers)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            train(request["arguments"], request["log"])
+        print(json.dumps({"pid": pid}), file=answers)
+
+
+if __name__ == "__main__":
+    main()
