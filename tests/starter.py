@@ -7,12 +7,21 @@ One JSON object a line on the standard input, one answer a line on the standard 
 one from a shell, its own session, killed and reaped as such; it only lacks the ten seconds of importing.
 """
 
+import importlib
 import json
 import os
 import runpy
 import sys
 from pathlib import Path
 
+LIBRARIES = (
+    "data.compiled_listops",
+    "data.listops",
+    "lra.experiment",
+    "models.s4",
+    "models.transformer",
+    "scripts.train",
+)
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 
 
@@ -39,9 +48,8 @@ def train(arguments: list[str], log: str) -> None:
 
 def main() -> None:
     sys.path.insert(0, str(TRAIN.parents[1]))
-    import models.s4
-    import models.transformer  # noqa: F401
-
+    for name in LIBRARIES:
+        importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in sys.stdin:
         request = json.loads(line)

@@ -135,8 +135,8 @@ def start():
 def test_a_killed_run_ends_as_an_undisturbed_one_bit_for_bit(model, start, tmp_path):
     runs = [Run(tmp_path / name, start, f"model={model}", data=tmp_path / "data") for name in ("whole", "killed")]
     assert runs[0].process().wait() == 0, runs[0].said()
-    hit = survive(runs[1], ["saving", "moment", "asked", "ending"], random.Random(model))
-    assert hit["saving"] + hit["moment"] >= 2
+    hit = survive(runs[1], ["saving", "moment", "ending"], random.Random(model))
+    assert hit["saving"] + hit["moment"] == 2
     assert_same(runs[1], runs[0])
 
 
@@ -185,6 +185,7 @@ def test_a_dead_owners_claim_is_taken_over_and_a_living_ones_is_not(start, tmp_p
     third.wait()
 
 
+@pytest.mark.nightly
 def test_two_that_start_at_once_train_a_cell_once(start, tmp_path):
     run = Run(tmp_path / "run", start, "model=transformer", data=tmp_path / "data")
     both = [run.process(), run.process()]
