@@ -2,9 +2,9 @@
 
 Setting "s4" is the S4 paper's (appendix D.1): 4 layers, width 256, 4 heads of 32, about 600,000 parameters. Setting
 "lra" is the LRA repository's Text model: heads of 64, and the parameters of a Transformer with a feed-forward width of
-1024. The feed-forward width of each model is what its budget leaves, 8 at least; state space layers have none. What a
-model has beyond its budget (matrices tied to the length, Luna's five projections) stands in the table. Byte tokens, no
-dropout, mean pooling, forward and backward pass and AdamW.
+1024. The feed-forward width of each model is what its budget leaves, 8 at least. A model without such a network has the
+width that its budget at length 1024 allows. What a model has beyond its budget (matrices tied to the length, Luna's
+projections) stands in the table. Byte tokens, no dropout, mean pooling, forward and backward pass and AdamW.
 
 "transformer" stores the (length, length) attention weights, as when these tables were published; "transformer, fused"
 is the same by today's fused kernels. Models take turns, and ratios are medians over rounds, so that what else the
@@ -14,20 +14,22 @@ machine does falls on all alike.
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import hydra
 import matplotlib
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lra.budget import count, fitting_width
 from lra.efficiency import Bench, Figure
 from lra.environment import git, hardware, versions
 from lra.layer_cost import peak_bytes
@@ -43,12 +45,15 @@ MODELS = [
 ]  # fmt: skip
 # setting: width of queries in total, and the parameters of the encoder or the Transformer's feed-forward width
 SETTINGS = {"s4": (128, 600_000, None), "lra": (256, None, 1024)}
+WIDTH = 256
 TABLES = {"s4": "S4 Table 3", "lra": "LRA Table 2"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--setting", choices=SETTINGS, nargs="+", default=["s4"])
-    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="of configs/model")
+    known = sorted(p.stem for p in (ROOT / "configs/model").glob("[!_]*.yaml") if p.stem != REFERENCE)
+    words = {"nargs": "+", "choices": ["all", *known], "metavar": "NAME", "default": MODELS}
+    parser.add_argument("--models", **words, help="of configs/model, or all; by default those of the papers' tables")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 3072, 4096, 16384], metavar="L")
     parser.add_argument("--B", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
@@ -74,6 +79,8 @@ def run(args: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     started = datetime.now(UTC).isoformat(timespec="seconds")
     limit = 1e9 * (args.memory_gb or default_memory_gb(args.device))
+    if args.models == ["all"]:
+        args.models = sorted(p.stem for p in (ROOT / "configs/model").glob("[!_]*.yaml") if p.stem != REFERENCE)
     rows = []
     for setting in args.setting:
         held: dict[str, dict[int, float]] = {}
@@ -87,6 +94,9 @@ def run(args: argparse.Namespace) -> list[dict]:
             rows += [row(c, contestants, setting, length, args.B) for c in contestants]
             for line in rows[len(rows) - len(contestants) :]:
                 print(f"{setting} {length} {line['model']}: {line['ms']:.0f} ms, {line['MB']:.0f} MB", flush=True)
+    shortest = {(r["setting"], r["model"]): r for r in reversed(rows)}
+    for r in rows:
+        r["ms / shortest"] = r["ms"] / shortest[r["setting"], r["model"]]["ms"]
     if args.tables:
         write_tables(rows, started, args)
     return rows
@@ -138,14 +148,28 @@ def build(name: str, setting: str, length: int) -> nn.Module:
     few, more = (make(name, d_qkv, length, n) for n in (8, 16))
     slope = (parameters(more.encoder) - parameters(few.encoder)) // 8
     if slope == 0:
-        return few
+        size = partial(sized, name, d_qkv)
+        return few if 0.9 < size(WIDTH) / budget < 1.1 else make(name, d_qkv, length, None, fitting_width(size, budget))
     spare = (budget - parameters(few.encoder)) // slope
     return make(name, d_qkv, length, max(8, (8 + spare) // 8 * 8))
 
 
-def make(name: str, d_qkv: int, length: int, d_ff: int | None) -> nn.Module:
+@cache
+def sized(name: str, d_qkv: int, width: int) -> int:
+    """Parameters of the encoder at length 1024; ValueError where the model does not take the width."""
+
+    def build() -> nn.Module:
+        try:
+            return make(name, d_qkv, 1024, None, width).encoder
+        except InstantiationException as error:
+            raise error.__cause__ or error from None
+
+    return count(build)
+
+
+def make(name: str, d_qkv: int, length: int, d_ff: int | None, width: int = WIDTH) -> nn.Module:
     overrides = [
-        f"model={name}", "task=text", "model.d_model=256", "model.n_layers=4", "model.dropout=0",
+        f"model={name}", "task=text", f"model.d_model={width}", "model.n_layers=4", "model.dropout=0",
         "model.input_dropout=0", "model.pool=mean", "++family.n_heads=4", f"++family.d_qkv={d_qkv}",
     ]  # fmt: skip
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
@@ -224,33 +248,29 @@ def write_tables(rows: list[dict], started: str, args: argparse.Namespace) -> No
         bench.write(args.tables / f"{TABLES[setting].lower().replace(' table ', '_table')}.json")
 
 
-@contextmanager
-def figure(rows: list[dict], path: Path) -> Iterator[tuple]:
+def plot(rows: list[dict], path: Path) -> None:
+    """Milliseconds and megabytes of a step over the length, all axes logarithmic; a line of two for each setting."""
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-    yield axes
-    fig.savefig(path)
-    plt.close(fig)
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    """Milliseconds and megabytes of a step over the length, both axes logarithmic."""
-    setting = rows[0]["setting"]
-    rows = [r for r in rows if r["setting"] == setting]
+    settings = list(dict.fromkeys(r["setting"] for r in rows))
     names = list(dict.fromkeys(r["model"] for r in rows))
-    with figure(rows, path) as axes:
+    lengths = sorted({r["L"] for r in rows})
+    fig, lines = plt.subplots(len(settings), 2, figsize=(9, 4.2 * len(settings)), layout="constrained", squeeze=False)
+    for setting, axes in zip(settings, lines, strict=True):
         for axis, key, label in zip(axes, ("ms", "MB"), ("training step [ms]", "peak memory [MB]"), strict=True):
             for n, name in enumerate(names):
-                mine = [r for r in rows if r["model"] == name]
+                mine = [r for r in rows if (r["setting"], r["model"]) == (setting, name)]
                 style = {"color": f"C{n % 10}", "lw": 1}
                 if name in (REFERENCE, FUSED):
                     style = {"color": "black", "lw": 2, "ls": "-" if name == REFERENCE else ":"}
-                marker = "o^sv"[n // 10 % 4]
+                marker = "o^svDPX"[n // 10 % 7]
                 axis.plot([r["L"] for r in mine], [r[key] for r in mine], marker=marker, ms=3, label=name, **style)
-            lengths = sorted({r["L"] for r in rows})
-            axis.set(xscale="log", yscale="log", xlabel="length", ylabel=label)
+            axis.set(xscale="log", yscale="log", xlabel="length", ylabel=label, title=f"setting {setting}")
             axis.set_xticks(lengths, [f"{length // 1024}K" for length in lengths], minor=False)
             axis.minorticks_off()
-        axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+        axes[1].legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8 if len(names) < 20 else 5
+        )
+    fig.savefig(path)
+    plt.close(fig)

@@ -56,6 +56,18 @@ def test_models_meet_the_parameter_budget(measured):
     assert wide["linear_transformer"] == wide["transformer"]
 
 
+@pytest.mark.parametrize("name", ["mamba", "mega_chunk"])
+def test_a_model_without_a_feed_forward_network_has_the_width_of_its_budget(name):
+    assert 0.8 < bench.parameters(bench.build(name, "s4", 1024).encoder) / 600_000 < 1.1
+
+
+def test_growth_is_against_the_shortest_length(measured):
+    for r in measured[0]:
+        alike = [o for o in measured[0] if (o["setting"], o["model"]) == (r["setting"], r["model"])]
+        assert r["ms / shortest"] == r["ms"] / alike[0]["ms"]
+    assert measured[0][0]["ms / shortest"] == 1.0
+
+
 def test_the_papers_tables_show_the_cells(measured):
     rows, folder = measured
     published = load_published(bench.ROOT / "results/published")
