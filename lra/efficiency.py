@@ -6,6 +6,7 @@ A benchmark file that belongs to such a table is a `Bench`; a file without `tabl
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from lra.published import Published, Quantity
 from lra.render import Entry, Table
 from lra.results import Git, Hardware
 
+LENGTH = re.compile(r"length (\d+)$")
 EFFICIENCY_TABLES = {
     "lra_table2": ("LRA Table 2", "LRA paper, Table 2: training on byte-level Text (paper: batch 32, 4x4 TPU v3)"),
     "s4_table2": ("S4 Table 2", "S4 paper, Table 2: one layer, training step and memory against LSSL (paper: A100)"),
@@ -77,7 +79,7 @@ def efficiency_table(name: str, benches: Sequence[Bench], published: Published) 
         (f.row, f.column): Quantity(key, f.row, f.column, f.value, f.unit, here=True) for b in mine for f in b.rows
     }
     printed = {(q.row, q.column): q for q in claims}
-    columns = list(dict.fromkeys(column for _, column in [*printed, *measured]))
+    columns = in_order(list(dict.fromkeys(column for _, column in [*printed, *measured])))
     units: dict[str, str] = {}
     for q in [*claims, *measured.values()]:
         units.setdefault(q.column, q.unit)
@@ -94,6 +96,14 @@ def efficiency_table(name: str, benches: Sequence[Bench], published: Published) 
     notes = notes or ["Nothing measured here yet: make bench"]
     header = ("Model", *(c if units[c] in c else f"{c} [{units[c]}]" for c in columns))
     return Table(name, title, header, tuple(map(tuple, body)), tuple(tables.with_signs(body, notes)))
+
+
+def in_order(columns: list[str]) -> list[str]:
+    """By the length each column ends with, if the paper's own go by length; else as they are, the paper's first."""
+    lengths = [int(found[1]) if (found := LENGTH.search(column)) else None for column in columns]
+    if None in lengths:
+        return columns
+    return [column for _, column in sorted(zip(lengths, columns, strict=True), key=lambda pair: pair[0] or 0)]
 
 
 def show(quantity: Quantity | None, unit: str) -> str:

@@ -76,7 +76,17 @@ def markdown(table: Table) -> str:
 
 
 def escape_latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    # two hyphens of a command line are not a dash
+    parts = " ".join(text.split()).split("--")
+    return "-{}-".join("".join(LATEX.get(character, character) for character in part) for part in parts)
+
+
+def latex_heading(name: str) -> str:
+    """A long name in two lines, broken at its comma."""
+    first, comma, second = name.partition(", ")
+    if not comma or len(name) < 14:
+        return escape_latex(name)
+    return rf"\shortstack[r]{{{escape_latex(first)},\\{escape_latex(second)}}}"
 
 
 def latex(table: Table) -> str:
@@ -96,7 +106,7 @@ def latex(table: Table) -> str:
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        line(tuple(Entry(name) for name in table.header)),
+        " & ".join(latex_heading(name) for name in table.header) + r" \\",
         r"\midrule",
         *(line(row) for row in table.rows),
         r"\bottomrule",

@@ -8,7 +8,7 @@ from lra.published import Published
 from lra.render import latex, markdown
 from lra.results import Record
 from lra.tables import scale_table
-from lra.tidy import tidy_csv
+from lra.tidy import efficiency_csv, paper_csv, tidy_csv
 
 
 def scales_of(records: Sequence[Record]) -> list[str]:
@@ -25,4 +25,6 @@ def table_files(records: Sequence[Record], published: Published, benches: Sequen
     made += [efficiency_table(name, benches, published) for name in EFFICIENCY_TABLES]
     files = {f"{table.name}.md": markdown(table) for table in made}
     files |= {f"{table.name}.tex": latex(table) for table in made}
+    files |= {f"{name}.csv": paper_csv(name, records, published) for name in PAPER_TABLES}
+    files |= {f"{name}.csv": efficiency_csv(name, benches, published) for name in EFFICIENCY_TABLES}
     return files | {f"{scale}.csv": tidy_csv(records, published, scale) for scale in scales}

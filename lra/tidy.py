@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from lra import cells, tables
 from lra.cells import Cell
+from lra.efficiency import EFFICIENCY_TABLES, Bench
+from lra.papers import PAPER_TABLES
 from lra.published import TASKS, Published, PublishedRow
 from lra.results import Record
 
@@ -14,6 +16,16 @@ CSV_HEADER = (
     *("kind", "fingerprint", "runs", "tried", "learned", "unfinished"),
     *("mean", "std", "ci95_low", "ci95_high", "chance", "untuned", "on_test"),
     *("published", "published_row", "published_source", "published_verified", "difference"),
+)
+
+PAPER_HEADER = (
+    *("table", "row", "model", "task", "published", "verified"),
+    *("kind", "fingerprint", "runs", "tried", "learned", "unfinished", "mean", "std", "ci95_low", "ci95_high"),
+    *("chance", "untuned", "on_test", "difference"),
+)
+EFFICIENCY_HEADER = (
+    *("table", "row", "column", "unit", "published", "verified", "measured"),
+    *("device", "threads", "started", "commit", "command"),
 )
 
 
@@ -66,3 +78,62 @@ def _claim_values(paper: PublishedRow | None, task: str) -> list[object]:
         return ["", "", "", ""]
     score = paper.scores[task]
     return ["FAIL" if score is None else score, paper.model, paper.source, str(paper.verified).lower()]
+
+
+def paper_csv(name: str, records: Sequence[Record], published: Published) -> str:
+    """One of PAPER_TABLES: a line for each printed score and average, with what was measured here at scale paper."""
+    _, source, average, _ = PAPER_TABLES[name]
+    rows = [r for r in cells.rows_of([r for r in records if r.scale == "paper"]) if not r.variant and not r.part]
+    mine = {row.model: row for row in rows}
+    owner = {info.row: stem for stem, info in published.models.items()}
+    lines: list[Sequence[object]] = []
+    for paper in (p for p in published.rows if source in p.source):
+        stem = owner.get(paper.model, "")
+        row = mine.get(stem)
+        start = [name, paper.model, stem]
+        for task, score in paper.scores.items():
+            claim = ["FAIL" if score is None else score, str(paper.verified).lower()]
+            cell = row.cells.get(task) if row else None
+            # the same figures as in the CSV of a scale, without its claim
+            values = [*(v := _cell_values(cell, paper, task))[:-5], v[-1]] if cell else [""] * (len(PAPER_HEADER) - 6)
+            lines.append([*start, task, *claim, *values])
+        mean = row.average(average) if row else None
+        blank = [""] * (len(PAPER_HEADER) - 6)
+        if mean is not None:
+            blank[PAPER_HEADER.index("mean") - 6] = f"{100 * mean:.4f}"
+        said = "" if paper.average is None else paper.average
+        lines.append([*start, "average", said, str(paper.verified).lower(), *blank])
+    return _written(PAPER_HEADER, lines)
+
+
+def efficiency_csv(name: str, benches: Sequence[Bench], published: Published) -> str:
+    """One of EFFICIENCY_TABLES: a line for each cell, published and measured here (the newest, by its date)."""
+    key = EFFICIENCY_TABLES[name][0]
+    printed = {(q.row, q.column): q for q in published.quantities if q.table == key}
+    newest = sorted((b for b in benches if b.table == key), key=lambda b: b.started)
+    measured = {(f.row, f.column): (b, f) for b in newest for f in b.rows}
+    lines: list[Sequence[object]] = []
+    for row, column in dict.fromkeys([*printed, *measured]):
+        claim, here = printed.get((row, column)), measured.get((row, column))
+        unit = claim.unit if claim else here[1].unit if here else ""
+        line: list[object] = [
+            name,
+            row,
+            column,
+            unit,
+            *((claim.value, str(claim.verified).lower()) if claim else ("", "")),
+        ]
+        if here:
+            b, f = here
+            line += [f"{f.value:.6g}", b.hardware.device, b.hardware.threads, b.started]
+            line += [tables.commit_name(b.git), b.command]
+        lines.append([*line, *[""] * (len(EFFICIENCY_HEADER) - len(line))])
+    return _written(EFFICIENCY_HEADER, lines)
+
+
+def _written(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return out.getvalue()

@@ -21,10 +21,11 @@ from lra import cells, statistics
 from lra.efficiency import EFFICIENCY_TABLES, efficiency_table, load_bench
 from lra.papers import PAPER_TABLES, paper_table
 from lra.published import TASKS, load_published
-from lra.render import Entry, Table, latex, markdown, terminal
+from lra.render import Entry, Table, escape_latex, latex, markdown, terminal
 from lra.results import Data, Git, Record, Selection, load
 from lra.tables import MEANING, scale_table
-from lra.tidy import tidy_csv
+from lra.tableset import table_files
+from lra.tidy import efficiency_csv, paper_csv, tidy_csv
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -196,6 +197,7 @@ def test_a_name_cannot_break_a_table():
     row = next(line for line in latex(table).splitlines() if line.startswith("a"))
     assert row.replace(r"\&", "").count("&") == len(table.header) - 1
     assert r"\$" in row
+    assert escape_latex("a --b") == "a -{}-b"
 
 
 @pytest.mark.parametrize("name", PAPER_TABLES)
@@ -385,3 +387,39 @@ def test_the_interval_over_seeds_is_students():
     half = stats.t.ppf(0.975, 2) * stats.sem(values)
     low, high = statistics.interval(values, 0, 0)
     assert (low, high) == pytest.approx((math.fsum(values) / 3 - half, math.fsum(values) / 3 + half))
+
+
+@pytest.mark.parametrize("name", PAPER_TABLES)
+def test_a_paper_table_as_csv_has_every_printed_score_beside_ours(name):
+    lines = list(csv.DictReader(io.StringIO(paper_csv(name, ZOO, PUBLISHED))))
+    printed = [p for p in PUBLISHED.rows if PAPER_TABLES[name][1] in p.source]
+    assert len(lines) == sum(len(p.scores) + 1 for p in printed)
+    ours = next(line for line in lines if (line["model"], line["task"]) == ("transformer", "listops"))
+    assert (ours["published"], ours["mean"], ours["difference"]) == ("36.37", "36.0000", "-0.37")
+    assert (ours["runs"], ours["learned"], ours["std"]) == ("1", "1", "")
+    empty = next(line for line in lines if line["model"] == "bigbird")
+    assert (empty["published"], empty["mean"], empty["runs"]) == ("36.05", "", "")
+
+
+def test_an_efficiency_table_as_csv_has_published_and_measured_values(tmp_path):
+    (tmp_path / "layer.json").write_text(json.dumps(bench()))
+    lines = list(csv.DictReader(io.StringIO(efficiency_csv("s4_table3", load_bench(tmp_path), PUBLISHED))))
+    line = next(line for line in lines if (line["row"], line["column"]) == ("S4", "speed, length 4096"))
+    assert (line["published"], line["measured"], line["unit"], line["device"]) == ("5.19", "6.123", "x", "gpu")
+    assert sum(bool(line["measured"]) for line in lines) == 1
+
+
+def test_columns_of_lengths_go_by_length(tmp_path):
+    rows = [{"row": "S4", "column": f"speed, length {n}", "value": 6.1, "unit": "x"} for n in (4096, 2048)]
+    (tmp_path / "layer.json").write_text(json.dumps(bench(rows=rows)))
+    header = efficiency_table("s4_table3", load_bench(tmp_path), PUBLISHED).header
+    lengths = [int(name.split("length ")[1].split(" ")[0]) for name in header[1:]]
+    assert lengths == sorted(lengths)
+    assert 2048 in lengths
+
+
+def test_every_table_comes_in_three_forms():
+    files = table_files(ZOO, PUBLISHED, [])
+    names = {Path(name).stem for name in files}
+    assert {"paper", *PAPER_TABLES, *EFFICIENCY_TABLES} <= names
+    assert set(files) == {f"{name}.{form}" for name in names for form in ("md", "csv", "tex")}
