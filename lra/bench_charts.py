@@ -29,7 +29,7 @@ def table_card(key: str, title: str, benches: Sequence[Bench], published: Publis
     names = list(dict.fromkeys(row for row, _ in here))
     colours = {name: f"c{i}" if i < COLOURS else "other" for i, name in enumerate(ranked(names, paper))}
     figures = "".join(chart_of(quantity, unit, axis, here, paper, colours) for quantity, unit, axis in quantities(here))
-    devices = tables.tally(f"{b.hardware.device}, {b.hardware.threads} threads" for b in mine)
+    devices = "; ".join(dict.fromkeys(tables.machine(b.hardware) for b in mine))
     said = f"Measured here on {devices}; dashed: as published, on the paper's machine."
     inside = f'<h3>{escape(title)}</h3><p class="lead">{escape(said)}</p><div class="charts">{figures}</div>'
     return f'<div class="card">{inside}</div>' if figures else ""

@@ -44,7 +44,10 @@ class Bubble:
 
 @dataclass(frozen=True)
 class Axis:
-    """From data to the view box. `text` says a tick; a logarithmic axis needs positive numbers."""
+    """From data to the view box. `text` says a tick, `marks` where ticks are, if not at round numbers.
+
+    A logarithmic axis needs positive numbers.
+    """
 
     name: str
     low: float
@@ -52,6 +55,7 @@ class Axis:
     start: float
     stop: float
     log: bool = False
+    marks: tuple[float, ...] = ()
     text: Callable[[float], str] = field(default=lambda v: f"{v:g}")
 
     def __call__(self, value: float) -> float:
@@ -60,6 +64,8 @@ class Axis:
         return self.start + share * (self.stop - self.start)
 
     def ticks(self) -> list[float]:
+        if self.marks:
+            return list(self.marks)
         return log_ticks(self.low, self.high) if self.log else nice_ticks(self.low, self.high)
 
 
@@ -187,9 +193,11 @@ def drawn(lines: Sequence[Line], x: Axis, y: Axis) -> list[str]:
 
 
 def scaling_chart(lines: Sequence[Line], x_name: str, description: str) -> str:
-    """Lines over two logarithmic axes; a power law is straight."""
+    """Lines over two logarithmic axes, ticks where the points are; a power law is straight."""
     xs, ys = [p[0] for line in lines for p in line.points], [p[1] for line in lines for p in line.points]
-    x = Axis(x_name, min(xs), max(xs), LEFT, WIDTH - label_room(lines), log=True, text=short_number)
+    marks = tuple(sorted(set(xs)))
+    marks = marks if len(marks) <= 6 else ()
+    x = Axis(x_name, min(xs), max(xs), LEFT, WIDTH - label_room(lines), log=True, marks=marks)
     y = Axis("", min(ys) / 1.2, max(ys) * 1.2, HEIGHT - BOTTOM, TOP, log=True, text=short_number)
     return svg([*frame(x, y), *drawn(lines, x, y)], description)
 

@@ -91,7 +91,7 @@ def efficiency_table(name: str, benches: Sequence[Bench], published: Published) 
         if any((row, c) in measured for c in columns):
             here = [Entry(show(measured.get((row, c)), units[c])) for c in columns]
             body.append([Entry(f"↳ here: {row}"), *here])
-    notes = [f"here: {b.hardware.device}, {b.hardware.threads} threads, {b.started[:10]}, {b.command}" for b in mine]
+    notes = [f"here: {tables.machine(b.hardware)}, {b.started[:10]}, {b.command}" for b in mine]
     notes += ["Commit: " + tables.tally(tables.commit_name(b.git) for b in mine)] if mine else []
     notes = notes or ["Nothing measured here yet: make bench"]
     header = ("Model", *(c if units[c] in c else f"{c} [{units[c]}]" for c in columns))

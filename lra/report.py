@@ -12,11 +12,16 @@ from lra.curves import task_charts
 from lra.efficiency import Bench
 from lra.gallery import examples_section
 from lra.kernel_charts import kernels_section
+from lra.overview import overview
 from lra.published import Published
 from lra.results import Record
 from lra.runs import environment_section, run_anchor, runs_section
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+ORIGIN = (
+    "Every number on this page is computed from the run records under results/runs and the measurements under "
+    "results/bench."
+)
 # a link into a closed fold opens it, in browsers that do not by themselves
 REVEAL = """
 function reveal() {
@@ -38,7 +43,7 @@ def page(records: Sequence[Record], published: Published, scale: str, benches: S
     colours = colour_of(rows)
     run_tasks = [t for t in columns if any(t in row.cells for row in rows)]
     sections = {
-        "Table": table_section(rows, columns, published, scale),
+        "Table": table_section(rows, columns, published, scale, overview(rows, columns, colours, published)),
         **{columns[t]: task_charts(rows, t, columns[t], colours, published) for t in run_tasks},
         "Kernels": kernels_section(rows, columns, colours, published),
         "Examples": examples_section(rows, columns, colours, published),
@@ -57,7 +62,7 @@ def page(records: Sequence[Record], published: Published, scale: str, benches: S
         f"<header><h1>Long Range Arena</h1>{lead(records, scale)}{facts(records, rows)}</header>",
         f"<nav><div>{navigation}</div></nav><main>",
         *sections.values(),
-        "</main><footer>Every number on this page is computed from the run records under results/runs.</footer>",
+        f"</main><footer>{ORIGIN}</footer>",
     ]
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     head = (
@@ -117,7 +122,7 @@ def facts(records: Sequence[Record], rows: Sequence[Row]) -> str:
     return f'<ul class="facts">{items}</ul>' if records else ""
 
 
-def table_section(rows: Sequence[Row], columns: dict[str, str], published: Published, scale: str) -> str:
+def table_section(rows: Sequence[Row], columns: dict[str, str], published: Published, scale: str, overview: str) -> str:
     """The comparison table: measured rows, each cell linked to its runs, with the published row beneath."""
     table = tables.scale_table([r for row in rows for r in row.runs], published, scale, every_task=False)
     head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
@@ -143,7 +148,7 @@ def table_section(rows: Sequence[Row], columns: dict[str, str], published: Publi
     shown = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     told = set(tables.failure_notes(rows, columns))
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes if note not in told)
-    card = f'<div class="card">{shown}<ul class="notes">{notes}</ul></div>'
+    card = f'<div class="card">{shown}<ul class="notes">{notes}</ul></div>{overview}'
     return f'<section id="table"><h2>Comparison</h2>{card}</section>'
 
 
@@ -185,7 +190,7 @@ def failures_section(rows: Sequence[Row], columns: dict[str, str]) -> str:
                     run = escape(f"{row.title} on {columns[task]}, seed {r.seed}")
                     items.append(f'<li><a href="#{run_anchor(row, task)}">{run}</a>: {escape(why_not(r))}</li>')
     content = f"<ul>{''.join(items)}</ul>" if items else '<p class="good">None: every run ended and beat chance.</p>'
-    return f'<section id="failures"><h2>Failures</h2><div class="card">{content}</div></section>'
+    return f'<section id="failures"><h2>Failed or unfinished</h2><div class="card">{content}</div></section>'
 
 
 def why_not(r: Record) -> str:

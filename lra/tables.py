@@ -13,7 +13,7 @@ from lra import cells, statistics
 from lra.cells import Cell, Row
 from lra.published import TASKS, ModelInfo, Published, PublishedRow
 from lra.render import Entry, Table, terminal
-from lra.results import Git, Record
+from lra.results import Git, Hardware, Record
 
 HOLE, FAIL, RUNNING, UNTUNED, ON_TEST, UNVERIFIED, LIKE_BEST = "—", "✗", "…", "†", "‡", "?", "≈"
 KIND_SIGNS = {"official": "", "generated": "ᵍ", "subset": "ˢ", "toy": "ᵗ"}
@@ -200,9 +200,14 @@ def measured_notes(rows: Sequence[Row], columns: dict[str, str]) -> list[str]:
         if len(data_sets) > 1:
             notes.append(f"{title}: {len(data_sets)} different data sets in this column; compare within one only")
     notes += failure_notes(rows, columns)
-    notes.append("Hardware: " + tally(f"{r.hardware.device}, {r.hardware.threads} threads" for r in runs))
+    notes.append("Hardware: " + tally(machine(r.hardware) for r in runs))
     notes.append("Commit: " + tally(commit_name(r.git) for r in runs))
     return notes
+
+
+def machine(hardware: Hardware) -> str:
+    """'NVIDIA H100, 1 thread': the device, and the threads of the processor."""
+    return f"{hardware.device}, {hardware.threads} thread{'s' * (hardware.threads != 1)}"
 
 
 def commit_name(git: Git) -> str:
