@@ -172,8 +172,10 @@ class Record:
             content["reason"] = " ".join(self.reason.split())
         for point in content["curve"]:
             point.update({k: None for k, v in point.items() if v is not None and not math.isfinite(v)})
+        # what the data says is no path, even where it looks like one
+        content = {k: v if k in ("examples", "kernels") else portable(v) for k, v in content.items()}
         lists = ("curve", "examples", "kernels")
-        return layout({"schema": content.pop("schema"), **portable(content)}, lists=lists, trees=("config",))
+        return layout({"schema": content.pop("schema"), **content}, lists=lists, trees=("config",))
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all; what is written can be read."""

@@ -2,6 +2,8 @@
 
 import base64
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,12 @@ from PIL import Image
 from running import small_run
 
 from lra import samples, taps
+from lra.exhibits import Example
 from lra.picture import grey, signed
+from lra.results import load
 from lra.samples import Samples
+
+GOLDEN = load(Path(__file__).parents[1] / "golden" / "record.json")
 
 
 def test_all_examples_together_are_the_test(tmp_path, monkeypatch):
@@ -32,6 +38,16 @@ def test_a_record_with_examples_stays_small(task, tmp_path):
     content = "".join((e.text or "") + (e.picture or "") for e in record.examples)
     assert len(content) < 10_000
     assert {k.picture_after is not None for k in record.kernels} == {task in ("pathfinder", "image")}
+
+
+def test_an_input_that_looks_like_a_path_is_kept_as_it_is(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 16), np.uint8)
+    picture = grey(pixels)
+    assert picture.count("/") > 2
+    given = [Example(label=1, predicted=0, text="worse than /any/of/them", picture=None)]
+    given += [Example(label=1, predicted=0, picture=picture)]
+    replace(GOLDEN, examples=given).write(tmp_path / "0.json")
+    assert load(tmp_path / "0.json").examples == given
 
 
 def opened(picture: str) -> Image.Image:
