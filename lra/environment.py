@@ -6,10 +6,12 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from lra.results import Git, Hardware
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "torch",
@@ -28,6 +30,8 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of Python, CUDA (where torch has it) and the packages a result may depend on; absent ones left out."""
+    import torch
+
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -39,8 +43,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(device: torch.device | str = "cpu") -> Hardware:
+def hardware(device: "torch.device | str" = "cpu") -> Hardware:
     """The machine as a record states it; `device` is where the model lives."""
+    import torch
+
     device = torch.device(device)
     processor = processor_name()
     name = processor
@@ -51,11 +57,16 @@ def hardware(device: torch.device | str = "cpu") -> Hardware:
     return Hardware(
         device=name,
         processor=processor,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         threads=torch.get_num_threads(),
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         system=f"{platform.system()} {platform.machine()}",
     )
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:

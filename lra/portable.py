@@ -5,8 +5,8 @@ import re
 from typing import Any
 
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
-# two components or more; neither part of a URL nor of a relative path
-ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~…])(?:[A-Za-z]:\\|/)(?:[^\s/\\'\",;:=]+[/\\])+([^\s/\\'\",;:=]*)")
+# two components or more; neither part of a URL, nor of a relative path, nor of bytes in base64
+ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~…+])(?:[A-Za-z]:\\|/)(?:[^\s/\\'\",;:=]+[/\\])+([^\s/\\'\",;:=]*)")
 
 
 def portable(value: Any) -> Any:

@@ -1,0 +1,143 @@
+"""The cells of a grid: which there are, what is known of each, and what is written of one that died without a word."""
+
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lra import crash
+from lra.results import Record, load, record_path
+from scripts.commandline import CONFIGS, ROOT, variant_of
+
+TRAIN = ROOT / "scripts" / "train.py"
+DONE = ("ok", "diverged", "oom")
+STOPPED = 130
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one task with one seed. overrides: further arguments of scripts/train.py."""
+
+    model: str
+    task: str
+    seed: int
+    scale: str
+    results: Path
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """The command line of scripts/train.py."""
+        names = [f"task={self.task}", f"model={self.model}", f"scale={self.scale}", f"seed={self.seed}"]
+        return [*names, f"results={self.results}", *self.overrides]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", TRAIN.relative_to(ROOT).as_posix(), *self.words])
+
+    @property
+    def path(self) -> Path:
+        """Of its record."""
+        variant = variant_of(list(self.overrides))
+        return record_path(
+            ROOT / self.results, scale=self.scale, model=self.model, task=self.task, seed=self.seed, variant=variant
+        )
+
+    @property
+    def log(self) -> Path:
+        given = [o.removeprefix("runs=") for o in self.overrides if o.startswith("runs=")]
+        name = f"{self.path.stem}.log"
+        return ROOT / (given or ["runs"])[-1] / self.scale / self.task / self.model / name
+
+    def record(self) -> Record | None:
+        """None where there is none, or none that can be read."""
+        try:
+            return load(self.path) if self.path.exists() else None
+        except ValueError:
+            return None
+
+    @property
+    def done(self) -> bool:
+        """It ended, and would end so again."""
+        return (record := self.record()) is not None and record.status in DONE
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.task}, seed {self.seed}"
+
+
+def names(group: str) -> list[str]:
+    """What can be chosen in a folder of configs."""
+    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml") if p.stem[0] != "_")
+
+
+def cells_of(
+    models: Iterable[str], tasks: Iterable[str], seeds: Iterable[int], scale: str, results: Path, overrides: list[str]
+) -> list[Cell]:
+    """The whole grid, a seed at a time."""
+    models, tasks = list(models), list(tasks)
+    more = tuple(overrides)
+    return [Cell(model, task, seed, scale, results, more) for seed in seeds for task in tasks for model in models]
+
+
+def last_line(log: Path) -> str:
+    """What a log says last, without colours."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    return next((text for line in reversed(lines) if (text := ANSI.sub("", line).strip())), "")
+
+
+def settle(cell: Cell, status: int | None) -> Record | None:
+    """The record of a cell whose process has ended; one that died without writing its own gets one that says so.
+
+    status  exit status as subprocess gives it, negative for a signal; None if nobody knows
+    returns None only if its configuration cannot even be composed
+    """
+    record = cell.record()
+    if record is not None and (record.status in DONE or (record.status == "interrupted" and status == STOPPED)):
+        return record
+    log = cell.log.relative_to(ROOT) if cell.log.is_relative_to(ROOT) else cell.log
+    reason = f"{ended(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {log})"
+    if record is not None and record.status == "crashed" and status != 2:
+        reason = f"{record.reason} (log: {log})" if record.reason and "log:" not in record.reason else record.reason
+    if not crash.mark(cell.path, reason or "") and record is None:
+        _stand_in(cell, reason or "")
+    return cell.record()
+
+
+def ended(status: int | None) -> str:
+    """An exit status in words."""
+    if status is None:
+        return "ended unseen"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return {2: "refused", STOPPED: "stopped before it began"}.get(status, f"ended with status {status}")
+
+
+def _stand_in(cell: Cell, reason: str) -> None:
+    from hydra.utils import instantiate
+
+    from scripts import train
+
+    try:
+        composed = train.composed(cell.words)
+        cfg = composed["cfg"]
+        task = instantiate(cfg.task)
+        made = cfg.data.source == "generated" or (cfg.data.source == "auto" and task.generated() is not None)
+        record = crash.stand_in(
+            train.cell_of(**composed),
+            kind="toy" if cfg.data.source == "toy" else "generated" if made else "official",
+            n_classes=task.spec.n_classes,
+            precision=cfg.trainer.precision,
+            reason=reason,
+        )
+    except (Exception, SystemExit) as error:
+        print(f"{cell}: not even its configuration can be made ({error})", file=sys.stderr)
+        return
+    record.write(cell.path)

@@ -1,0 +1,196 @@
+"""A grid on this machine: so many cells at a time, each in a process of its own.
+
+The processes are forked from a server that has imported everything once and computed nothing, so that a cell starts
+at once, and its crash is its own. What it prints goes to its log; the screen shows an overview.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from scripts.commandline import ROOT
+from scripts.grid import STOPPED, TRAIN, Cell, last_line, settle
+
+STEP = re.compile(r"step (\d+)/(\d+) ?")
+PRELOAD = ["scripts.train", "scripts.tracking", "lra.experiment", "lra.taps", "wandb"]
+
+
+@dataclass
+class Running:
+    process: ForkServerProcess
+    slot: int
+    since: float = field(default_factory=time.monotonic)
+
+
+def _work(words: list[str], log: str, threads: int, gpu: int | None) -> None:
+    """One cell, in its own process: the exit status is that of scripts/train.py."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: whoever started us says when to stop
+    threading.Thread(target=_follow, daemon=True).start()
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "LRA_PATIENCE": "60"}
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    sys.argv = [str(TRAIN), *words]
+    import __main__
+
+    __main__.__spec__ = None  # Lightning starts further processes by this command line, not by that of the grid
+    import torch
+
+    from scripts import train
+
+    torch.set_num_threads(threads)
+    try:
+        sys.exit(train.one(**train.composed(words)))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _follow() -> None:
+    """When the grid itself dies, its cells save and stop."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Pool:
+    """Works through cells, `jobs` at a time.
+
+    seconds  what a cell is expected to take, None where nobody knows
+    """
+
+    def __init__(self, cells: Sequence[Cell], jobs: int, console: Console, seconds: Callable[[Cell], float | None]):
+        self.waiting, self.jobs, self.console = list(cells), jobs, console
+        self.total = len(self.waiting)
+        self.expected = {cell: seconds(cell) for cell in cells}
+        self.running: dict[Cell, Running] = {}
+        self.done: Counter[str] = Counter()
+        self.taken: list[tuple[float, float | None]] = []  # seconds of each cell that has ended, and those expected
+        self.stopping = False
+        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        # read when torch is first imported, which is in the server
+        os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOAD)
+        self.gpus = _gpus()
+
+    def run(self) -> bool:
+        """True if it came to the end, False if it was asked to stop."""
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            free = list(range(self.jobs))
+            with Live(self.overview(), console=self.console, refresh_per_second=2, transient=True) as live:
+                while self.running or (self.waiting and not self.stopping):
+                    while self.waiting and free and not self.stopping:
+                        self._start(self.waiting.pop(0), free.pop(0))
+                    for cell, running in list(self.running.items()):
+                        if running.process.exitcode is not None:
+                            free.append(running.slot)
+                            self._end(cell, running)
+                    live.update(self.overview())
+                    time.sleep(0.2)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return not self.stopping
+
+    def _start(self, cell: Cell, slot: int) -> None:
+        cell.log.parent.mkdir(parents=True, exist_ok=True)
+        gpu = slot % self.gpus if self.gpus else None
+        arguments = (cell.words, str(cell.log), self.threads, gpu)
+        process = self.context.Process(target=_work, args=arguments, daemon=False)
+        process.start()
+        self.running[cell] = Running(process, slot)
+
+    def _end(self, cell: Cell, running: Running) -> None:
+        del self.running[cell]
+        took = time.monotonic() - running.since
+        status = running.process.exitcode
+        if self.stopping and status in (STOPPED, -signal.SIGTERM):
+            return
+        record = settle(cell, status)
+        word = record.status if record else "without a record"
+        self.done[word] += 1
+        self.taken.append((took, self.expected[cell]))
+        number = sum(self.done.values())
+        score = f" {100 * record.test_accuracy:.2f} %" if record and record.test_accuracy is not None else ""
+        why = f": {record.reason}" if record and record.reason else ""
+        line = f"{number:>{len(str(self.total))}}/{self.total} {cell}: {word}{score}{why} ({took:.0f} s)"
+        self.console.print(line, highlight=False, soft_wrap=True, style="" if word == "ok" else "red", markup=False)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        """Cells save their state and stop; no other begins."""
+        self.stopping = True
+        for running in self.running.values():
+            if running.process.exitcode is None:
+                os.kill(running.process.pid or 0, signal.SIGTERM)
+
+    def left(self) -> str:
+        """Time left, from what cells took so far beside what was expected of them."""
+        known = [(took, expected) for took, expected in self.taken if expected]
+        pace = sum(t for t, _ in known) / sum(e for _, e in known) if known else 1.0
+        usual = sum(t for t, _ in self.taken) / len(self.taken) if self.taken else None
+        seconds = 0.0
+        for cell in [*self.running, *self.waiting]:
+            expected = self.expected[cell]
+            if (mine := expected * pace if expected else usual) is None:
+                return ""
+            spent = time.monotonic() - self.running[cell].since if cell in self.running else 0.0
+            seconds += max(0.0, mine - spent)
+        return f", about {duration(seconds / self.jobs)} left"
+
+    def overview(self) -> Table:
+        counts = "".join(f", {n} {status}" for status, n in sorted(self.done.items()))
+        head = "stopping: " if self.stopping else ""
+        title = f"{head}{len(self.running)} running, {len(self.waiting)} waiting{counts}{self.left()}"
+        table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+        for column in ("model", "task", "seed", "time", "steps", "last line of its log"):
+            table.add_column(column, no_wrap=True)
+        for cell, running in self.running.items():
+            line = last_line(cell.log)
+            steps = STEP.search(line)
+            bar: Any = ""
+            if steps:
+                bar = ProgressBar(total=int(steps[2]), completed=int(steps[1]), width=16)
+                line = line[steps.end() :]
+            spent = duration(time.monotonic() - running.since)
+            table.add_row(cell.model, cell.task, str(cell.seed), spent, bar, Text(line[:80]))
+        return table
+
+
+def duration(seconds: float) -> str:
+    """3 s, 12 min, 4.5 h, 3.1 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _gpus() -> int:
+    """How many GPUs there are, asked without touching them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([v for v in visible.split(",") if v.strip()])
+    return len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()])

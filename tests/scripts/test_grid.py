@@ -1,0 +1,130 @@
+"""A grid loses at most the cell that fails, says how each ended, and comes out the same however often it is killed."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lra.results import load
+from scripts import local, train
+from scripts.grid import Cell, last_line, settle
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODELS = ("fnet", "linear_transformer")
+
+
+def cell(folder: Path, model: str = "fnet", *more: str, task: str = "listops") -> Cell:
+    folders = [f"runs={folder}/runs", f"data.root={folder}/data", "wandb.mode=disabled", "trainer.accelerator=cpu"]
+    return Cell(model, task, 0, "smoke", folder / "results", (*folders, *more))
+
+
+def same(record) -> dict:
+    """What two runs of one cell have in common."""
+    kept = ("status", "task", "model", "seed", "variant", "config_hash", "parameters", "data", "steps_done")
+    scores = ("test_correct", "n_test", "test_accuracy", "val_accuracy", "selection", "examples")
+    points = [(p.step, p.train_loss, p.val_loss, p.val_accuracy) for p in record.curve]
+    return {name: getattr(record, name) for name in (*kept, *scores)} | {"curve": points}
+
+
+def wait_for(found, what: str):
+    for _ in range(1200):
+        with contextlib.suppress(ValueError, OSError):
+            if result := found():
+                return result
+        time.sleep(0.05)
+    raise AssertionError(f"{what} never came")
+
+
+@pytest.mark.slow
+def test_a_cell_and_then_the_whole_grid_killed_and_begun_again_give_the_records_of_an_undisturbed_one(tmp_path):
+    more = ["training.steps=200"]
+    undisturbed, killed = tmp_path / "one", tmp_path / "two"
+    for model in MODELS:
+        assert train.one(**train.composed(cell(undisturbed, model, *more).words)) == 0
+
+    cells = [cell(killed, model, *more, "trainer.checkpoint_seconds=0.5") for model in MODELS]
+    names = ["--scale=smoke", "--tasks=listops", f"--models={','.join(MODELS)}"]
+    folders = [f"--results={cells[0].results}", f"--tables={killed}/tables"]
+    command = [sys.executable, str(ROOT / "scripts/lra_all.py"), *names, *folders, *cells[0].overrides]
+    with (tmp_path / "said").open("w") as said:
+        grid = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
+    try:
+        for one, end in zip(cells, (os.kill, os.killpg), strict=True):
+            place = one.log.parent
+            wait_for(lambda place=place: list(place.glob("*/last.ckpt")), f"a checkpoint of {one}")
+            (claim,) = place.glob("*/claim")
+            end(int(claim.read_text()) if end is os.kill else grid.pid, signal.SIGKILL)
+            if end is os.kill:
+                record = wait_for(lambda one=one: (r := one.record()).status == "crashed" and r, f"a record of {one}")
+                assert "killed by SIGKILL" in record.reason
+                assert one.log.name in record.reason
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(grid.pid, signal.SIGKILL)
+        grid.wait()
+    assert cells[1].record().status == "running"
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "0 exist, 2 to do" in done.stderr
+    for one in cells:
+        other = cell(undisturbed, one.model, *more)
+        assert same(one.record()) == same(other.record())
+        assert one.record().status == "ok"
+    again = subprocess.run([*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "2 exist, 0 to do" in again.stderr
+    assert again.stdout == ""
+
+
+def test_a_cell_that_dies_before_its_data_is_open_leaves_a_record_with_reason_and_log(tmp_path):
+    refused = cell(tmp_path, "fnet", "data.source=/no/such/folder", task="text")
+    refused.log.parent.mkdir(parents=True)
+    refused.log.write_text("\x1b[1mpreparing\x1b[0m\ntrain.py: source=/no/such/folder: no such folder\n\n")
+    record = settle(refused, 2)
+    assert (record.status, record.test_accuracy, record.steps_done) == ("crashed", None, 0)
+    assert record.reason.startswith("refused: train.py: source=")
+    assert "0.log" in record.reason
+    assert record == load(refused.path)
+    assert not refused.done
+    assert record.path(refused.results) == refused.path
+
+
+def test_a_record_left_running_by_a_dead_process_says_so(tmp_path):
+    one = cell(tmp_path)
+    settle(one, -signal.SIGSEGV)
+    record = dataclasses.replace(one.record(), status="running", reason=None)
+    record.write(one.path)
+    assert settle(one, -signal.SIGSEGV).reason.startswith("killed by SIGSEGV")
+    # a result is never overwritten
+    correct = {"test_accuracy": 0.5, "test_correct": 1, "n_test": 2}
+    dataclasses.replace(record, status="ok", **correct).write(one.path)
+    assert settle(one, 1).status == "ok"
+    assert one.done
+
+
+def test_variants_are_cells_of_their_own_and_settings_are_not(tmp_path):
+    plain, other = cell(tmp_path), cell(tmp_path, "fnet", "training.steps=6")
+    assert plain.path.name == "0.json"
+    assert other.path.name != "0.json"
+    assert other.log.stem == other.path.stem
+
+
+def test_the_overview_counts_and_tells_the_time_left(tmp_path):
+    cells = [cell(tmp_path), cell(tmp_path, "s4"), cell(tmp_path, "s4d")]
+    pool = local.Pool(cells, 1, Console(), {cells[0]: 10.0, cells[1]: 20.0, cells[2]: 40.0}.get)
+    assert pool.left() == ", about 70 s left"
+    pool.waiting.pop(0)
+    pool.done["ok"] += 1
+    pool.taken.append((20.0, 10.0))  # half as fast as expected
+    assert pool.left() == ", about 2 min left"
+    assert pool.overview().title == "0 running, 2 waiting, 1 ok, about 2 min left"
+    log = tmp_path / "log"
+    log.write_text("first\n\x1b[31mS4 on listops: step 3/4 loss 1\x1b[0m\n\n")
+    assert last_line(log) == "S4 on listops: step 3/4 loss 1"
