@@ -1,0 +1,204 @@
+"""A whole training step of each (model, task) recipe: speed, memory and share of the hardware's floor.
+
+Model, loss, gradient clipping and optimiser at the recipe's sizes, on a batch of random input without padding. The
+floor is the time of a step that only did what cannot be avoided, at the rates measured on this device just before:
+
+    bytes   12 passes over the (B, L, D) activations of every layer: the forward pass reads and writes them at the
+            mixing along the length and at the mixing across features (4), the backward pass reads what came in and
+            reads and writes gradients at both (8); and 40 for every parameter in float32 (three reads in the two
+            passes and the optimiser, its gradient and two moments read and written)
+    FLOPs   three times those of a forward pass, as `lra.flops` counts them
+
+whichever takes longer; bytes move at the rate of a copy, FLOPs at that of a matrix product in the run's precision.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from lra.budget import parameters
+from lra.flops import forward_flops
+from lra.measure import cost, seconds
+from lra.optim import adamw
+from lra.task import Batch, TaskSpec
+from scripts import peer, tuned
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+TASKS = ["listops", "text", "retrieval", "image", "pathfinder", "pathx"]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", nargs="+", default=TASKS)
+    parser.add_argument("--model", nargs="+", default=["s4"])
+    parser.add_argument("--scale", default="paper")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="as for scripts/train.py, for every row"
+    )
+    parser.add_argument("--B", type=int, default=None, help="examples of a batch at most; the recipe's if not given")
+    parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
+    parser.add_argument("--compile", action="store_true", help="torch.compile every block")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="also time state-spaces/s4 from this checkout")
+    parser.add_argument("--peer-path", choices=["cuda", "keops", "plain"], nargs="+", default=["keops"])
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="print where the time goes, and write a trace")
+
+
+def run(args: argparse.Namespace) -> list[dict]:
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    tuned.offer()
+    device = torch.device(args.device)
+    rates = byte_rate(device), flop_rate(device, torch.bfloat16 if args.bf16 else torch.float32)
+    print(f"ceilings: {rates[0] / 1e9:.1f} GB/s, {rates[1] / 1e9:.0f} GFLOP/s", flush=True)
+    rows = []
+    for task in args.task:
+        for model in args.model:
+            print(f"{model} on {task}", flush=True)
+            cfg = composed(task, model, args)
+            rows.append(measure(cfg, task, model, args, rates))
+            if args.peer and model == "s4":
+                rows += [peer_row(cfg, task, path, args) for path in args.peer_path]
+    return rows
+
+
+def composed(task: str, model: str, args: argparse.Namespace) -> DictConfig:
+    words = [f"task={task}", f"model={model}", f"scale={args.scale}", *args.set]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose("train", overrides=words)
+
+
+def batch_size(cfg: DictConfig, args: argparse.Namespace) -> int:
+    return min(cfg.task.batch_size, args.B or cfg.task.batch_size)
+
+
+def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, rates: tuple[float, float]) -> dict:
+    torch.manual_seed(0)
+    device, spec, B = torch.device(args.device), instantiate(cfg.task).spec, batch_size(cfg, args)
+    net = instantiate(cfg.model, spec=spec)
+    flops = 3 * B * forward_flops(net, spec, longest=spec.max_len)
+    step = training_step(net.to(device), random_batch(spec, B).to(device), cfg, args)
+    taken = cost(step, device, repeats=args.repeats)
+    if args.profile:
+        profile(step, args.profile.with_stem(f"{args.profile.stem}_{model}_{task}"))
+    B *= 1 + spec.paired
+    moved = 12 * B * spec.max_len * cfg.model.d_model * cfg.model.n_layers * (2 if args.bf16 else 4)
+    moved += 40 * parameters(net)
+    floor = max(moved / rates[0], flops / rates[1])
+    return {
+        "task": task, "model": model, "B": batch_size(cfg, args), "L": spec.max_len, "parameters": parameters(net),
+        "ms": 1e3 * taken.seconds, "steps/s": 1 / taken.seconds, "examples/s": batch_size(cfg, args) / taken.seconds,
+        "peak MiB": taken.peak_bytes / 2**20, "first step s": taken.first_seconds,
+        "GB": moved / 1e9, "GFLOP": flops / 1e9, "floor ms": 1e3 * floor, "share of floor": floor / taken.seconds,
+    }  # fmt: skip
+
+
+class Input(Batch):
+    def to(self, device: torch.device) -> "Input":
+        return Input(*(t.to(device) for t in self))
+
+
+def random_batch(spec: TaskSpec, B: int) -> Input:
+    rows = 2 * B if spec.paired else B
+    x: Tensor = torch.rand(rows, spec.max_len, spec.channels)
+    if spec.vocab_size is not None:
+        x = torch.randint(1, spec.vocab_size, (rows, spec.max_len))
+    return Input(x, torch.ones(rows, spec.max_len, dtype=torch.bool), torch.arange(B) % spec.n_classes)
+
+
+def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, args: argparse.Namespace) -> Callable[[], None]:
+    """Forward, backward, clipping and optimiser, as in a run of this configuration."""
+    if args.compile:
+        for block in net.encoder.blocks:  # type: ignore[union-attr]
+            block.compile()
+    optimizer = adamw(net, **cfg.optimizer)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(batch.x.device.type, torch.bfloat16) if args.bf16 else contextlib.nullcontext():
+            loss = nn.functional.cross_entropy(net(batch.x, batch.mask).float(), batch.y)
+        loss.backward()
+        if cfg.training.clip:
+            nn.utils.clip_grad_norm_(net.parameters(), cfg.training.clip)
+        optimizer.step()
+
+    return step
+
+
+def peer_row(cfg: DictConfig, task: str, path: str, args: argparse.Namespace) -> dict:
+    """Their layers at the same sizes, in their own residual blocks, under their own parameter groups."""
+    spec, m, mixer = instantiate(cfg.task).spec, cfg.model, cfg.model.mixer
+    B = batch_size(cfg, args)
+    sizes = {
+        "rows": 2 * B if spec.paired else B, "n_layers": m.n_layers, "prenorm": m.prenorm, "norm": m.norm,
+        "dropout": m.dropout, "tie_dropout": m.tie_dropout, "n_ssm": mixer.n_ssm, "dt_min": mixer.dt_min,
+        "dt_max": mixer.dt_max, "vocab_size": spec.vocab_size, "n_classes": spec.n_classes, "bf16": args.bf16,
+        "lr": cfg.optimizer.lr, "weight_decay": cfg.optimizer.weight_decay,
+    }  # fmt: skip
+    print(f"peer, {path}, on {task}", flush=True)
+    row = peer.row("step", args, path, B=B, H=m.d_model, N=mixer.d_state, L=spec.max_len, sizes=sizes)
+    known = {"task": task, "model": f"s4, {row['backend']}", "B": B, "L": spec.max_len}
+    if "forward+backward ms" not in row:
+        return known | {"note": row["note"]}
+    ms = row["forward+backward ms"]
+    return known | {"parameters": row["parameters"], "ms": ms, "steps/s": 1e3 / ms, "examples/s": 1e3 * B / ms,
+                    "peak MiB": row["peak MiB"]}  # fmt: skip
+
+
+def byte_rate(device: torch.device) -> float:
+    """Bytes a second of a large copy, read and written."""
+    source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / best(lambda: target.copy_(source), device)
+
+
+def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product."""
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    return 2 * n**3 / best(lambda: a @ a, device)
+
+
+def best(work: Callable[[], object], device: torch.device) -> float:
+    work()
+    return min(seconds(work, device) for _ in range(5))
+
+
+def profile(step: Callable[[], None], path: Path) -> None:
+    """The operators that take longest as a table on the screen; every event, for a trace viewer, in `path`."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(3):
+            step()
+        if on_gpu:
+            torch.cuda.synchronize()
+    order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=50))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(path))
+    print(f"trace: {path} (opens in a browser's chrome://tracing or in Perfetto)")
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Steps a second of every row, by task."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row.get("ms")]
+    figure = Figure(figsize=(8, 0.4 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots()
+    labels = [f"{row['task']}, B {row['B']}: {row['model']}" for row in rows]
+    bars = axes.barh(labels, [row["ms"] for row in rows], color=[f"C{'peer' in row['model']:d}" for row in rows])
+    axes.bar_label(bars, [f"{row['ms']:.3g}" for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="ms a training step")
+    figure.savefig(path, dpi=120)
