@@ -1,0 +1,72 @@
+"""The benchmarks run at small sizes and say what they measured."""
+
+import argparse
+import importlib
+import json
+import math
+
+import pytest
+import torch
+from composing import compose
+
+SMALL = {
+    "kernel": ["--H", "4", "--N", "4", "--L", "64", "--backends", "compiled", "reference"],
+    "layer": ["--shapes", "2,4,64", "--N", "4", "--backends", "compiled", "reference"],
+    "model": ["--task", "listops", "--model", "s4", "--scale", "smoke", "--backends", "compiled", "reference"],
+    "step": ["--task", "listops", "image", "--model", "s4", "transformer", "--scale", "smoke", "--B", "2"],
+}
+
+
+def run(name, *words):
+    module = importlib.import_module(f"scripts.bench_{name}")
+    parser = argparse.ArgumentParser()
+    module.arguments(parser)
+    return module, module.run(parser.parse_args([*SMALL[name], "--repeats", "1", "--threads", "1", *words]))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_benchmark_gives_a_row_for_each_choice_and_positive_figures(name, tmp_path):
+    module, rows = run(name)
+    assert len(rows) == {"step": 4}.get(name, 2)
+    for row in rows:
+        assert all(value > 0 and math.isfinite(value) for value in row.values() if isinstance(value, float)), row
+        assert row.get("value error", 0) < 1e-5
+    if hasattr(module, "plot"):
+        module.plot(rows, tmp_path / "plot.png")
+        assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_share_of_the_floor_is_what_its_formula_says(monkeypatch):
+    monkeypatch.setattr("scripts.bench_step.byte_rate", lambda device: 1e9)
+    monkeypatch.setattr("scripts.bench_step.flop_rate", lambda device, dtype: 1e30)
+    _, (row, *_) = run("step")
+    cfg = compose("task=listops", "model=s4", "scale=smoke")
+    layers, width = cfg.model.n_layers, cfg.model.d_model
+    moved = 12 * 2 * row["L"] * width * layers * 4 + 40 * row["parameters"]
+    assert row["floor ms"] == pytest.approx(1e3 * moved / 1e9)
+    assert row["share of floor"] == pytest.approx(row["floor ms"] / row["ms"])
+
+
+def test_a_profile_names_the_operators_and_leaves_a_trace(tmp_path, capsys):
+    run("step", "--task", "listops", "--model", "s4", "--profile", str(tmp_path / "trace.json"))
+    assert "aten::" in capsys.readouterr().out
+    assert json.loads((tmp_path / "trace_s4_listops.json").read_text())["traceEvents"]
+
+
+def test_a_model_without_kernel_backends_is_refused():
+    with pytest.raises(ValueError, match="transformer has no kernel backend"):
+        run("model", "--model", "transformer", "--task", "listops")
+
+
+def test_layer_errors_are_against_float64():
+    """A layer whose output is off by a thousandth in float32 is reported so."""
+    bench = importlib.import_module("scripts.bench_layer")
+
+    class Off(bench.S4):
+        def mix(self, y):
+            return super().mix(y) * (1.001 if y.dtype == torch.float32 else 1.0)
+
+    torch.manual_seed(0)
+    value, gradient = bench.relative_errors(Off(8, 32, d_state=4, backend="reference"), 32)
+    assert value == pytest.approx(1e-3, rel=0.05)
+    assert gradient == pytest.approx(1e-3, rel=0.2)
