@@ -222,7 +222,18 @@ class TaskData(pl.LightningDataModule):
         if any(part.stop > len(pool.y) or part.start < 0 for part in parts.values()):
             raise DataError(f"{folder}: parts {manifest['parts']} reach past {len(pool.y)} examples; prepare it again")
         index = self.split(parts, manifest["edition"])
+        self._keep_apart(index)
         self._opened = _Opened(manifest, pool, {name: self._cut(name, rows) for name, rows in index.items()})
+
+    def _keep_apart(self, index: dict[str, np.ndarray]) -> None:
+        """No test example may be learned from, nor chosen by, unless the task's rule says so by its name."""
+        for other in ("train", "val"):
+            shared = np.intersect1d(index[other], index["test"]).size
+            if shared and not (other == "val" and self.selection_on_test):
+                raise DataError(
+                    f"{self.name}: {shared} test examples are in {other} too; only a rule named in the configuration "
+                    "may choose by the test set (task=text task.validation=test), and results are marked for it"
+                )
 
     def _cut(self, split: str, rows: np.ndarray) -> np.ndarray:
         n = self.wanted[split]

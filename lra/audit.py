@@ -98,6 +98,10 @@ def audit_csv(text: str, records: Sequence[Record], where: str) -> Iterator[str]
         for field, expected in recomputed(runs).items():
             if not agrees(line[field], expected):
                 yield f"{place}: {field} is {line[field] or 'empty'}, the records give {expected}"
+        signs = {"untuned": any(r.recipe is None for r in runs), "on_test": any(r.selection.on_test for r in runs)}
+        for field, expected_sign in signs.items():
+            if line[field] != str(expected_sign).lower():
+                yield f"{place}: {field} is {line[field]}, the records say {str(expected_sign).lower()}"
     for key in groups:
         if key[0] in scales:
             yield f"{where}: {key[1]} on {key[3]} has {len(groups[key])} records and no line"
@@ -139,7 +143,22 @@ def recomputed(runs: Sequence[Record]) -> dict[str, float | None]:
         "mean": statistics.fmean(learned) if learned else None,
         "std": statistics.stdev(learned) if len(learned) > 1 else None,
         "chance": 100 * runs[0].data.chance,
-    }
+    } | dict(zip(("ci95_low", "ci95_high"), interval(learned, runs), strict=True))
+
+
+def interval(learned: Sequence[float], runs: Sequence[Record]) -> tuple[float | None, float | None]:
+    """95 % interval in percent: Student's t over the seeds that learned; of one seed, exact binomial."""
+    from scipy.stats import binomtest, t
+
+    if len(learned) > 1:
+        centre, error = statistics.fmean(learned), statistics.stdev(learned) / len(learned) ** 0.5
+        half = float(t.ppf(0.975, len(learned) - 1)) * error
+        return centre - half, centre + half
+    for r in runs:
+        if r.test_correct is not None and r.n_test and [100 * r.test_correct / r.n_test] == learned:
+            exact = binomtest(r.test_correct, r.n_test).proportion_ci(0.95, method="exact")
+            return 100 * exact.low, 100 * exact.high
+    return None, None
 
 
 def agrees(text: str, expected: float | None) -> bool:

@@ -25,6 +25,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from lra.experiment import Cell
+from lra.portable import portable
 from lra.results import Record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -230,9 +231,9 @@ def begin(cell: Cell, settings: DictConfig, data: Any, mode: str) -> Any:
         id=None if swept else f"{re.sub(r'[^A-Za-z0-9_-]', '-', identity)}-{secrets.token_hex(3)}",
         mode=mode,  # type: ignore[arg-type]
         name=" ".join([cell.model, cell.task, f"seed {cell.seed}", cell.scale, *cell.variant])[:128],
-        group=settings.group or f"{cell.scale}/{cell.task}/{cell.model}",
+        group=portable(settings.group) or f"{cell.scale}/{cell.task}/{cell.model}",
         job_type="train",
-        tags=[cell.task, cell.model, cell.scale, data.kind, *settings.tags],
+        tags=[cell.task, cell.model, cell.scale, data.kind, *portable(list(settings.tags))],
         notes=cell.command,
         # an agent's names task, model, scale and seed mean the same as here
         config={

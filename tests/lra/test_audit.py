@@ -1,5 +1,7 @@
 """The audit finds what does not add up, each kind of it, and nothing else."""
 
+import csv
+import io
 import json
 import runpy
 import subprocess
@@ -106,6 +108,22 @@ def test_a_changed_number_in_a_table_is_found(place, audit):
     assert code == 1
     assert "s4 on listops: mean is 42.5000, the records give 41.5" in out
     assert "tables/mini.csv: not what the records give" in out
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("ci95_low", "1.0000"), ("ci95_high", "99.0000"), ("untuned", "true"), ("on_test", "true")]
+)
+def test_a_changed_interval_or_sign_in_a_table_is_found(place, audit, field, wrong):
+    path = place / "tables" / "mini.csv"
+    head, line, *rest = path.read_text().splitlines()
+    cells = next(csv.reader([line]))
+    cells[head.split(",").index(field)] = wrong
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    path.write_text("\n".join([head, out.getvalue().strip(), *rest]) + "\n")
+    code, said = audit()
+    assert code == 1
+    assert f"s4 on listops: {field} is {wrong}" in said
 
 
 def test_a_changed_average_is_found(place, audit):
