@@ -2,13 +2,11 @@
 
 import dataclasses
 import logging
-import math
 import resource
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,82 +27,9 @@ from lra.learner import Learner
 from lra.progress import Bar, Curve
 from lra.results import Data, Point, Record, Selection, Status
 from lra.samples import Samples
+from lra.settings import Cell, Hardware, Training
 from lra.statistics import beats_chance
 from lra.together import dissolve
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Which run this is: what a record says of it before anything has happened. `config` is portable and resolved."""
-
-    task: str
-    model: str
-    title: str
-    seed: int
-    scale: str
-    variant: list[str]
-    config: dict[str, Any]
-    config_hash: str
-    recipe: str | None
-    recipe_source: str | None
-    command: str
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Training:
-    """How long and how the optimiser runs.
-
-    epochs, steps   length of the run, exactly one of the two
-    schedule, warmup  see `lra.optim.schedule`
-    clip            norm to which the gradient is cut; None for no clipping
-    validations     evaluations on the validation split over the run; None: one each epoch, or 20 in a run of `steps`
-    """
-
-    epochs: float | None = None
-    steps: int | None = None
-    schedule: str = "cosine"
-    warmup: float = 0.1
-    clip: float | None = None
-    validations: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            given = f"epochs={self.epochs}, steps={self.steps}"
-            raise ValueError(f"training: {given}; give one of the two (training.epochs=null training.steps=1000)")
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        return int(self.steps) if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))  # type: ignore[operator]
-
-    def validate_every(self, steps_per_epoch: int) -> int:
-        total = self.total_steps(steps_per_epoch)
-        validations = self.validations or (20 if self.epochs is None else max(1, math.floor(self.epochs)))
-        return max(1, total // validations)
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where it runs.
-
-    devices, nodes  devices of each node, and nodes: a process for each device, and every batch shared out between them
-    compile         torch.compile every block
-    threads         None leaves torch's choice
-    split           compute a batch in parts where memory runs out (see `lra.parts`); otherwise the run ends as oom
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    precision: str = "32-true"
-    compile: bool = False
-    threads: int | None = None
-    deterministic: bool = False
-    checkpoint_seconds: float = 300.0
-    split: bool = True
-
-    @property
-    def processes(self) -> int:
-        return self.devices * self.nodes
 
 
 def quiet() -> None:

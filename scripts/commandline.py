@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -80,6 +82,56 @@ def check_command_line(arguments: list[str]) -> None:
         key = override.key_or_group
         if not key.startswith("hydra") and not override.is_add() and key not in known:
             die(f"{override.input_line}: there is no option {key}{nearest(key, known)}")
+    check_composition(overrides, several=bool({"-m", "--multirun"} & set(arguments)))
+
+
+def check_composition(overrides: list[Override], *, several: bool) -> None:
+    """Ends with one line if the overrides, and of a sweep the first of each, do not make a configuration.
+
+    several  a sweep was asked for
+    """
+    words = []
+    for override in overrides:
+        line = override.input_line or ""
+        if override.is_sweep_override():
+            if not several:
+                die(f"{line}: several values; -m runs each, brackets make a list: {override.key_or_group}=[...]")
+            line = f"{line.split('=', 1)[0]}={next(override.sweep_string_iterator(), '')}"
+        if not override.key_or_group.startswith("hydra"):
+            words.append(line)
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            hydra.compose("train", overrides=words)
+    except (HydraException, OmegaConfBaseException) as error:
+        die(str(error.__cause__ or error).strip().split("\n")[0])
+
+
+def check_values(cfg: dict[str, Any]) -> None:
+    """ValueError naming the option and its value, if one outside task and model is not of the kind that is needed.
+
+    cfg  the whole configuration, resolved
+    """
+    from lra.jsonfile import check
+    from lra.settings import Hardware, Training
+
+    for section in ("task", "model", "optimizer", "family", "data", "wandb"):
+        check(cfg[section], dict[str, Any], section)
+    for section in ("task", "model"):
+        if "_target_" not in cfg[section]:
+            raise ValueError(f"{section}: names no _target_, so nothing can be made of it")
+    check(cfg["training"], Training, "training")
+    check(cfg["trainer"], Hardware, "trainer")
+    hints: dict[str, Any] = {"seed": int, "force": bool, "results": str, "runs": str}
+    for name, hint in hints.items():
+        check(cfg[name], hint, name)
+    numbers: dict[str, Any] = {"lr": float, "weight_decay": float, "eps": float, "betas": list[float]}
+    for name, hint in numbers.items():
+        check(cfg["optimizer"].get(name), hint, f"optimizer.{name}")
+    if len(cfg["optimizer"]["betas"]) != 2:
+        raise ValueError(f"optimizer.betas={cfg['optimizer']['betas']}: two numbers are needed")
+    wandb: dict[str, Any] = {"mode": str, "project": str, "entity": str | None, "group": str | None, "tags": list[str]}
+    for name, hint in wandb.items():
+        check(cfg["wandb"].get(name), hint, f"wandb.{name}")
 
 
 def arguments(target: Any) -> list[str]:

@@ -34,8 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.base import DataError  # noqa: E402
+from lra.portable import portable  # noqa: E402
 from scripts import tracking, tuned  # noqa: E402
-from scripts.commandline import CONFIGS, check_command_line, check_targets, die, nearest, variant_of  # noqa: E402
+from scripts.commandline import CONFIGS, check_command_line, check_targets, check_values, die, nearest, variant_of  # noqa: E402
 
 STOPPED = 130  # exit status of a run that was asked to stop
 PATIENCE = float(os.environ.get("LRA_PATIENCE", 0))  # seconds to wait for the process that holds the cell
@@ -306,11 +307,14 @@ def composed(words: list[str]) -> dict[str, Any]:
 def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) -> int:
     """Run the cell of a configuration. Returns the exit status: 0, 2 refused, 3 no result, 130 stopped on the way."""
     try:
-        check_targets(OmegaConf.to_container(cfg, resolve=True))
-        unknown = set(cfg) - set(inspect.signature(run).parameters)
-        if unknown:
-            word = sorted(unknown)[0]
-            die(f"{word}: there is no such section{nearest(word, list(inspect.signature(run).parameters))}")
+        content = OmegaConf.to_container(cfg, resolve=True)
+        check_targets(content)
+        sections = [name for name in inspect.signature(run).parameters if name != "cell"]
+        for word in sorted(set(content) - set(sections)):
+            die(f"{word}: there is no such section{nearest(word, sections)}")
+        for word in sorted(set(sections) - set(content)):
+            die(f"{word}: is needed, and was taken out")
+        check_values(content)
         if cfg.budget is not None:
             console.print(sized(cfg, task=choices["task"], scale=choices["scale"], overrides=overrides))
         return run(**cfg, cell=cell_of(cfg, choices=choices, overrides=overrides))
@@ -318,6 +322,24 @@ def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) ->
         die(str(error.__cause__ or error))
     except (OmegaConfBaseException, DataError, ValueError, OSError) as error:
         die(str(error))
+    except Exception as error:
+        if os.environ.get("LRA_TRACE"):
+            raise
+        said = " ".join(str(error).split())[:300]
+        print(f"train.py: {type(error).__name__}: {said}; {keep_trace(Path(cfg.runs))}", file=sys.stderr)
+        sys.exit(1)
+
+
+def keep_trace(runs: Path) -> str:
+    """Put the trace of an error nobody foresaw at the end of a file; returns where it is."""
+    path, command = runs / "traces.txt", " ".join(sys.argv)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(portable(f"{command}\n{traceback.format_exc()}\n"))
+    except OSError:
+        return "LRA_TRACE=1 shows where"
+    return f"{path} says where"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")

@@ -48,19 +48,9 @@ def over(pid: int) -> bool:
         return True
 
 
-def fresh(arguments: list[str], log: Path) -> Process:
-    """`python scripts/train.py ...` as from a shell."""
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
-    with log.open("a") as out:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=ROOT, start_new_session=True
-        )
-    return Process(child.pid, log, child.wait)
-
-
 @contextmanager
 def starter():
-    """A function as `fresh`, whose processes have the libraries loaded already."""
+    """A function that starts scripts/train.py with arguments, output at the end of a file; see starter.py."""
     command = [sys.executable, str(Path(__file__).with_name("starter.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
 
@@ -71,8 +61,8 @@ def starter():
             service.stdin.flush()
             return json.loads(service.stdout.readline())
 
-        def start(arguments: list[str], log: Path) -> Process:
-            pid = ask(arguments=arguments, log=str(log))["pid"]
+        def start(arguments: list[str], log: Path, largest_file: int | None = None) -> Process:
+            pid = ask(arguments=arguments, log=str(log), largest_file=largest_file)["pid"]
             return Process(pid, log, lambda: ask(wait=pid)["status"])
 
         yield start

@@ -1,6 +1,6 @@
 """Starts scripts/train.py in processes of its own that have the libraries loaded already.
 
-    {"arguments": [...], "log": "..."} -> {"pid": 123}
+    {"arguments": [...], "log": "...", "largest_file": null} -> {"pid": 123}
     {"wait": 123}                      -> {"status": -9}
 
 One JSON object a line on the standard input, one answer a line on the standard output. A process made so is as real as
@@ -10,6 +10,7 @@ one from a shell, its own session, killed and reaped as such; it only lacks the 
 import importlib
 import json
 import os
+import resource
 import runpy
 import sys
 from pathlib import Path
@@ -25,8 +26,11 @@ LIBRARIES = (
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 
 
-def train(arguments: list[str], log: str) -> None:
+def train(arguments: list[str], log: str, largest_file: int | None) -> None:
+    """Become a training process; largest_file: no file may have more bytes, as on a disk that is full."""
     os.setsid()
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(out, stream)
@@ -59,7 +63,7 @@ def main() -> None:
             continue
         pid = os.fork()
         if pid == 0:
-            train(request["arguments"], request["log"])
+            train(**request)
         print(json.dumps({"pid": pid}), file=answers)
 
 

@@ -8,7 +8,7 @@ import torch
 from processes import Process
 from safetensors.torch import load_file
 
-from lra.results import Record, load
+from lra.results import Git, Record, load
 
 STEPS = 60  # of 16 batches an epoch: most kills fall into the middle of one
 CELL = ["task=listops", "scale=smoke", f"training.steps={STEPS}", "training.validations=6", "wandb.mode=disabled"]
@@ -24,8 +24,8 @@ class Run:
         # masks of dropout come from the random state, so that it counts
         self.words = [*CELL, "model.dropout=0.1", "trainer.checkpoint_seconds=0", *words, *folders]
 
-    def process(self) -> Process:
-        return self.start(self.words, self.place / "log")
+    def process(self, **limits) -> Process:
+        return self.start(self.words, self.place / "log", **limits)
 
     def folder(self) -> Path | None:
         return next((p.parent for p in (self.place / "runs").rglob("claim")), None)
@@ -60,9 +60,10 @@ class Run:
 
 
 def timeless(record: Record) -> Record:
-    """The record without what a clock or the memory of a process tells."""
+    """The record without what a clock, the memory of a process or the repository tells."""
     curve = [dataclasses.replace(point, seconds=None) for point in record.curve]
-    known = dict.fromkeys(("train_seconds", "total_seconds", "steps_per_second", "peak_memory_mib"))
+    known: dict = dict.fromkeys(("train_seconds", "total_seconds", "steps_per_second", "peak_memory_mib"))
+    known["git"] = Git(commit=None, dirty=None)
     moment = "2026-01-01T00:00:00Z"
     return dataclasses.replace(record, curve=curve, started=moment, finished=moment, **known)
 

@@ -10,7 +10,6 @@ import torch
 from composing import classifier, compose, names
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from processes import starter
 from whole_runs import Run, assert_same
 
 from lra.optim import adamw
@@ -57,12 +56,6 @@ def test_first_losses_are_those_written_down(model):
 
 def test_golden_losses_are_of_models_that_exist():
     assert sorted(json.loads(GOLDEN.read_text())) == names("model")
-
-
-@pytest.fixture(scope="module")
-def start():
-    with starter() as made:
-        yield made
 
 
 @pytest.mark.parametrize("model", ["s4", "transformer"])

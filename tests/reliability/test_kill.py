@@ -6,7 +6,7 @@ import time
 from collections import Counter
 
 import pytest
-from processes import Process, fresh, starter
+from processes import Process
 from whole_runs import Run, assert_same
 
 
@@ -51,12 +51,6 @@ def survive(run: Run, strikes: list[str], chance: random.Random) -> Counter:
     return +hit
 
 
-@pytest.fixture(scope="module")
-def start():
-    with starter() as made:
-        yield made
-
-
 @pytest.mark.parametrize("model", ["s4", "transformer"])
 def test_a_killed_run_ends_as_an_undisturbed_one_bit_for_bit(model, start, tmp_path):
     runs = [Run(tmp_path / name, start, f"model={model}", data=tmp_path / "data") for name in ("whole", "killed")]
@@ -68,11 +62,10 @@ def test_a_killed_run_ends_as_an_undisturbed_one_bit_for_bit(model, start, tmp_p
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("model", ["s4", "transformer"])
-def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(model, tmp_path, record_property):
-    """As from a shell, in fresh processes."""
+def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(model, start, tmp_path, record_property):
     steps = "training.steps=400"
     runs = [
-        Run(tmp_path / name, fresh, f"model={model}", steps, data=tmp_path / "data") for name in ("whole", "killed")
+        Run(tmp_path / name, start, f"model={model}", steps, data=tmp_path / "data") for name in ("whole", "killed")
     ]
     assert runs[0].process().wait() == 0, runs[0].said()
     hit = survive(runs[1], ["saving", "moment"] * 9 + ["asked", "ending"], random.Random(model))
@@ -84,9 +77,9 @@ def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(model, tmp_pa
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("model", ["s4", "transformer"])
-def test_two_processes_killed_at_twenty_moments_end_as_undisturbed_ones(model, tmp_path, record_property):
+def test_two_processes_killed_at_twenty_moments_end_as_undisturbed_ones(model, start, tmp_path, record_property):
     words = [f"model={model}", "trainer=ddp", "trainer.devices=2", "training.steps=400"]
-    runs = [Run(tmp_path / name, fresh, *words, data=tmp_path / "data") for name in ("whole", "killed")]
+    runs = [Run(tmp_path / name, start, *words, data=tmp_path / "data") for name in ("whole", "killed")]
     assert runs[0].process().wait() == 0, runs[0].said()
     hit = survive(runs[1], ["saving", "moment"] * 9 + ["asked", "ending"], random.Random(model))
     record_property("processes stopped", sum(hit.values()))

@@ -1,0 +1,10 @@
+"""Training processes for the tests of this folder."""
+
+import pytest
+from processes import starter
+
+
+@pytest.fixture(scope="session")
+def start():
+    with starter() as made:
+        yield made
