@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.batchnorm import BatchNorm
 from lra.head import Head
 from lra.task import TaskSpec
-from lra.together import processes, total
 
 MakeMixer = Callable[[int, int], nn.Module]
 
@@ -81,37 +81,6 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.p}, tied={self.tied}"
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, L, D) over the real positions of all examples.
-
-    Padding takes no part in the statistics, so an example weighs by its length and not by its neighbours' lengths.
-    Several processes take their statistics over the whole batch, as one would.
-    `ragged=False` says that no batch holds padding, and takes the fused kernel.
-    """
-
-    def __init__(self, d_model: int, *, ragged: bool):
-        super().__init__(d_model)
-        self.ragged = ragged
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        if not self.training or not (self.ragged or processes() > 1):
-            return super().forward(x.flatten(0, 1)).view_as(x)
-        real = mask[..., None].to(x.dtype)
-        count = total(real.sum(dtype=torch.float32))
-        mean = total((x * real).sum((0, 1), dtype=torch.float32)) / count
-        centred = (x - mean.to(x.dtype)) * real
-        var = total(centred.square().sum((0, 1), dtype=torch.float32)) / count
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
-        with torch.no_grad():
-            unbiased = var * (count / (count - 1).clamp(min=1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        scale = self.weight * torch.rsqrt(var + self.eps).to(self.weight.dtype)
-        return centred * scale.to(x.dtype) + self.bias.to(x.dtype)
 
 
 class Norm(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from composing import CONFIGS, classifier, compose, names
 
-from lra.backbone import BatchNorm
+from lra.batchnorm import BatchNorm
 from lra.task import TaskSpec
 from scripts import tuned
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lra.backbone import BatchNorm, Classifier, Dropout, Embedding, sinusoids
+from lra.backbone import Classifier, Dropout, Embedding, sinusoids
+from lra.batchnorm import BatchNorm, Normalise
 from lra.head import Head, pooled
 from lra.task import TaskSpec
 
@@ -122,3 +123,11 @@ def test_a_wrong_name_is_answered_with_the_right_ones(key, value):
 def test_a_model_needs_a_mixer_or_an_encoder():
     with pytest.raises(ValueError, match="either a mixer or an encoder"):
         Classifier(TOKENS, d_model=8, n_layers=1)
+
+
+def test_gradients_of_masked_batch_norm_are_those_of_its_values():
+    """By finite differences, in float64: of the input, the weight and the bias, with padding that counts for nothing."""
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((7, 3), (3,), (3,)))
+    real = torch.tensor([True, True, False, True, True, False, True])
+    torch.autograd.gradcheck(lambda *p: Normalise.apply(p[0], real, *p[1:], 1e-5)[0], (x, weight, bias))

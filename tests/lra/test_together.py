@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from lra import together
-from lra.backbone import BatchNorm
+from lra.batchnorm import BatchNorm
 
 B, L, D = 4, 6, 3
 
