@@ -126,7 +126,7 @@ def test_a_model_needs_a_mixer_or_an_encoder():
 
 
 def test_gradients_of_masked_batch_norm_are_those_of_its_values():
-    """By finite differences, in float64: of the input, the weight and the bias, with padding that counts for nothing."""
+    """By finite differences, in float64, of the input, the weight and the bias; padding counts for nothing."""
     torch.manual_seed(0)
     x, weight, bias = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((7, 3), (3,), (3,)))
     real = torch.tensor([True, True, False, True, True, False, True])
