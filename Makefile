@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 SCALE ?= paper
 SEEDS ?= 0
 JOBS ?= 1
+LAUNCHER ?= local
 MODELS ?=
 TASKS ?=
 ARGS ?=
@@ -51,8 +52,9 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)  ## let ruff put the code into shape
 	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format --quiet .
 
-lra-all: $(READY)  ## every model x task x seed, then the tables: SCALE= MODELS= TASKS= SEEDS= JOBS=; resumes
-	@$(RUN) scripts/lra_all.py --scale "$(SCALE)" --models "$(MODELS)" --tasks "$(TASKS)" --seeds "$(SEEDS)" --jobs "$(JOBS)" $(ARGS)
+lra-all: $(READY)  ## every model x task x seed, then the tables: SCALE= MODELS= TASKS= SEEDS= JOBS= LAUNCHER=; resumes
+	@$(RUN) scripts/lra_all.py --scale "$(SCALE)" --models "$(MODELS)" --tasks "$(TASKS)" --seeds "$(SEEDS)" --jobs "$(JOBS)" \
+	  --launcher "$(LAUNCHER)" $(ARGS)
 
 tables: $(READY)  ## comparison tables from the records: Markdown, CSV, LaTeX
 	@$(RUN) scripts/tables.py $(ARGS)

@@ -48,10 +48,13 @@ class Cell:
         )
 
     @property
-    def log(self) -> Path:
+    def runs(self) -> Path:
         given = [o.removeprefix("runs=") for o in self.overrides if o.startswith("runs=")]
-        name = f"{self.path.stem}.log"
-        return ROOT / (given or ["runs"])[-1] / self.scale / self.task / self.model / name
+        return ROOT / (given or ["runs"])[-1]
+
+    @property
+    def log(self) -> Path:
+        return self.runs / self.scale / self.task / self.model / f"{self.path.stem}.log"
 
     def record(self) -> Record | None:
         """None where there is none, or none that can be read."""
@@ -100,7 +103,7 @@ def settle(cell: Cell, status: int | None) -> Record | None:
     returns None only if its configuration cannot even be composed
     """
     record = cell.record()
-    if record is not None and (record.status in DONE or (record.status == "interrupted" and status == STOPPED)):
+    if record is not None and (record.status in DONE or (record.status == "interrupted" and status in (STOPPED, None))):
         return record
     log = cell.log.relative_to(ROOT) if cell.log.is_relative_to(ROOT) else cell.log
     reason = f"{ended(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {log})"

@@ -1,0 +1,259 @@
+"""A grid on a SLURM cluster, through submitit: an array of jobs for each class of resources, a cell in each job.
+
+The driver only submits and watches. It may be ended at any time: jobs run on, and the same command finds them again.
+What came out is read from the records, never from SLURM, which need not keep any accounts.
+
+A job runs scripts/train.py in a process of its own. Before the time limit, or when a job is preempted, SLURM sends
+USR2; the cell then saves and stops, and submitit puts the job back into the queue.
+"""
+
+import contextlib
+import getpass
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lra.jsonfile import write_atomically
+from scripts.commandline import CONFIGS, ROOT
+from scripts.grid import STOPPED, TRAIN, Cell, last_line, settle
+from scripts.local import STEP, duration
+
+EVERY = 5.0  # seconds between two looks at the queue
+GRACE = 30.0  # seconds in which the signal for a requeue follows the one to end
+TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
+
+
+class Refused(Exception):
+    """What a user can mend; one line."""
+
+
+def refuse(message: str) -> NoReturn:
+    raise Refused(message)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks for; the names are those of configs/launcher/slurm.yaml."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | int = "24:00:00"
+    nodes: int = 1
+    gpus: int = 1
+    cpus: int = 8
+    memory: float = 32
+    parallel: int = 64
+    warning: int = 120
+    requeues: int = 50
+    comment: str | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+
+    @property
+    def minutes(self) -> int:
+        # YAML reads 24:00:00 as a number in base 60
+        seconds = self.time if isinstance(self.time, int) else None
+        if seconds is None:
+            parts = TIME.fullmatch(self.time) or refuse(f"time {self.time}: [days-]hours:minutes[:seconds] is expected")
+            days, hours, minutes, rest = (int(part or 0) for part in parts.groups())
+            seconds = ((24 * days + hours) * 60 + minutes) * 60 + rest
+        return max(1, round(seconds / 60))
+
+    @property
+    def processes(self) -> int:
+        """Of each node: one for each GPU, or one."""
+        return max(1, self.gpus)
+
+    def parameters(self) -> dict[str, Any]:
+        """Arguments of submitit's executor."""
+        asked: dict[str, Any] = {
+            "job_name": "lra",
+            "time": self.minutes,
+            "nodes": self.nodes,
+            "ntasks_per_node": self.processes,
+            "cpus_per_task": self.cpus,
+            "mem": f"{round(self.memory * 1024)}M",
+            "array_parallelism": self.parallel,
+            "signal_delay_s": self.warning,
+            "stderr_to_stdout": True,
+            "additional_parameters": {"requeue": True, **self.more},
+            "setup": list(self.setup),
+        }
+        if self.gpus:
+            asked["gpus_per_node"] = self.gpus
+        named = {name: getattr(self, name) for name in ("partition", "account", "qos", "comment")}
+        return asked | {name: value for name, value in named.items() if value is not None}
+
+
+def classes_of(cells: Sequence[Cell], settings: dict[str, Any]) -> dict[str, tuple[Resources, list[Cell]]]:
+    """Cells by what they ask for; raises Refused for a setting that is unknown."""
+    settings = dict(settings)
+    special = settings.pop("classes", None) or []
+    found: dict[str, tuple[Resources, list[Cell]]] = {}
+    for cell in cells:
+        own = next((c for c in special if _matches(c.get("match", {}), cell)), {})
+        merged = settings | {k: v for k, v in own.items() if k != "match"}
+        if unknown := sorted(set(merged) - set(Resources.__dataclass_fields__)):
+            known = ", ".join(Resources.__dataclass_fields__)
+            refuse(f"{unknown[0]}: no such setting of a launcher (known: {known}, classes)")
+        key = json.dumps(merged, sort_keys=True, default=str)
+        found.setdefault(key, (Resources(**merged), []))[1].append(cell)
+    return found
+
+
+def _matches(conditions: dict[str, Any], cell: Cell) -> bool:
+    for name, wanted in conditions.items():
+        if name not in ("task", "model", "scale", "seed"):
+            refuse(f"classes: match on {name}: task, model, scale or seed is expected")
+        if getattr(cell, name) not in (wanted if isinstance(wanted, list) else [wanted]):
+            return False
+    return True
+
+
+class TrainCell:
+    """What a job does: one cell, in a process of its own; `checkpoint` is called by submitit when the job must go."""
+
+    def __init__(self, words: list[str], log: str):
+        self.words, self.log = words, log
+
+    def __call__(self) -> int:
+        signals = {signal.SIGUSR1, signal.SIGUSR2}
+        # for the cell itself, which is told to stop by SIGTERM; ignored signals stay so in a new program
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+        with Path(self.log).open("a") as log:
+            # LRA_PATIENCE: the process of this cell that was just told to stop may still be saving
+            environment = os.environ | {"LRA_PATIENCE": "60"}
+            command = [sys.executable, str(TRAIN), *self.words]
+            self.child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        status = self.child.wait()
+        if status == STOPPED:
+            time.sleep(GRACE)  # SLURM ended it, and is about to end or to requeue this job
+        return status
+
+    def checkpoint(self) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        # __call__ is interrupted in the middle of its wait, whose lock is held: another wait would never end
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.child.pid, signal.SIGTERM)
+            os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(TrainCell(self.words, self.log))
+
+
+def run(cells: Sequence[Cell], launcher: str, console: Console, *, every: float = EVERY) -> bool:
+    """Submit what is not in the queue yet, and watch. True when all have ended, False if the watching was ended."""
+    # of the jobs, too: they unpickle what is defined here
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    try:
+        jobs = Jobs(launcher, (cells[0].runs if cells else ROOT / "runs") / launcher)
+        jobs.submit(cells, yaml.safe_load((CONFIGS / "launcher" / f"{launcher}.yaml").read_text()), console)
+        return jobs.watch(cells, console, every)
+    except Refused as error:
+        print(f"lra-all: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+class Jobs:
+    """Which job of the queue does which cell, kept in <folder>/jobs.json beside what submitit keeps."""
+
+    def __init__(self, launcher: str, folder: Path):
+        try:
+            import submitit  # noqa: F401
+        except ImportError:
+            refuse(f"LAUNCHER={launcher} needs submitit, which is not installed: .venv/bin/uv pip install submitit")
+        if shutil.which("sbatch") is None:
+            refuse(f"LAUNCHER={launcher}: no sbatch on this machine; start this on a login node of the cluster")
+        self.folder = folder
+        self.file = self.folder / "jobs.json"
+        self.known: dict[str, str] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def submit(self, cells: Sequence[Cell], settings: dict[str, Any], console: Console) -> None:
+        import submitit
+
+        queued = self.queue()
+        waiting = [cell for cell in cells if self.known.get(str(cell.path)) not in queued]
+        for resources, mine in classes_of(waiting, settings).values():
+            executor = submitit.SlurmExecutor(self.folder / "%j", max_num_timeout=resources.requeues)
+            executor.update_parameters(**resources.parameters())
+            whole = resources.processes * resources.nodes
+            more = [f"trainer.devices={resources.processes}", f"trainer.nodes={resources.nodes}"] if whole > 1 else []
+            try:
+                with executor.batch():
+                    jobs = [executor.submit(self._work(cell, more)) for cell in mine]
+            except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+                refuse(f"sbatch refused: {' '.join(str(error).split())[:300]}")
+            self.known |= {str(cell.path): job.job_id for cell, job in zip(mine, jobs, strict=True)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.file, json.dumps(self.known, indent=1, sort_keys=True))
+        console.print(f"{len(waiting)} submitted, {len(cells) - len(waiting)} found in the queue")
+
+    def _work(self, cell: Cell, more: list[str]) -> TrainCell:
+        cell.log.parent.mkdir(parents=True, exist_ok=True)
+        cell.log.write_text("")
+        return TrainCell([*cell.words, *more], str(cell.log))
+
+    def queue(self) -> dict[str, str]:
+        """Job -> state, of all that SLURM still has to do."""
+        command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            refuse(f"squeue failed: {' '.join(done.stderr.split())}")
+        states = (line.split() for line in done.stdout.splitlines())
+        return {job: state for job, state in states if state not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")}
+
+    def watch(self, cells: Sequence[Cell], console: Console, every: float) -> bool:
+        open_, done = list(cells), Counter[str]()
+        started = time.monotonic()
+        try:
+            with Live(console=console, refresh_per_second=1, transient=True) as live:
+                while open_:
+                    states = self.queue()
+                    for cell in [c for c in open_ if self.known.get(str(c.path)) not in states]:
+                        open_.remove(cell)
+                        record = settle(cell, None)
+                        word = record.status if record else "without a record"
+                        done[word] += 1
+                        why = f": {record.reason}" if record and record.reason else ""
+                        line = f"{sum(done.values())}/{len(cells)} {cell}: {word}{why}"
+                        console.print(line, highlight=False, soft_wrap=True, style="" if word == "ok" else "red")
+                    live.update(self.overview(open_, states, done, time.monotonic() - started))
+                    if open_:
+                        time.sleep(every)
+        except KeyboardInterrupt:
+            console.print("the jobs go on; the same command watches them again, scancel --name=lra ends them")
+            return False
+        return True
+
+    def overview(self, cells: Sequence[Cell], states: dict[str, str], done: Counter[str], spent: float) -> Table:
+        state = {cell: states.get(self.known.get(str(cell.path), ""), "?") for cell in cells}
+        counts = ", ".join(f"{n} {s.lower()}" for s, n in sorted((Counter(state.values()) + done).items()))
+        table = Table(title=f"{counts} ({duration(spent)})", title_justify="left", box=None, padding=(0, 1))
+        for column in ("model", "task", "seed", "job", "steps", "last line of its log"):
+            table.add_column(column, no_wrap=True)
+        for cell in [c for c in cells if state[c] == "RUNNING"][:30]:
+            line = last_line(cell.log)
+            steps = STEP.search(line)
+            progress = f"{steps[1]}/{steps[2]}" if steps else ""
+            job = self.known.get(str(cell.path), "")
+            table.add_row(
+                cell.model, cell.task, str(cell.seed), job, progress, line[steps.end() if steps else 0 :][:80]
+            )
+        return table

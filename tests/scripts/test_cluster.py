@@ -1,0 +1,111 @@
+"""A grid on a real SLURM cluster: submitted once, found again, requeued when its time is up, and whole in the end."""
+
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+import yaml
+from rich.console import Console
+
+from scripts import cluster
+from scripts.commandline import CONFIGS
+from scripts.grid import Cell
+
+SETTINGS = {"time": "0:30:00", "gpus": 0, "cpus": 3, "memory": 1, "warning": 60}
+
+
+def cells(folder: Path, models=("fnet", "linear_transformer")) -> list[Cell]:
+    folders = [f"runs={folder}/runs", f"data.root={folder}/data", "wandb.mode=disabled", "trainer.accelerator=cpu"]
+    more = (*folders, "training.steps=400", "trainer.checkpoint_seconds=0.5")
+    return [Cell(model, "listops", 0, "smoke", folder / "results", more) for model in models]
+
+
+@pytest.fixture
+def slurm():
+    if reason := slurm_cluster.why_not():
+        pytest.skip(reason)
+    pytest.importorskip("submitit")
+    # sockets want a short path
+    with tempfile.TemporaryDirectory(prefix="lra", dir="/tmp") as base, slurm_cluster.cluster(Path(base)):
+        yield
+
+
+def wait_for(what, seconds: float = 120):
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.slow
+def test_a_grid_is_submitted_once_found_again_requeued_and_ends_whole(slurm, tmp_path, monkeypatch):
+    grid = cells(tmp_path)
+    console = Console(quiet=True)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(cluster.ROOT))
+    jobs = cluster.Jobs("slurm", tmp_path / "runs/slurm")
+    jobs.submit(grid, SETTINGS, console)
+    first = dict(jobs.known)
+    assert len({job.split("_")[0] for job in first.values()}) == 1  # one array
+
+    # another driver, as after the first has gone
+    jobs = cluster.Jobs("slurm", tmp_path / "runs/slurm")
+    jobs.submit(grid, SETTINGS, console)
+    assert jobs.known == first
+
+    watching = threading.Thread(target=lambda: jobs.watch(grid, console, 0.5), daemon=True)
+    watching.start()
+    stopped = grid[0]
+    wait_for(lambda: list(stopped.log.parent.glob("*/last.ckpt")))
+    subprocess.run(["scancel", "--signal=USR2", first[str(stopped.path)]], check=True)
+    watching.join(200)
+    assert not watching.is_alive()
+    assert [cell.record().status for cell in grid] == ["ok", "ok"]
+    assert "stopped by SIGTERM" in stopped.log.read_text()
+    assert "stopped by" not in grid[1].log.read_text()
+    assert stopped.record().steps_done == 400
+
+
+def test_cells_that_ask_for_the_same_are_one_array():
+    grid = [
+        Cell(model, task, 0, "paper", Path("r")) for task in ("listops", "pathx") for model in ("s4", "transformer")
+    ]
+    found = cluster.classes_of(grid, yaml.safe_load((CONFIGS / "launcher/slurm.yaml").read_text()))
+    usual, long = found.values()
+    assert [cell.task for cell in usual[1] + long[1]] == ["listops", "listops", "pathx", "pathx"]
+    assert (usual[0].minutes, long[0].minutes) == (24 * 60, 48 * 60)
+    asked = long[0].parameters()
+    assert (asked["mem"], asked["gpus_per_node"], asked["ntasks_per_node"], asked["cpus_per_task"]) == (
+        "65536M",
+        1,
+        1,
+        8,
+    )
+    assert asked["signal_delay_s"] == 120
+    assert "partition" not in asked
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("2-01:00:00", 49 * 60), ("0:30", 30), (86400, 24 * 60), ("08:30:00", 510)]
+)
+def test_times_are_read_as_slurm_writes_them(text, minutes):
+    assert cluster.Resources(time=text).minutes == minutes
+
+
+def test_what_is_missing_or_misspelt_is_one_line(monkeypatch, tmp_path, capsys):
+    with pytest.raises(cluster.Refused, match="memroy: no such setting"):
+        cluster.classes_of(cells(tmp_path), {"memroy": 3})
+    with pytest.raises(cluster.Refused, match="time tomorrow"):
+        _ = cluster.Resources(time="tomorrow").minutes
+    monkeypatch.setattr(cluster.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        cluster.run(cells(tmp_path), "slurm", Console(quiet=True))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "lra-all: LAUNCHER=slurm: no sbatch on this machine; start this on a login node of the cluster\n"
+    )

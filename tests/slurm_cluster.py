@@ -1,0 +1,131 @@
+"""A SLURM cluster of two nodes on this machine, for the time of a test."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
+
+
+def why_not() -> str | None:
+    """Why there can be no cluster here."""
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    return f"{', '.join(missing)} not installed (Debian: apt-get install slurm-wlm munge)" if missing else None
+
+
+def configuration(base: Path, port: int) -> str:
+    host, user = socket.gethostname().split(".")[0], subprocess.check_output(["id", "-un"], text=True).strip()
+    settings = {
+        "ClusterName": "fixture",
+        "SlurmctldHost": f"{host}(127.0.0.1)",
+        "SlurmUser": user,
+        "SlurmdUser": user,
+        "AuthType": "auth/munge",
+        "CredType": "cred/munge",
+        # the lifetime of a credential is how long a requeued job waits
+        "AuthInfo": f"socket={base}/munge/sock,cred_expire=5",
+        "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
+        "SlurmctldPort": port,
+        "StateSaveLocation": base / "state",
+        "SlurmdSpoolDir": f"{base}/spool-%n",
+        "SlurmctldPidFile": base / "slurmctld.pid",
+        "SlurmdPidFile": f"{base}/slurmd-%n.pid",
+        "SlurmctldLogFile": base / "log/slurmctld.log",
+        "SlurmdLogFile": f"{base}/log/slurmd-%n.log",
+        "ProctrackType": "proctrack/linuxproc",
+        "TaskPlugin": "task/none",
+        "JobAcctGatherType": "jobacct_gather/none",
+        "AccountingStorageType": "accounting_storage/none",
+        "JobCompType": "jobcomp/none",
+        "MpiDefault": "none",
+        "SwitchType": "switch/none",
+        "MailProg": "/bin/true",
+        "ReturnToService": 2,
+        "SelectType": "select/cons_tres",
+        "SelectTypeParameters": "CR_Core",
+        "SchedulerType": "sched/builtin",
+        "SchedulerParameters": "batch_sched_delay=0,sched_interval=1",
+        "SlurmdParameters": "config_overrides",
+        "KillWait": 2,
+        "MinJobAge": 3600,
+        "JobRequeue": 1,
+    }
+    lines = [f"{name}={value}" for name, value in settings.items()]
+    ports = f"{port + 1}-{port + 2}"
+    lines.append(
+        f"NodeName=n[1-2] NodeHostName={host} NodeAddr=127.0.0.1 Port=[{ports}] CPUs=4 RealMemory=100000 State=UNKNOWN"
+    )
+    return "\n".join([*lines, "PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP", ""])
+
+
+def free_ports() -> int:
+    """The first of three ports in a row that nobody uses."""
+    while True:
+        first = 20_000 + secrets.randbelow(10_000)
+        try:
+            for port in range(first, first + 3):
+                with socket.socket() as trial:
+                    trial.bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
+
+
+def wait_for(what, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > until:
+            raise TimeoutError("the cluster does not come up")
+        time.sleep(0.1)
+
+
+def said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+@contextmanager
+def cluster(base: Path) -> Iterator[None]:
+    """Two nodes with four cores each; SLURM's commands find it through SLURM_CONF. base: a folder of a short path."""
+    for name in ("state", "spool-n1", "spool-n2", "log", "munge"):
+        (base / name).mkdir(parents=True)
+    for folder in (base, base / "munge"):  # munge wants its socket to be within everybody's reach
+        folder.chmod(0o711)
+    key, conf = base / "munge/key", base / "slurm.conf"
+    key.write_bytes(secrets.token_bytes(128))
+    key.chmod(0o600)
+    conf.write_text(configuration(base, free_ports()))
+    before = {name: os.environ.get(name) for name in ("SLURM_CONF", "PATH")}
+    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+    os.environ["SLURM_CONF"] = str(conf)
+    munge = {"key-file": key, "socket": base / "munge/sock", "pid-file": base / "munge/pid"}
+    munge |= {"log-file": base / "munge/log", "seed-file": base / "munge/seed"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    daemons = []
+    try:
+        options = [f"--{name}={path}" for name, path in munge.items()]
+        daemons.append(subprocess.Popen(["munged", "-F", *options], **quiet))
+        wait_for((base / "munge/sock").exists)
+        daemons.append(subprocess.Popen(["slurmctld", "-D", "-c"], **quiet))
+        daemons += [subprocess.Popen(["slurmd", "-D", "-N", node], **quiet) for node in ("n1", "n2")]
+        wait_for(lambda: said("sinfo", "-h", "-o", "%T").split() == ["idle"])
+        yield
+    finally:
+        said("scancel", "--full", "--user", said("id", "-un").strip())
+        with suppress(TimeoutError):
+            wait_for(lambda: not said("squeue", "-h"))
+        for daemon in reversed(daemons):
+            daemon.terminate()
+        for daemon in daemons:
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
