@@ -65,9 +65,10 @@ report: $(READY)  ## one HTML page with table, learning curves and every run
 audit: $(READY)  ## check that records, tables and code agree
 	@$(RUN) scripts/audit.py $(ARGS)
 
-bench: $(READY)  ## kernel, layer and S4 paper efficiency benchmarks on this machine
+bench: $(READY)  ## kernel, layer, library and S4 paper efficiency benchmarks on this machine
 	@$(RUN) scripts/bench.py kernel $(ARGS)
 	@$(RUN) scripts/bench.py layer $(ARGS)
+	@$(RUN) scripts/bench.py library $(ARGS)
 	@$(RUN) scripts/bench.py lssl $(ARGS)
 	@$(RUN) scripts/bench.py attention $(ARGS)
 

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 def reverse(x: Tensor, mask: Tensor) -> Tensor:
     """The real positions of each row in the opposite order, padding left where it is: x (B, L, D), mask (B, L)."""
-    step = torch.arange(x.shape[1], device=x.device)
+    batch, length = mask.shape
+    step = torch.arange(length, device=x.device)
     index = torch.where(mask, mask.sum(1, keepdim=True) - 1 - step, step)  # (B, L)
-    return x.take_along_dim(index[..., None], dim=1)
+    # whole rows of (B * L, D): the gradient of a gather element by element is slow
+    index = index + length * torch.arange(batch, device=x.device)[:, None]
+    return x.flatten(0, 1).index_select(0, index.flatten()).view_as(x)
 
 
 class LSTM(nn.Module):

@@ -164,7 +164,7 @@ class Megalodon(nn.Module):
     d_ff            width of the feed-forward network; by default 2 D
     n_heads         H
     n_orders        N
-    norm_groups     G; by default groups of 32 features
+    norm_groups     G; by default groups of 32 features, or the next larger ones that divide D
     chunk           length of a chunk ("Megalodon-chunk"), None for none
     bidirectional   the average also runs from the right
     """
@@ -187,7 +187,8 @@ class Megalodon(nn.Module):
         attention_dropout: float = 0.0,
     ):
         super().__init__()
-        norm_groups = norm_groups or max(1, d_model // 32)
+        if norm_groups is None:
+            norm_groups = next(n for n in range(max(1, d_model // 32), 0, -1) if d_model % n == 0)
         self.blocks = nn.ModuleList()
         for _ in range(n_layers):
             attention = NormalisedAttention(

@@ -30,6 +30,12 @@ def unit_length(x: Tensor) -> Tensor:
     return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() / x.shape[-1] ** 0.5
 
 
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of each example and head, x (B, H, L, K), index (B, H, I) -> (B, H, I, K): a gather with a fast gradient."""
+    start = x.shape[2] * torch.arange(x.shape[0] * x.shape[1], device=x.device).view(*x.shape[:2], 1)
+    return x.flatten(0, 2).index_select(0, (index + start).flatten()).view(*index.shape, -1)
+
+
 class LSHAttention(nn.Module):
     """Attention within sorted chunks: O(R L C) time and memory, and O(R L log L) for sorting.
 
@@ -86,7 +92,8 @@ class LSHAttention(nn.Module):
         order = buckets.argsort(dim=-1, stable=True)  # (B, H, R, L), the position at each place
         y, log_sum = self.attend(qk, v, order, mask)
         place = order.argsort(dim=-1)
-        y = y.take_along_dim(place[..., None], dim=3)  # (B, H, R, L, K)
+        rounds = y.shape[3] * torch.arange(y.shape[2], device=y.device)[:, None]  # where each begins
+        y = pick(y.flatten(2, 3), (place + rounds).flatten(2)).view_as(y)  # (B, H, R, L, K)
         log_sum = log_sum.take_along_dim(place, dim=3)
         y = (y * log_sum.softmax(2)[..., None].to(y.dtype)).sum(2)
         return self.out(y.transpose(1, 2).flatten(-2)[:, :length])  # (B, L, D)
@@ -97,8 +104,7 @@ class LSHAttention(nn.Module):
 
         def sort(t: Tensor) -> Tensor:
             """(B, H, L, K) -> (B, H, R, N, C, K)"""
-            t = t.take_along_dim(order.flatten(2)[..., None], dim=2)
-            return t.unflatten(2, (n_hashes, -1, self.chunk))
+            return pick(t, order.flatten(2)).unflatten(2, (n_hashes, -1, self.chunk))
 
         last = ((mask.sum(1) - 1) // self.chunk)[:, None, None, None, None]  # index of the last real chunk
 
@@ -116,13 +122,14 @@ class LSHAttention(nn.Module):
         key_real = key_real.view_as(key_position)
         # an example of one chunk would meet it twice
         key_real = key_real & ~((last == 0) & (torch.arange(2 * self.chunk, device=v.device) >= self.chunk))
-        scores = torch.einsum("bhrnik,bhrnjk->bhrnij", q, k)
+        scores = q @ k.mT
         scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
-        scores = scores.masked_fill(position[..., None] == key_position[..., None, :], -1e5)
-        scores = scores.masked_fill(~key_real[..., None, :], -1e9)
+        floor = torch.where(key_real, -1e5, -1e9).to(scores.dtype)[..., None, :]  # itself, and padding
+        others = (position[..., None] != key_position[..., None, :]) & key_real[..., None, :]
+        scores = torch.where(others, scores, floor)
         log_sum = scores.logsumexp(-1, keepdim=True)
         weights = F.dropout((scores - log_sum).exp(), self.dropout, self.training).to(v.dtype)
-        y = torch.einsum("bhrnij,bhrnjk->bhrnik", weights, v)
+        y = weights @ v
         return y.flatten(3, 4), log_sum.flatten(3)
 
 

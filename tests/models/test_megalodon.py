@@ -34,6 +34,12 @@ def test_timestep_norm_is_group_norm_of_the_past():
     same_gradients(actual, expected, (x, norm.weight, norm.bias))
 
 
+@pytest.mark.parametrize(("width", "groups"), [(16, 1), (64, 2), (104, 2), (128, 4)])
+def test_groups_divide_any_width(width, groups):
+    model = Megalodon(d_model=width, n_layers=1, max_len=8, dropout=0.0)
+    assert model.norm.n_groups == groups
+
+
 def test_timestep_norm_is_exact_far_from_zero():
     x = 100 + torch.randn(1, 4096, 32)
     norm = TimestepNorm(32, n_groups=1)

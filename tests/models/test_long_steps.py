@@ -1,0 +1,43 @@
+"""Every model takes a training step at the length of Text within 12 GB, those of linear cost also at that of Path-X.
+
+At the sizes of the S4 paper's efficiency table: 4 layers, 600,000 parameters, one row.
+"""
+
+import argparse
+from contextlib import nullcontext
+
+import pytest
+import torch
+from composing import names
+
+from lra.layer_cost import peak_bytes
+from scripts import bench_attention as bench
+
+pytestmark = pytest.mark.nightly
+
+GB_12 = 12e9
+# cost that grows with the square of the length, or (LSSL) with a state of every position for every feature
+NOT_LINEAR = {"transformer", "rope_transformer", "synthesizer", "mega", "megalodon", "lssl"}
+
+
+def peak(model: str, length: int) -> float:
+    """Bytes that the tensors of a step hold at most, parameters and the optimiser's moments with them."""
+    parser = argparse.ArgumentParser()
+    bench.arguments(parser)
+    torch.manual_seed(0)
+    net = bench.build(model, "s4", length)
+    step = bench.training_step(net, length, nullcontext, parser.parse_args([]))
+    step()
+    held = peak_bytes(step, torch.device("cpu"))
+    assert all(p.isfinite().all() for p in net.parameters())
+    return held + 3 * sum(p.numel() * p.element_size() for p in net.parameters())
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_a_step_at_4096_positions_fits(model):
+    assert peak(model, 4096) < GB_12
+
+
+@pytest.mark.parametrize("model", sorted(set(names("model")) - NOT_LINEAR))
+def test_a_step_of_linear_cost_at_16384_positions_fits(model):
+    assert peak(model, 16384) < GB_12
