@@ -1,6 +1,7 @@
-"""Imports point one way: scripts -> {models, data} -> lra."""
+"""Imports point one way: scripts -> {models, data} -> lra; and what CI runs is a program."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,8 @@ def test_top_level_is_as_fixed():
         assert (ROOT / name).is_dir(), name
     assert (ROOT / "Makefile").is_file()
     assert (ROOT / "README.md").is_file()
+
+
+def test_what_ci_runs_is_a_shell_script():
+    done = subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
