@@ -75,6 +75,26 @@ def is_class(name: Any) -> bool:
     return isinstance(known, type) and known.__module__ == found[1]
 
 
+def build(record: Any, where: str, **data: str) -> tuple[Any, Any]:
+    """The data module and the model, untrained, that a record's configuration names.
+
+    data    root and source
+    raises  ValueError, one line, if it is no configuration, or names something else
+    """
+    for section in ("task", "model"):
+        if not isinstance(record.config.get(section), dict):
+            raise ValueError(f"{where}: the record's config has no section {section}")
+        trusted(record.config[section], section)
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        module = instantiate(record.config["task"], **data)
+        return module, instantiate(record.config["model"], spec=module.spec)
+    except InstantiationException as error:
+        raise ValueError(f"{where}: {error.__cause__ or error}") from None
+
+
 def differences(record: Any, module: Any, hardware: Any) -> list[str]:
     """What is not as it was when the record was made, and might change the number."""
     from lra import environment
@@ -121,27 +141,17 @@ def evaluate(path: Path, chosen: dict[str, str]) -> int:
         record = load(Path(chosen["record"]))
     if record is None:
         raise ValueError(f"{path}: weights without a record; give the record with record=results/runs/....json")
-    for section in ("task", "model"):
-        if not isinstance(record.config.get(section), dict):
-            raise ValueError(f"{path}: the record's config has no section {section}")
-        trusted(record.config[section], section)
     if record.test_correct is None:
         raise ValueError(f"{path}: the record says {record.status} and has no test accuracy to compare with")
+    module, net = build(record, str(path), root=chosen["data.root"], source=chosen["data.source"])
 
     import pytorch_lightning as pl
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
 
     from lra import environment
     from lra.experiment import quiet
     from lra.learner import Learner
 
     quiet()
-    try:
-        module = instantiate(record.config["task"], root=chosen["data.root"], source=chosen["data.source"])
-        net = instantiate(record.config["model"], spec=module.spec)
-    except InstantiationException as error:
-        raise ValueError(str(error.__cause__ or error)) from None
     weights.fill(net, values, str(path))
     module.prepare_data()
     module.setup()

@@ -1,9 +1,8 @@
 """Pictures of S4: the HiPPO bases, the eigenvalues, and convolution kernels before and after training.
 
-    python scripts/plot_s4.py                                                   # docs/figures/*.png
-    python scripts/plot_s4.py --format svg --out figures task=pathx model=s4d   # kernels of another model, untrained
-    python scripts/plot_s4.py --checkpoint runs/mini/pathfinder/s4/0-12ab34cd/model.safetensors \\
-        task=pathfinder model=s4 scale=mini                                     # before and after that run
+python scripts/plot_s4.py                                                   # docs/figures/*.png
+python scripts/plot_s4.py --format svg --out figures task=pathx model=s4d   # kernels of another model, untrained
+python scripts/plot_s4.py --checkpoint runs/mini/pathfinder/s4/0-12ab34cd   # before and after that run
 """
 
 import argparse
@@ -16,7 +15,6 @@ import matplotlib
 import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
@@ -25,7 +23,10 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
+from lra import weights  # noqa: E402
 from lra.hippo import basis, bilinear, nplr, transition, zoh  # noqa: E402
+from lra.taps import layers_of, telling  # noqa: E402
+from scripts import evaluate  # noqa: E402
 
 NAMES = {"legs": "LegS", "legt": "LegT", "fout": "FouT", "random": "random"}
 MARKS = {
@@ -103,23 +104,6 @@ def plot_eigenvalues(n_state: int = 64) -> plt.Figure:
     return figure
 
 
-def layers_of(net: torch.nn.Module) -> list[torch.nn.Module]:
-    """The layers that make a convolution kernel, first to last."""
-    return [module for module in net.modules() if callable(getattr(module, "kernel", None))]
-
-
-def telling(first: torch.Tensor, last: torch.Tensor, rows: int) -> list[int]:
-    """Features from short to long memory, and of those alike the one that training changed most (or the strongest).
-
-    first, last  kernels (H, L) before and after
-    """
-    age = torch.arange(last.shape[-1])
-    centre = (last.abs() * age).sum(-1) / last.abs().sum(-1)
-    change = (last - first if first is not last else last).norm(dim=-1) / last.norm(dim=-1).clamp(min=1e-12)
-    groups = centre.argsort().tensor_split(rows)
-    return [int(group[change[group].argmax()]) for group in groups if len(group)]
-
-
 def plot_kernels(stages: dict[str, list[torch.Tensor]], square: int | None, rows: int = 4) -> plt.Figure:
     """Kernels of the first and the last layer: curves, or pictures where the sequence is a square image.
 
@@ -160,20 +144,41 @@ def model_of(overrides: list[str]) -> tuple[torch.nn.Module, int, bool]:
     return instantiate(cfg.model, spec=module.spec), module.spec.max_len, "size" in cfg.task
 
 
+def finished(path: Path) -> tuple[torch.nn.Module, int, bool, dict[str, torch.Tensor]]:
+    """Of a finished run: its model as it started, length, whether images, and its weights; raises ValueError."""
+    path = path / "model.safetensors" if path.is_dir() else path
+    values, record = weights.load(path)
+    if record is None:
+        raise ValueError(f"{path}: weights without a record; name the run's task=, model=, scale= and seed=")
+    torch.manual_seed(record.seed)
+    module, net = evaluate.build(record, str(path))
+    return net, module.spec.max_len, "size" in record.config["task"], values
+
+
 def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, list[torch.Tensor]], int | None]:
-    """Kernels of the configured model as it starts, and as the checkpoint has it; the side of an image, or None."""
-    net, length, image = model_of(overrides)
+    """Kernels of the configured model as it starts, and as the checkpoint has it; the side of an image, or None.
+
+    Without overrides a checkpoint of a finished run says itself what it is of.
+    """
+    values = None
+    if checkpoint is not None and not overrides:
+        net, length, image, values = finished(checkpoint)
+    else:
+        net, length, image = model_of(overrides or ["task=listops", "model=s4", "scale=mini"])
+        if checkpoint is not None:
+            whole = checkpoint.suffix == ".safetensors"
+            values = weights.load(checkpoint)[0] if whole else torch.load(checkpoint, weights_only=True)
     if not layers_of(net):
-        raise ValueError(f"{' '.join(overrides)}: no layer of this model has a convolution kernel; try model=s4")
+        name = " ".join(overrides) or checkpoint
+        raise ValueError(f"{name}: no layer of this model has a convolution kernel; try model=s4")
 
     def now() -> list[torch.Tensor]:
         with torch.no_grad():
             return [layer.kernel(length)[0].clone() for layer in layers_of(net)]
 
     stages = {"untrained": now()}
-    if checkpoint is not None:
-        finished = checkpoint.suffix == ".safetensors"
-        net.load_state_dict(load_file(checkpoint) if finished else torch.load(checkpoint, weights_only=True))
+    if values is not None:
+        weights.fill(net, values, str(checkpoint))
         stages["trained"] = now()
     return stages, math.isqrt(length) if image else None
 
@@ -182,11 +187,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/figures", help="folder of the pictures")
     parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png")
-    parser.add_argument("--checkpoint", type=Path, help="weights of a run; name its task, model, scale and seed too")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="folder or model.safetensors of a run; another file: name task, model, scale, seed",
+    )
     parser.add_argument("overrides", nargs="*", help="task=, model=, scale=, seed= as for scripts/train.py")
     args = parser.parse_args()
     try:
-        stages, square = kernels(args.overrides or ["task=listops", "model=s4", "scale=mini"], args.checkpoint)
+        stages, square = kernels(args.overrides, args.checkpoint)
     except (ValueError, OSError, HydraException, RuntimeError) as error:
         print(f"plot_s4.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -5,7 +5,10 @@ import importlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from running import small_run
 from safetensors.torch import save_file
+
+from lra import taps
 
 plot_s4 = importlib.import_module("scripts.plot_s4")
 SMALL = ["task=listops", "model=s4", "scale=smoke", "model.mixer.backend=reference"]
@@ -51,6 +54,17 @@ def test_trained_kernels_are_those_of_the_checkpoint(tmp_path):
         torch.testing.assert_close(before, now)
     assert not torch.allclose(both["trained"][0], both["untrained"][0])
     assert len(plot_s4.plot_kernels(both, None).axes) == 16
+
+
+def test_a_finished_run_says_itself_what_it_is_of(tmp_path):
+    record = small_run(tmp_path, "model=s4", "training.steps=4")
+    stages, square = plot_s4.kernels([], tmp_path / "run")
+    assert square is None
+    assert [len(layers) for layers in stages.values()] == [2, 2]
+    kept = record.kernels[0]
+    for stage, envelope in (("untrained", kept.before), ("trained", kept.after)):
+        kernel = stages[stage][kept.layer][kept.feature].numpy()
+        assert taps.envelope(kernel, kept.starts) == envelope
 
 
 def test_an_image_is_drawn_as_one():
