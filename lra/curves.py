@@ -1,6 +1,6 @@
 """The charts of one task: learning curves, accuracy against speed and size, and the same values as a table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from lra import statistics, tables
@@ -32,12 +32,19 @@ def task_charts(rows: Sequence[Row], task: str, title: str, colours: dict[int, s
     counts = ", ".join(f"{n:,} {split}" for split, n in one.data.counts.items())
     kind = KINDS[one.data.kind]
     about = f"{kind}: {counts}. Always answering the commonest label scores {tables.percent(one.data.chance)}."
+    about += apart(row.cells[task] for row in chosen.values())
     grid = "".join(f for f in figures if f)
     values = values_table(chosen, task, colours, labels)
     return (
         f'<section id="{escape(task)}"><h2>{escape(title)}</h2><div class="card"><p class="lead">{escape(about)}</p>'
         f'<div class="charts">{grid}</div>{values}</div></section>'
     )
+
+
+def apart(cells: Iterable[Cell]) -> str:
+    """A warning where speed and memory come from machines of several kinds; else nothing."""
+    devices = sorted({r.hardware.device for cell in cells for r in cell.runs})
+    return f" Speed and memory are of different machines ({'; '.join(devices)})." if len(devices) > 1 else ""
 
 
 def val_accuracy(p: Point) -> float | None:

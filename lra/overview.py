@@ -7,7 +7,7 @@ from html import escape
 from lra import statistics, tables
 from lra.cells import Cell, Row
 from lra.chart import Bubble, bubble_chart, short_number
-from lra.curves import memory, parameters, percent, speed
+from lra.curves import apart, memory, parameters, percent, speed
 from lra.published import Published
 
 
@@ -27,7 +27,8 @@ def overview(rows: Sequence[Row], columns: dict[str, str], colours: dict[int, st
     )
     titles = [columns[t] for t in tasks]
     said = f"Means over {', '.join(titles[:-1])} and {titles[-1]}, of the models that have run them all."
-    lead = f'<p class="lead">{escape(said)} A seed that failed counts as chance.</p>'
+    said += " A seed that failed counts as chance." + apart(rows[i].cells[t] for i in chosen for t in tasks)
+    lead = f'<p class="lead">{escape(said)}</p>'
     return f'<div class="card">{lead}<div class="charts">{figures}</div></div>' if figures else ""
 
 

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from lra import chart
 from lra.chart import Axis, Bubble, bubble_chart, log_ticks, nice_ticks, overlap, spread
 from lra.efficiency import load_bench
-from lra.picture import grey
+from lra.exhibits import Example, Kernel
+from lra.picture import grey, signed
 from lra.published import TASKS, load_published
 from lra.report import page
-from lra.results import Data, Example, Point, Record, config_hash, load
+from lra.results import Data, Point, Record, config_hash, load
 from lra.runs import flat
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,12 @@ def ran(model: str, task: str, accuracy: float, seed: int = 0, **changes: object
     return replace(BASE, **{**fields, **changes})
 
 
+def kernel(**given: object) -> Kernel:
+    usual = {"layer": 0, "feature": 5, "length": 100, "starts": [0, 1, 2, 9]}
+    line = [0.5, -1.0, 0.25, 0.0]
+    return Kernel(**usual | {"before": [line, line], "after": [line, [1.0, 1.0, 1.0, 1.0]]} | given)
+
+
 def failed(record: Record, status: str, reason: str) -> Record:
     return replace(record, status=status, reason=reason, test_accuracy=None, test_correct=None, n_test=None)
 
@@ -73,6 +80,10 @@ ZOO = [
         "text",
         0.6,
         examples=[Example(label=1, predicted=0, text="<b>"), Example(label=1, predicted=1, picture=grey(DOTS))],
+        kernels=[
+            kernel(),
+            kernel(layer=2, picture_before=signed(DOTS - 100.0), picture_after=signed(DOTS * 1.0)),
+        ],
     ),
 ]
 
@@ -129,6 +140,51 @@ def test_every_cell_and_every_failure_is_there():
     assert "26/27" in shown
     for record in ZOO:
         assert record.config_hash[:12] in shown
+
+
+def section(name: str, text: str) -> str:
+    return text[text.index(f'<section id="{name}">') :].split("</section>")[0] + "</section>"
+
+
+def test_an_input_is_shown_once_with_every_models_answer():
+    inputs = [
+        Example(label=1, predicted=1, probability=0.75, text="what is it"),
+        Example(label=0, predicted=1, text="b"),
+    ]
+    other = [replace(inputs[0], predicted=0), inputs[1], replace(inputs[1], text="of other data")]
+    runs = [ran("s4", "text", 0.9, examples=inputs), ran("lstm", "text", 0.6, examples=other)]
+    shown = Strict(section("examples", page(runs, PUBLISHED, "mini"))).text
+    assert shown.count("what is it") == 1
+    assert "S4 ✓ 1 75 %" in shown
+    assert "LSTM ✗ 0" in shown
+    assert "of other data" not in shown
+
+
+def test_kernels_are_shown_before_and_after_training():
+    text = section("kernels", page(ZOO, PUBLISHED, "mini"))
+    assert "layer 1, feature 5" in text
+    assert text.count('<polygon class="before"') == text.count('<polygon class="after') == 1
+    assert text.count("data:image/png") == 2
+    assert 'id="kernels"' not in page([ran("s4", "text", 0.9)], PUBLISHED, "mini")
+
+
+def test_benchmarks_are_drawn_beside_what_was_published():
+    text = section("speed", page(ZOO, PUBLISHED, "mini", BENCHES))
+    assert "Measured here on" in text
+    assert '<polyline class="line c0" ' in text
+    assert '<polyline class="line c0 dashed" ' in text
+    assert ">4096<" in text
+    assert 'id="speed"' not in page(ZOO, PUBLISHED, "mini")
+
+
+def test_the_overview_is_over_tasks_that_most_models_share():
+    both = [ran(m, t, 0.5 + i / 10) for i, m in enumerate(("s4", "lstm", "gru")) for t in ("listops", "image")]
+    text = section("table", page([*both, ran("s4", "text", 0.9)], PUBLISHED, "mini"))
+    assert "Means over ListOps and Image, of the models that have run them all." in text
+    assert "different machines" not in text
+    there = replace(both[0], hardware=replace(both[0].hardware, device="a GPU"))
+    assert "different machines (a GPU; cpu)" in section("table", page([there, *both[1:]], PUBLISHED, "mini"))
+    assert "Means over" not in page(both[:1], PUBLISHED, "mini")
 
 
 def test_nothing_in_a_record_can_break_the_page():
@@ -190,8 +246,10 @@ def browse(path: Path) -> tuple[str, str]:
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
 def test_a_browser_finds_no_error(tmp_path):
-    (tmp_path / "good.html").write_text(page(ZOO, PUBLISHED, "mini"))
-    (tmp_path / "bad.html").write_text(page(ZOO, PUBLISHED, "mini").replace("reveal();", "reveals();"))
+    text = page(ZOO, PUBLISHED, "mini", BENCHES)
+    assert all(f'id="{name}"' in text for name in ("kernels", "examples", "speed", "failures", "environment"))
+    (tmp_path / "good.html").write_text(text)
+    (tmp_path / "bad.html").write_text(text.replace("reveal();", "reveals();"))
     document, said = browse(tmp_path / "good.html")
     assert "Comparison</h2>" in document
     assert said == ""

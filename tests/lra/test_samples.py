@@ -31,7 +31,7 @@ def test_all_examples_together_are_the_test(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", ["pathfinder", "image", "retrieval"])
 def test_a_record_with_examples_stays_small(task, tmp_path):
-    record = small_run(tmp_path, f"task={task}", "model=s4")
+    record = small_run(tmp_path, f"task={task}", "model=s4", "model.mixer.backend=reference")
     assert record.examples
     assert all((e.text is None) != (e.picture is None) for e in record.examples)
     assert len(record.text()) < 30_000
@@ -82,7 +82,7 @@ def test_an_envelope_holds_every_value(length):
 
 
 def test_kernels_are_those_of_the_first_and_last_layer(tmp_path):
-    record = small_run(tmp_path, "model=s4", "training.steps=8", "model.n_layers=3")
+    record = small_run(tmp_path, "model=s4", "model.mixer.backend=reference", "training.steps=8", "model.n_layers=3")
     assert {k.layer for k in record.kernels} == {0, 2}
     assert all(k.before != k.after for k in record.kernels)
     assert small_run(tmp_path / "other").kernels == []

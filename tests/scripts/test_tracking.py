@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -38,8 +39,9 @@ def elsewhere(tmp_path, monkeypatch):
     """Runs are kept in the test's folder, and no key of this machine is used."""
     for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_MODE", "WANDB_PROJECT", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR", "HOME"):
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     wandb.teardown()
     yield
     wandb.teardown()
@@ -76,9 +78,8 @@ def kept(folder: Path) -> dict[str, list[dict]]:
 def test_an_offline_run_holds_record_summary_examples_and_histograms(tmp_path, screen):
     tracker = tracking.start(CELL, settings(), DATA, screen)
     folder = tracking.folder_of(tracker.run)
-    record = small_run(
-        tmp_path, "model=s4", loggers=[tracker], callbacks=[tracking.Histograms(tracker)], wandb=tracker.address
-    )
+    given = {"loggers": [tracker], "callbacks": [tracking.Histograms(tracker)], "wandb": tracker.address}
+    record = small_run(tmp_path, "model=s4", "model.mixer.backend=reference", **given)
     tracker.finish(record, tmp_path / "run/model.safetensors")
     assert said(screen) == []
     assert (folder / "files" / tracking.RECORD).read_text() == record.text()
@@ -239,3 +240,15 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, screen, capfd):
     assert line.startswith("W&B: logging failed (")
     assert line.endswith("is full); the run goes on without it")
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_every_option_and_command_of_the_page_exists():
+    page = (ROOT / "docs/wandb.md").read_text()
+    known = OmegaConf.load(ROOT / "configs/train.yaml").wandb
+    assert set(re.findall(r"`wandb\.(\w+)=", page)) == set(known)
+    for script in re.findall(r"scripts/(\w+\.py)", page):
+        assert (ROOT / "scripts" / script).is_file(), script
+    sweeps = {p.stem for p in (ROOT / "configs/sweep").glob("*.yaml")}
+    assert sweeps <= set(re.findall(r"`(\w+)` \(", page)) | {"lra"}
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^make ([a-z-]+)", page, re.MULTILINE)) <= set(targets)
