@@ -287,6 +287,14 @@ class TaskData(pl.LightningDataModule):
         y = self.opened.pool.y[torch.from_numpy(self.opened.index[split])]
         return float(torch.bincount(y).max()) / len(y)
 
+    def levels(self, x: torch.Tensor) -> torch.Tensor:
+        """The bytes 0..255 (B, L) that a batch's real-valued input (B, L, 1) was made from."""
+        affine = self.opened.pool.affine
+        if affine is None:
+            raise DataError(f"{self.name}: its input is no picture of real values")
+        a, b = affine
+        return ((x[..., 0] - b) / a).round().long().clamp_(0, 255)
+
     # ---- loaders
 
     def train_dataloader(self) -> Loader:

@@ -34,7 +34,7 @@ class Embedding(nn.Module):
 
     def __init__(self, spec: TaskSpec, d_model: int, *, positions: str = "none", class_token: bool = False):
         super().__init__()
-        self.vocab_size = spec.vocab_size
+        self.vocab_size, self.d_model = spec.vocab_size, d_model
         self.content: nn.Module
         if spec.vocab_size is None:
             self.content = nn.Linear(spec.channels, d_model)
@@ -50,9 +50,16 @@ class Embedding(nn.Module):
             raise ValueError(f"positions: {positions!r} is not one of none, learned, sinusoidal")
         self.has_positions = positions != "none"
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (B, L, D) and its mask; L grows by one with a class token."""
+    def forward(
+        self, x: Tensor, mask: Tensor, hidden: Tensor | None = None, instead: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (B, L, D) and its mask; L grows by one with a class token.
+
+        hidden, instead  positions (B, L) whose content is replaced by a vector (D,)
+        """
         h = self.content(x)
+        if hidden is not None and instead is not None:
+            h = torch.where(hidden[..., None], instead.to(h.dtype), h)
         if self.class_token is not None:
             h = torch.cat([self.class_token.to(h.dtype).expand(len(h), 1, -1), h], dim=1)
             mask = F.pad(mask, (1, 0), value=True)

@@ -67,7 +67,7 @@ def read_checkpoint(path: Path) -> dict:
 
 def discard(folder: Path) -> None:
     """Remove what is of no use once the record of a run is written; the weights in model.safetensors stay."""
-    for pattern in ("last.ckpt", "previous.ckpt", "next.ckpt*", "damaged.ckpt", "best-*.ckpt*"):
+    for pattern in ("last.ckpt", "previous.ckpt", "next.ckpt*", "damaged.ckpt", "best-*.ckpt*", "pretrain*/*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 

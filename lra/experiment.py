@@ -126,6 +126,35 @@ class Run:
         return len(self.data.train_dataloader())
 
 
+def trainer_for(
+    hardware: Hardware, *, folder: Path, max_steps: int, clip: float | None, callbacks: list[Callback], **more: Any
+) -> pl.Trainer:
+    """Lightning's trainer as every training here uses it. more: further arguments of it."""
+    return pl.Trainer(
+        accelerator=hardware.accelerator,
+        # the buffers are equal everywhere, or each process's own sums
+        strategy="auto" if hardware.processes == 1 else DDPStrategy(broadcast_buffers=False),
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        precision=hardware.precision,  # type: ignore[arg-type]
+        deterministic=hardware.deterministic,
+        max_steps=max_steps,
+        max_epochs=-1,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=clip,
+        callbacks=callbacks,
+        plugins=[WholeFiles()],
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        **more,
+    )
+
+
 def run(
     cell: Cell,
     *,
@@ -140,6 +169,7 @@ def run(
     console: Console | None = None,
     wandb: str | None = None,
     begin: Callable[[Record], object] = lambda record: None,
+    prepare: Callable[[], list[str]] = list,
 ) -> Record:
     """Train, choose by validation, test once; returns the record, whatever happened.
 
@@ -147,6 +177,7 @@ def run(
     folder  where checkpoints and the chosen weights of exactly this configuration live; an unfinished run goes on;
             checkpoints stay until the caller has written the record (`lra.checkpoint.discard`)
     begin   is given the record of the running run before its first step
+    prepare what comes before the training, to go on with the model it leaves; returns notes for the record
     The test split is read at one place, after training ended, with the weights validation chose.
     Of several processes each gets the same record; the one of rank 0 is the one to keep.
     raises  ValueError if a batch cannot be shared out equally
@@ -174,47 +205,40 @@ def run(
             block.compile()
     checkpoint = Checkpoint(folder, every_seconds=hardware.checkpoint_seconds)
     title = f"{cell.title} on {cell.task} (seed {cell.seed})"
-    trainer = pl.Trainer(
-        accelerator=hardware.accelerator,
-        # the buffers are equal everywhere, or each process's own sums
-        strategy="auto" if hardware.processes == 1 else DDPStrategy(broadcast_buffers=False),
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        precision=hardware.precision,  # type: ignore[arg-type]
-        deterministic=hardware.deterministic,
+    trainer = trainer_for(
+        hardware,
+        folder=folder,
         max_steps=state.total_steps,
-        max_epochs=-1,
-        val_check_interval=training.validate_every(state.steps_per_epoch),
-        check_val_every_n_epoch=None,
-        gradient_clip_val=training.clip,
+        clip=training.clip,
         callbacks=[Divergence(), state.curve, checkpoint, state.samples, Bar(state.curve, title, console), *callbacks],
-        plugins=[WholeFiles()],
         logger=loggers or False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
+        val_check_interval=training.validate_every(state.steps_per_epoch),
     )
     state.device = trainer.strategy.root_device
     begin(state.draft("running", wandb=wandb))
     try:
-        return _carry_out(state, trainer, learner, checkpoint, wandb)
+        return _carry_out(state, trainer, learner, checkpoint, wandb, prepare)
     finally:
         dissolve(trainer.strategy.launcher)
 
 
-def _carry_out(state: Run, trainer: pl.Trainer, learner: Learner, checkpoint: Checkpoint, wandb: str | None) -> Record:
+def _carry_out(
+    state: Run,
+    trainer: pl.Trainer,
+    learner: Learner,
+    checkpoint: Checkpoint,
+    wandb: str | None,
+    prepare: Callable[[], list[str]],
+) -> Record:
     """Training and the one test of a run that is set up."""
     model, data, folder = state.model, state.data, checkpoint.folder
     status: Status = "ok"
-    reason = None
+    reason, prepared = None, []
     try:
         state.flops = forward_flops(model, data.spec)
         length = min(data.spec.max_len, taps.LONGEST)
         untrained = taps.forward_kernels(model.to(state.device), length)
+        prepared = prepare()
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(learner), weights_only=True)
     except Diverged as error:
         status, reason = "diverged", str(error)
@@ -224,7 +248,7 @@ def _carry_out(state: Run, trainer: pl.Trainer, learner: Learner, checkpoint: Ch
         status, reason = "oom", str(error).split("\n")[0]
     state.steps_done, state.best = trainer.global_step, checkpoint.best
     parts = (learner.training_parts, learner.evaluation_parts)
-    state.notes = [note for p in parts if (note := p.note()) is not None]
+    state.notes = [*prepared, *(note for p in parts if (note := p.note()) is not None)]
     if status != "ok":
         return state.draft(status, reason=reason, wandb=wandb)
 

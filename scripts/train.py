@@ -127,6 +127,10 @@ def cell_of(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]
     variant = variant_of(overrides)
     config = OmegaConf.to_container(cfg, resolve=True)
     result = {k: config[k] for k in ("task", "model", "optimizer", "training")} | {"precision": cfg.trainer.precision}
+    if cfg.pretrain is not None:
+        result["pretrain"] = {"kind": cfg.pretrain, **config["pretraining"]}
+    elif any(word.startswith("pretraining.") for word in variant):
+        raise ValueError("pretraining.* without pretrain=masked or pretrain=causal changes nothing: leave it out")
     for key in ("root", "source", "seed"):
         result["task"].pop(key, None)
     result = portable(result)
@@ -209,6 +213,8 @@ def run(
     results: str,
     runs: str,
     budget: str | None,
+    pretrain: str | None,
+    pretraining: DictConfig,
     cell: Any,
 ) -> int:
     """Builds the objects of one cell and runs it. family, data and budget have been used by then.
@@ -218,6 +224,7 @@ def run(
     import pytorch_lightning as pl
 
     from lra import crash, experiment, together
+    from lra import pretrain as before
     from lra.checkpoint import discard
     from lra.results import record_path
     from lra.whole import ensure_writable
@@ -242,7 +249,14 @@ def run(
         net = instantiate(model, spec=module.spec)
         module.prepare_data()
         module.setup()
-        hardware = experiment.Hardware(**trainer)
+        hardware, lesson = experiment.Hardware(**trainer), experiment.Training(**training)
+        settings = OmegaConf.to_container(optimizer, resolve=True)
+        more = {}
+        if pretrain is not None:
+            plan = before.Pretraining(kind=pretrain, **pretraining)
+            about = {"optimizer": settings, "training": lesson, "hardware": hardware}
+            pupil = before.Pupil(net, module, plan, **about, folder=folder, seed=seed, title=cell.title, console=say)
+            more["prepare"] = pupil.learn
         tracker = tracking.start(cell, wandb, module, console) if first else None
         count = experiment.parameters(net)
         say.print(
@@ -253,8 +267,8 @@ def run(
                 cell,
                 data=module,
                 model=net,
-                optimizer=OmegaConf.to_container(optimizer, resolve=True),
-                training=experiment.Training(**training),
+                optimizer=settings,
+                training=lesson,
                 hardware=hardware,
                 folder=folder,
                 loggers=[tracker] if tracker else None,
@@ -262,6 +276,7 @@ def run(
                 console=say,
                 wandb=tracker.address if tracker else None,
                 begin=lambda record: record.write(path) if first and not path.exists() else None,
+                **more,
             )
         except Exception as error:
             if first:
