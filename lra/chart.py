@@ -16,6 +16,7 @@ FONT = 12.0
 CHARACTER = 0.62
 GAP = 4.0
 COLOURS = 7
+LONGEST = 24
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ def short_number(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def clipped(label: str) -> str:
+    """A label of at most LONGEST characters: a variant's overrides would leave a chart no room."""
+    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
 
 
 def text_width(text: str) -> float:
@@ -186,9 +192,8 @@ def drawn(lines: Sequence[Line], x: Axis, y: Axis) -> list[str]:
         tip = x(line.points[-1][0])
         edge = x.stop + 8
         parts.append(f'<path class="leader {line.colour}" d="M{tip:.1f} {end:.1f}L{edge - 2:.1f} {at:.1f}"/>')
-        parts.append(
-            f'<text class="label {line.colour}" x="{edge:.1f}" y="{at + 4:.1f}">{escape(line.label or "")}</text>'
-        )
+        name = escape(clipped(line.label or ""))
+        parts.append(f'<text class="label {line.colour}" x="{edge:.1f}" y="{at + 4:.1f}">{name}</text>')
     return parts
 
 
@@ -204,7 +209,7 @@ def scaling_chart(lines: Sequence[Line], x_name: str, description: str) -> str:
 
 def label_room(lines: Sequence[Line]) -> float:
     """Space at the right for the longest label."""
-    widths = [text_width(line.label) for line in lines if line.label]
+    widths = [text_width(clipped(line.label)) for line in lines if line.label]
     return RIGHT + (max(widths) + 8 if widths else 0)
 
 
@@ -225,10 +230,10 @@ def bubble_chart(bubbles: Sequence[Bubble], x_name: str, description: str, *, y_
     for i in sorted(range(len(bubbles)), key=lambda i: bubbles[i].colour == "other"):
         grey = bubbles[i].colour == "other"
         obstacles = [c for j, c in enumerate(circles) if j != i and (grey or bubbles[j].colour != "other")]
-        box = free_place(circles[i], bubbles[i].label, obstacles, taken, x, y)
+        box = free_place(circles[i], clipped(bubbles[i].label), obstacles, taken, x, y)
         if box is not None:
             taken.append(box)
-            colour, name = f"label {bubbles[i].colour}", escape(bubbles[i].label)
+            colour, name = f"label {bubbles[i].colour}", escape(clipped(bubbles[i].label))
             parts.append(f'<text class="{colour}" x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{name}</text>')
     return svg(parts, description)
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lra import chart
-from lra.chart import Axis, Bubble, bubble_chart, log_ticks, nice_ticks, overlap, spread
+from lra.chart import Axis, Bubble, Line, bubble_chart, line_chart, log_ticks, nice_ticks, overlap, spread
 from lra.efficiency import load_bench
 from lra.exhibits import Example, Kernel
 from lra.picture import grey, signed
@@ -254,6 +254,14 @@ def test_a_browser_finds_no_error(tmp_path):
     assert "Comparison</h2>" in document
     assert said == ""
     assert "reveals is not defined" in browse(tmp_path / "bad.html")[1]
+
+
+def test_a_long_label_leaves_a_chart_its_room():
+    line = Line([(0.0, 1.0), (10.0, 2.0)], "c0", "", "S4 [" + "x" * 200 + "]")
+    text = line_chart([line], "steps", "d", y_text=str)
+    points = re.search(r'points="([\d.]+),\S+ ([\d.]+),', text)
+    assert float(points[2]) - float(points[1]) > chart.WIDTH / 3
+    assert "S4 [xxx" in text
 
 
 BUBBLES = st.lists(
