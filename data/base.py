@@ -5,6 +5,7 @@ form (data/store.py); the rest is here. Nothing is read, made or fetched by the 
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,8 @@ class TaskData(pl.LightningDataModule):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise DataError(f"name={self.name!r}: the name of a folder is needed, of letters, digits, _ and -")
         whole("batch_size", self.batch_size)
         whole("eval_batch_size", self.eval_batch_size)
         for split, n in self.wanted.items():

@@ -17,6 +17,9 @@ def param_groups(model: nn.Module) -> list[dict]:
     special: dict[nn.Parameter, dict] = {}
     for module in model.modules():
         for name, hyper in getattr(module, "optim", {}).items():
+            for key, value in hyper.items():
+                if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                    raise ValueError(f"{key} of {name} is {value!r}: a number is needed")
             special[module.get_parameter(name)] = {k: v for k, v in hyper.items() if v is not None}
     groups: dict[tuple, dict] = {}
     for name, p in model.named_parameters():

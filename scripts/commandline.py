@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -68,7 +68,7 @@ def check_command_line(arguments: list[str]) -> None:
     for override in overrides:
         if override.key_or_group in groups and not override.is_delete():
             value = override.value()
-            choices = list(override.sweep_string_iterator()) if override.is_sweep_override() else [value]
+            choices = swept(override) if override.is_sweep_override() else [value]
             for choice in choices:
                 known = options(override.key_or_group)
                 if choice not in known:
@@ -85,6 +85,19 @@ def check_command_line(arguments: list[str]) -> None:
     check_composition(overrides, several=bool({"-m", "--multirun"} & set(arguments)))
 
 
+def swept(override: Override) -> list[str]:
+    """The values of a sweep; ends with one line if there are none."""
+    value = override.value()
+    try:
+        found = value.filter(options(override.key_or_group)) if isinstance(value, Glob) else []
+        found = found or [str(choice) for choice in override.sweep_string_iterator()]
+    except HydraException:
+        found = []
+    if not found:
+        die(f"{override.input_line}: stands for no value; glob(...) is for choices such as model=glob(s4*)")
+    return found
+
+
 def check_composition(overrides: list[Override], *, several: bool) -> None:
     """Ends with one line if the overrides, and of a sweep the first of each, do not make a configuration.
 
@@ -96,7 +109,7 @@ def check_composition(overrides: list[Override], *, several: bool) -> None:
         if override.is_sweep_override():
             if not several:
                 die(f"{line}: several values; -m runs each, brackets make a list: {override.key_or_group}=[...]")
-            line = f"{line.split('=', 1)[0]}={next(override.sweep_string_iterator(), '')}"
+            line = f"{line.split('=', 1)[0]}={next(iter(swept(override)), '')}"
         if not override.key_or_group.startswith("hydra"):
             words.append(line)
     try:

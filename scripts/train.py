@@ -334,7 +334,7 @@ def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) ->
             console.print(sized(cfg, task=choices["task"], scale=choices["scale"], overrides=overrides))
         return run(**cfg, cell=cell_of(cfg, choices=choices, overrides=overrides))
     except InstantiationException as error:
-        die(str(error.__cause__ or error))
+        die(str(error.__cause__ or "") or str(error))
     except (OmegaConfBaseException, DataError, ValueError, OSError) as error:
         die(str(error))
     except Exception as error:

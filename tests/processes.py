@@ -61,8 +61,9 @@ def starter():
             service.stdin.flush()
             return json.loads(service.stdout.readline())
 
-        def start(arguments: list[str], log: Path, largest_file: int | None = None) -> Process:
-            pid = ask(arguments=arguments, log=str(log), largest_file=largest_file)["pid"]
+        def start(arguments: list[str], log: Path, *, largest_file: int | None = None, **environment: str) -> Process:
+            asked = {"arguments": arguments, "log": str(log), "largest_file": largest_file, "environment": environment}
+            pid = ask(**asked)["pid"]
             return Process(pid, log, lambda: ask(wait=pid)["status"])
 
         yield start

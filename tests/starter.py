@@ -1,6 +1,6 @@
 """Starts scripts/train.py in processes of its own that have the libraries loaded already.
 
-    {"arguments": [...], "log": "...", "largest_file": null} -> {"pid": 123}
+    {"arguments": [...], "log": "...", "largest_file": null, "environment": {}} -> {"pid": 123}
     {"wait": 123}                      -> {"status": -9}
 
 One JSON object a line on the standard input, one answer a line on the standard output. A process made so is as real as
@@ -26,9 +26,10 @@ LIBRARIES = (
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 
 
-def train(arguments: list[str], log: str, largest_file: int | None) -> None:
+def train(arguments: list[str], log: str, largest_file: int | None, environment: dict[str, str]) -> None:
     """Become a training process; largest_file: no file may have more bytes, as on a disk that is full."""
     os.setsid()
+    os.environ.update(environment)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -58,13 +58,22 @@ def test_golden_losses_are_of_models_that_exist():
     assert sorted(json.loads(GOLDEN.read_text())) == names("model")
 
 
+def made(model: str, start, place: Path, threads: int = 1) -> Run:
+    words = [f"model={model}", "trainer.deterministic=true", "training.steps=30", f"trainer.threads={threads}"]
+    run = Run(place, start, *words, data=place.parent / "data")
+    assert run.process().wait() == 0, run.said()
+    return run
+
+
+@pytest.mark.parametrize("model", ["s4", pytest.param("transformer", marks=pytest.mark.nightly)])
+def test_deterministic_runs_are_equal_bit_for_bit(model, start, tmp_path):
+    assert_same(made(model, start, tmp_path / "a"), made(model, start, tmp_path / "b"))
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("model", ["s4", "transformer"])
-def test_deterministic_runs_are_equal_bit_for_bit_and_threads_change_little(model, start, tmp_path):
-    words = [f"model={model}", "trainer.deterministic=true", "training.steps=30"]
-    made = {}
-    for name, threads in (("a", 1), ("b", 1), ("two", 2)):
-        made[name] = Run(tmp_path / name, start, *words, f"trainer.threads={threads}", data=tmp_path / "data")
-        assert made[name].process().wait() == 0, made[name].said()
-    assert_same(made["a"], made["b"])
-    one, two = (torch.tensor([p.train_loss for p in made[name].record().curve]) for name in ("a", "two"))
+def test_another_number_of_threads_changes_losses_by_rounding_only(model, start, tmp_path):
+    runs = [made(model, start, tmp_path / str(threads), threads) for threads in (1, 2)]
+    one, two = (torch.tensor([p.train_loss for p in run.record().curve], dtype=torch.float64) for run in runs)
+    print(f"{model}: largest relative difference {float(((one - two) / one).abs().max()):.1e}")
     torch.testing.assert_close(one, two, rtol=1e-5, atol=0)

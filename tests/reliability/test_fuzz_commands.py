@@ -94,14 +94,14 @@ CASES = st.tuples(
 )
 
 
-@settings(max_examples=60, **ANY)
+@settings(max_examples=40, **ANY)
 @given(case=CASES)
 def test_any_value_of_any_option_is_understood_or_one_line(place, case):
     check_value(case)
 
 
 @pytest.mark.nightly
-@settings(max_examples=1500, **ANY)
+@settings(max_examples=800, **ANY)
 @given(case=CASES)
 def test_thousands_of_values_are_understood_or_one_line(place, case):
     check_value(case)
@@ -150,14 +150,14 @@ def reach(arguments: list[str]) -> None:
     raise ReachedError
 
 
-@settings(max_examples=60, **ANY)
+@settings(max_examples=40, **ANY)
 @given(arguments=st.lists(WORDS, max_size=4))
 def test_any_command_line_is_understood_or_one_line(arguments):
     check_line(arguments)
 
 
 @pytest.mark.nightly
-@settings(max_examples=1500, **ANY)
+@settings(max_examples=800, **ANY)
 @given(arguments=st.lists(WORDS, max_size=4))
 def test_thousands_of_command_lines_are_understood_or_one_line(arguments):
     check_line(arguments)

@@ -2,14 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
 PLANTED = {
     "WANDB_API_KEY": "f00d" * 10,
     "HF_TOKEN": "hf_planted5eed5eed5eed",
@@ -25,20 +19,15 @@ def leaks(folder: Path) -> list[str]:
     return [f"{path}: {name}" for path, raw in files for name, value in PLANTED.items() if value.encode() in raw]
 
 
-@pytest.mark.slow
-def test_planted_secrets_are_in_no_record_log_checkpoint_or_wandb_file(tmp_path):
+def test_planted_secrets_are_in_no_record_log_checkpoint_or_wandb_file(start, tmp_path):
     words = ["task=listops", "model=transformer", "scale=smoke", "training.steps=3000", "trainer.checkpoint_seconds=0"]
     # the user may write one into an option himself
     words += ["wandb.group=${oc.env:DATABASE_PASSWORD}", "trainer=cpu"]
     folders = [f"results={tmp_path}/results", f"runs={tmp_path}/runs", f"data.root={tmp_path}/data"]
-    environment = os.environ | PLANTED | {"WANDB_DIR": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, *folders]
-    with (tmp_path / "log").open("w") as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-        while child.poll() is None and not list(tmp_path.rglob("last.ckpt")):
-            time.sleep(0.05)
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=120) == 130, (tmp_path / "log").read_text()
+    run = start([*words, *folders], tmp_path / "log", **PLANTED, WANDB_DIR=str(tmp_path))
+    assert run.until(lambda: any(tmp_path.rglob("last.ckpt"))), run.log.read_text()
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.wait() == 130, run.log.read_text()
     kinds = {path.suffix for path in tmp_path.rglob("*")}
     assert {".ckpt", ".json", ".wandb"} <= kinds
     assert leaks(tmp_path) == []
