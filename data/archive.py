@@ -207,6 +207,11 @@ def _extract(path: Path, work: Path, wanted: str, limit: int) -> None:
                     pass
         except damaged as error:
             raise DataError(f"{path}: cut off or damaged ({error}); delete it and fetch it again") from None
+        except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+            both = Path(error.filename or ".").name
+            raise DataError(
+                f"{path}: names {both!r} as a file and as a folder; refused, nothing was unpacked"
+            ) from None
 
 
 def safe_name(path: Path, member: tarfile.TarInfo) -> PurePosixPath:
