@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.commandline import ROOT
-from scripts.grid import STOPPED, TRAIN, Cell, last_line, settle
+from scripts.grid import TRAIN, Cell, last_line, settle
 
 STEP = re.compile(r"step (\d+)/(\d+) ?")
 PRELOAD = ["scripts.train", "scripts.tracking", "lra.experiment", "lra.taps", "wandb"]
@@ -127,8 +127,8 @@ class Pool:
         del self.running[cell]
         took = time.monotonic() - running.since
         status = running.process.exitcode
-        if self.stopping and status in (STOPPED, -signal.SIGTERM):
-            return
+        if self.stopping:
+            return  # what it has written stands: it goes on next time
         record = settle(cell, status)
         word = record.status if record else "without a record"
         self.done[word] += 1

@@ -42,9 +42,9 @@ def wait_for(found, what: str):
     raise AssertionError(f"{what} never came")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_cell_and_then_the_whole_grid_killed_and_begun_again_give_the_records_of_an_undisturbed_one(tmp_path):
-    more = ["training.steps=200"]
+    more = ["training.steps=100"]
     undisturbed, killed = tmp_path / "one", tmp_path / "two"
     for model in MODELS:
         assert train.one(**train.composed(cell(undisturbed, model, *more).words)) == 0
@@ -128,3 +128,17 @@ def test_the_overview_counts_and_tells_the_time_left(tmp_path):
     log = tmp_path / "log"
     log.write_text("first\n\x1b[31mS4 on listops: step 3/4 loss 1\x1b[0m\n\n")
     assert last_line(log) == "S4 on listops: step 3/4 loss 1"
+
+
+def test_a_sweep_goes_on_after_a_cell_that_fails_and_names_it(tmp_path, monkeypatch):
+    one = cell(tmp_path)
+    arguments = ["-m", "task=listops", "model=fnet", "seed=0,1", "scale=smoke", "training.steps=4,0.5", *one.overrides]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, f"results={one.results}"])
+    monkeypatch.setattr(train, "failed", [])
+    train.main()
+    assert [("seed=0" in words, "training.steps=0.5" in words) for words in train.failed] == [
+        (True, True),
+        (False, True),
+    ]
+    assert sorted(load(p).seed for p in one.results.rglob("*.json") if load(p).status == "ok") == [0, 1]
+    assert sys.argv[1] == "-m"
