@@ -92,13 +92,14 @@ class Curve(Callback):
 class Bar(Callback):
     """A bar over the whole run: loss, accuracies, steps per second, time left.
 
-    Without a terminal it prints a line at each validation instead.
+    Without a terminal it prints a line at each validation and every `every_seconds` instead.
     """
 
-    def __init__(self, curve: Curve, title: str, console: Console | None = None):
-        self.curve, self.title = curve, title
+    def __init__(self, curve: Curve, title: str, console: Console | None = None, every_seconds: float = 5.0):
+        self.curve, self.title, self.every_seconds = curve, title, every_seconds
         self.console = console or Console(stderr=True)
         self.progress: Progress | None = None
+        self._said = time.monotonic()
 
     def on_train_start(self, trainer, pl_module) -> None:
         if not trainer.is_global_zero or not self.console.is_terminal:
@@ -134,11 +135,19 @@ class Bar(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if self.progress:
             self.progress.update(self.task, completed=trainer.global_step, metrics=self.metrics() or "...")
+        elif time.monotonic() - self._said > self.every_seconds:
+            self._say(trainer)
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        if trainer.is_global_zero and not self.console.is_terminal and not trainer.sanity_checking:
+        if not trainer.sanity_checking:
+            self._say(trainer)
+
+    def _say(self, trainer: pl.Trainer) -> None:
+        """A line of its own, where there is no bar."""
+        if trainer.is_global_zero and not self.console.is_terminal:
             step = f"step {trainer.global_step}/{trainer.max_steps}"
             self.console.print(f"{self.title}: {step} {self.metrics()}", highlight=False, soft_wrap=True)
+        self._said = time.monotonic()
 
     def _stop(self) -> None:
         if self.progress:
