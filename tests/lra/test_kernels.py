@@ -105,7 +105,7 @@ def test_spectrum_matches_the_definition_at_the_size_of_path_x(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("R", [1, 2])
+@pytest.mark.parametrize("R", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_keops_spectrum_and_its_gradients_match_the_definition(R, device):
     """Slow, for it compiles a module for each gradient and each number of sums."""
     compare("nplr_spectrum", lambda *p, name: nplr_spectrum(*p, 63, backend=name), 4, 8, 2, R, "keops", device)

@@ -23,6 +23,7 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
+@pytest.mark.nightly
 def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_costs_nothing(start, tmp_path):
     whole, run = (
         Run(tmp_path / name, start, "model=transformer", data=tmp_path / "data") for name in ("whole", "full")

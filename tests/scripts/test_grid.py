@@ -44,7 +44,8 @@ def wait_for(found, what: str):
 
 @pytest.mark.nightly
 def test_a_cell_and_then_the_whole_grid_killed_and_begun_again_give_the_records_of_an_undisturbed_one(tmp_path):
-    more = ["training.steps=100"]
+    # as many threads here as in a cell of the grid
+    more = ["training.steps=100", "trainer.threads=1"]
     undisturbed, killed = tmp_path / "one", tmp_path / "two"
     for model in MODELS:
         assert train.one(**train.composed(cell(undisturbed, model, *more).words)) == 0

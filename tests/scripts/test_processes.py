@@ -106,7 +106,7 @@ def test_two_processes_stopped_and_resumed_give_what_one_gives(tmp_path, alone):
     assert (tmp_path / "log1").read_text() == ""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_command_starts_both_processes_and_leaves_one_record_and_one_wandb_run(tmp_path, alone):
     folder = tmp_path / "two"
     command = [sys.executable, str(ROOT / "scripts/train.py"), *words(folder, *PAIR)]
