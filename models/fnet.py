@@ -4,6 +4,8 @@ Lee-Thorp et al. 2022 (arXiv:2105.03824), equation 3.
 B batch, L length, D model width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +22,36 @@ class FNet(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         lengths = mask.sum(1)
+        distinct = lengths.unique().tolist()
+        if distinct == [x.shape[1]]:
+            return real_dft(x)
         y = torch.zeros_like(x)
-        for length in lengths.unique().tolist():
+        for length in distinct:
             rows = lengths == length
-            part = x[rows, :length]
-            # the reduced precisions have no transform at lengths that are not powers of two
-            full = part.float() if part.dtype in (torch.bfloat16, torch.float16) else part
-            y[rows, :length] = torch.fft.fft2(full, dim=(1, 2)).real.to(x.dtype)
+            y[rows, :length] = real_dft(x[rows, :length])
         return y  # (B, L, D)
+
+
+def real_dft(x: Tensor) -> Tensor:
+    """Re(F_L x F_D) of real x (..., L, D), as x is."""
+    # the reduced precisions have no transform at lengths that are not powers of two
+    full = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    y: Tensor = RealDFT.apply(full)  # type: ignore[no-untyped-call]
+    return y.to(x.dtype)
+
+
+class RealDFT(torch.autograd.Function):
+    """x -> C_L x C_D - S_L x S_D with cosines C and sines S, which are symmetric: the gradient is the map itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        D = x.shape[-1]
+        half = torch.fft.rfft2(x).real  # features 0 to D / 2
+        # of real x the spectrum at (k, d) and (-k, -d) is conjugate
+        rest = half[..., 1 : D - D // 2].flip(-1)
+        rest = torch.cat([rest[..., :1, :], rest[..., 1:, :].flip(-2)], -2)
+        return torch.cat([half, rest], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return RealDFT.apply(gradient)  # type: ignore[no-untyped-call]

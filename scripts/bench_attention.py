@@ -34,7 +34,7 @@ from lra.efficiency import Bench, Figure
 from lra.environment import git, hardware, versions
 from lra.layer_cost import peak_bytes
 from lra.measure import seconds
-from lra.published import load_published
+from lra.published import ModelInfo, load_published
 from lra.task import TaskSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,7 +220,8 @@ def figures(rows: list[dict], setting: str) -> list[Figure]:
     printed = {q.row for q in published.quantities if q.table == TABLES[setting]}
     cells = []
     for r in rows:
-        known = published.models.get(r["model"])
+        fused = r["model"] == FUSED
+        known = ModelInfo(FUSED, "Transformer, fused", "attention") if fused else published.models.get(r["model"])
         names = [] if known is None else [known.row, known.title, (known.row or "").split(" (")[0]]
         name = next((n for n in names if n in printed), names[1] if names else r["model"])
         if setting == "s4" and r["speed x"] is not None:

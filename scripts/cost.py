@@ -12,6 +12,7 @@ import os
 import resource
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -134,7 +135,7 @@ class Work:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(self.learner, train_dataloaders=[batch] * (count + 1))
+        trainer.fit(self.learner, train_dataloaders=Same(batch, count + 1))
         return statistics.median(clock.seconds)
 
     def evaluate(self, batch: Batch) -> float:
@@ -153,6 +154,19 @@ class Work:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Same:
+    """A loader of one batch, again and again; a plain list would be taken for several loaders."""
+
+    def __init__(self, batch: Batch, count: int):
+        self.batch, self.count = batch, count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter([self.batch] * self.count)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class Clock(Callback):
