@@ -1,0 +1,22 @@
+"""What a cell costs is measured by real steps of it."""
+
+import pytest
+
+from scripts import cost
+
+
+@pytest.mark.parametrize("source", ["toy", "nowhere"])
+def test_a_cell_is_measured_with_its_own_data_or_random_data_of_its_size(source, tmp_path):
+    words = ["task=image", "model=fnet", "scale=smoke", "trainer=cpu", "trainer.threads=1", f"data.root={tmp_path}"]
+    if source == "toy":
+        cost.train.instantiate(cost.train.composed(words)["cfg"].task).prepare_data()
+    found = cost.measure(words, patience=5.0)
+    assert found["real_batches"] == (source == "toy")
+    assert found["measured_batch"] == found["batch"]
+    assert found["seconds"] > found["steps"] * found["step_seconds"] > 0
+    assert found["memory_mib"] > 0
+
+
+def test_a_batch_that_takes_longer_than_the_patience_is_measured_in_part(tmp_path):
+    words = ["task=image", "model=fnet", "scale=smoke", "trainer=cpu", "trainer.threads=1", f"data.root={tmp_path}"]
+    assert cost.measure(words, patience=1e-9)["measured_batch"] == 1
