@@ -86,6 +86,27 @@ def cells_of(
     return [Cell(model, task, seed, scale, results, more) for seed in seeds for task in tasks for model in models]
 
 
+def outdated(cells: Iterable[Cell]) -> list[Cell]:
+    """Those whose record was made with other settings than their command has today."""
+    from scripts import train
+
+    today: dict[tuple[str, ...], str] = {}  # config hash; no seed is in it
+    found = []
+    for cell in cells:
+        if (record := cell.record()) is None:
+            continue
+        key = cell.model, cell.task, cell.scale, *cell.overrides
+        if key not in today:
+            composed = train.composed(cell.words)
+            if composed["cfg"].budget is not None:
+                words = {"task": cell.task, "scale": cell.scale, "overrides": list(cell.overrides)}
+                train.sized(composed["cfg"], **words)
+            today[key] = train.cell_of(**composed).config_hash
+        if record.config_hash != today[key]:
+            found.append(cell)
+    return found
+
+
 def last_line(log: Path) -> str:
     """What a log says last, without colours."""
     if not log.exists():

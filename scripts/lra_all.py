@@ -21,7 +21,7 @@ from rich.console import Console  # noqa: E402
 from lra.published import TASKS  # noqa: E402
 from scripts import plan, tuned  # noqa: E402
 from scripts.commandline import check_command_line  # noqa: E402
-from scripts.grid import STOPPED, Cell, cells_of, names  # noqa: E402
+from scripts.grid import STOPPED, Cell, cells_of, names, outdated  # noqa: E402
 from scripts.local import Pool  # noqa: E402
 
 console = Console(stderr=True)
@@ -48,6 +48,15 @@ def summary(cells: list[Cell]) -> bool:
         reason = f"{record.status}: {record.reason}" if record else f"no record; see {cell.log}"
         console.print(f"{cell}: {reason}", highlight=False, soft_wrap=True, style="red", markup=False)
     return not bad
+
+
+def remark(done: list[Cell]) -> None:
+    """Says which of the cells that exist are not what they would be today."""
+    if old := outdated(done):
+        count = f"{len(old)} of those that exist were made with other settings than this scale has now"
+        cure = "move the files away, and the cells are trained anew"
+        where = ", ".join(str(cell.path) for cell in old)
+        console.print(f"{count}: {where}; {cure}", highlight=False, soft_wrap=True, style="yellow", markup=False)
 
 
 def arguments() -> argparse.Namespace:
@@ -83,6 +92,7 @@ def main() -> int:
         tuned.offer()
         check_command_line(cells[0].words)
     console.print(f"{len(cells)} cells at scale {scale}: {len(cells) - len(todo)} exist, {len(todo)} to do")
+    remark([cell for cell in cells if cell.done])
     if args.dry_run:
         for cell in todo:
             print(cell.command)

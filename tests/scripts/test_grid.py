@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lra.results import load
+from lra.results import config_hash, load
 from scripts import local, train
-from scripts.grid import Cell, last_line, settle
+from scripts.grid import Cell, last_line, outdated, settle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = ("fnet", "linear_transformer")
@@ -143,3 +143,14 @@ def test_a_sweep_goes_on_after_a_cell_that_fails_and_names_it(tmp_path, monkeypa
     ]
     assert sorted(load(p).seed for p in one.results.rglob("*.json") if load(p).status == "ok") == [0, 1]
     assert sys.argv[1] == "-m"
+
+
+def test_a_record_made_with_other_settings_is_told_from_todays(tmp_path):
+    cells = [cell(tmp_path, model) for model in MODELS]
+    for one in cells:
+        assert settle(one, None) is not None
+    assert outdated(cells) == []
+    record = cells[1].record()
+    config = {**record.config, "training": {**record.config["training"], "steps": 7}}
+    dataclasses.replace(record, config=config, config_hash=config_hash(config)).write(cells[1].path)
+    assert outdated(cells) == [cells[1]]
