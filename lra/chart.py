@@ -82,13 +82,16 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Of 1, 2, 5 times powers of ten between low and high, at most six."""
+    """Of 1, 2, 5 times powers of ten between low and high, at most six; between near ends any round numbers."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for multiples in ((1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**e for e in decades for m in multiples if low <= m * 10.0**e <= high]
         if 2 <= len(ticks) <= 6:
             return ticks
-    return [low, high] if len(ticks) < 2 else ticks[:: math.ceil(len(ticks) / 6)]
+    if len(ticks) > 1:
+        return ticks[:: math.ceil(len(ticks) / 6)]
+    ticks = [tick for tick in nice_ticks(low, high, 3) if low <= tick <= high]
+    return ticks if len(ticks) > 1 else [low, high]
 
 
 def short_number(value: float) -> str:

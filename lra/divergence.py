@@ -39,7 +39,8 @@ class Divergence(Callback):
         self._saved = state
 
     def on_train_start(self, trainer, pl_module) -> None:
-        parameters = {n: p for n, p in pl_module.model.named_parameters() if p.requires_grad}
+        # an empty one, such as S4's correction of rank 0, has no largest entry
+        parameters = {n: p for n, p in pl_module.model.named_parameters() if p.requires_grad and p.numel()}
         device = next(iter(parameters.values())).device
         self.names, self._parameters = list(parameters), list(parameters.values())
         self.order = []

@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lra.duration import duration, pause
 from lra.learner import Learner
 from lra.together import total
 
@@ -92,17 +93,23 @@ class Curve(Callback):
 class Bar(Callback):
     """A bar over the whole run: loss, accuracies, steps per second, time left.
 
-    Without a terminal it prints a line at each validation and every `every_seconds` instead.
+    Without a terminal it prints a line at each validation and every `every_seconds` instead; the longer the run, the
+    fewer: one in a hundredth of the time spent so far, and at least one a minute.
     """
 
     def __init__(self, curve: Curve, title: str, console: Console | None = None, every_seconds: float = 5.0):
         self.curve, self.title, self.every_seconds = curve, title, every_seconds
         self.console = console or Console(stderr=True)
         self.progress: Progress | None = None
-        self._said = time.monotonic()
+        self._since = self._said = time.monotonic()
 
     def on_train_start(self, trainer, pl_module) -> None:
-        if not trainer.is_global_zero or not self.console.is_terminal:
+        if not trainer.is_global_zero:
+            return
+        if done := trainer.global_step:
+            words = f"{self.title}: goes on from step {done}/{trainer.max_steps}"
+            self.console.print(words, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
             return
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -135,7 +142,7 @@ class Bar(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if self.progress:
             self.progress.update(self.task, completed=trainer.global_step, metrics=self.metrics() or "...")
-        elif time.monotonic() - self._said > self.every_seconds:
+        elif time.monotonic() - self._said > pause(self._said - self._since, self.every_seconds, 60.0):
             self._say(trainer)
 
     def on_validation_end(self, trainer, pl_module) -> None:
@@ -145,8 +152,10 @@ class Bar(Callback):
     def _say(self, trainer: pl.Trainer) -> None:
         """A line of its own, where there is no bar."""
         if trainer.is_global_zero and not self.console.is_terminal:
-            step = f"step {trainer.global_step}/{trainer.max_steps}"
-            self.console.print(f"{self.title}: {step} {self.metrics()}", highlight=False, soft_wrap=True)
+            done, total = trainer.global_step, trainer.max_steps
+            left = f" {duration((total - done) / speeds[-1])} left" if (speeds := self.curve.speeds) else ""
+            words = f"{self.title}: step {done}/{total} {self.metrics()}{left}"
+            self.console.print(words, highlight=False, soft_wrap=True)
         self._said = time.monotonic()
 
     def _stop(self) -> None:

@@ -27,11 +27,13 @@ import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from lra.duration import duration, pause
 from lra.jsonfile import write_atomically
 from scripts.commandline import CONFIGS, ROOT
-from scripts.grid import STOPPED, TRAIN, Cell, last_line, settle
-from scripts.local import STEP, duration
+from scripts.grid import STOPPED, TRAIN, Cell, last_line, outcome, settle
+from scripts.local import HEARTBEAT, STEP
 
 EVERY = 5.0  # seconds between two looks at the queue
 GRACE = 30.0  # seconds in which the signal for a requeue follows the one to end
@@ -144,9 +146,24 @@ class TrainCell:
         for number, handler in before.items():
             signal.signal(number, handler)
         status = self.child.wait()
-        if status == STOPPED:
-            time.sleep(GRACE)  # SLURM ended it, and is about to end or to requeue this job
+        if status in (STOPPED, -signal.SIGTERM):
+            self._await_the_end()
         return status
+
+    def _await_the_end(self) -> None:
+        """SLURM has told the cell to stop, and is about to end this job or to requeue it.
+
+        A job that ends by itself is over; one that is being preempted is put back only if its time of grace still finds
+        it here.
+        """
+        time.sleep(GRACE)
+        command = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
+        while True:
+            known = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+            preempted = re.search(r"\bPreemptTime=(\S+)", known)
+            if preempted is None or preempted[1] == "None":
+                return
+            time.sleep(GRACE)
 
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
@@ -211,30 +228,45 @@ class Jobs:
         return TrainCell([*cell.words, *more], str(cell.log))
 
     def queue(self) -> dict[str, str]:
-        """Job -> state, of all that SLURM still has to do."""
-        command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T"]
+        """Job -> state, of all that SLURM still has to do; of a waiting one with the reason."""
+        command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T %r"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             refuse(f"squeue failed: {' '.join(done.stderr.split())}")
-        states = (line.split() for line in done.stdout.splitlines())
-        return {job: state for job, state in states if state not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")}
+        states = {}
+        for job, state, reason in (line.split(maxsplit=2) for line in done.stdout.splitlines()):
+            if state not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"):
+                waits = state == "PENDING" and reason != "None"
+                states[job] = f"pending ({reason})" if waits else state.lower()
+        return states
 
     def watch(self, cells: Sequence[Cell], console: Console, every: float) -> bool:
         open_, done = list(cells), Counter[str]()
-        started = time.monotonic()
+        began = said = time.monotonic()
+        states: dict[str, str] = {}
+        trouble = ""
         try:
             with Live(console=console, refresh_per_second=1, transient=True) as live:
                 while open_:
-                    states = self.queue()
-                    for cell in [c for c in open_ if self.known.get(str(c.path)) not in states]:
+                    before, trouble = trouble, ""
+                    try:
+                        states = self.queue()
+                    except Refused as error:
+                        trouble = f"{error}; asking again, and the jobs go on"
+                    if trouble and not before:
+                        console.print(trouble, highlight=False, soft_wrap=True, style="red", markup=False)
+                    for cell in [c for c in open_ if not trouble and self.known.get(str(c.path)) not in states]:
                         open_.remove(cell)
                         record = settle(cell, None)
-                        word = record.status if record else "without a record"
-                        done[word] += 1
-                        why = f": {record.reason}" if record and record.reason else ""
-                        line = f"{sum(done.values())}/{len(cells)} {cell}: {word}{why}"
-                        console.print(line, highlight=False, soft_wrap=True, style="" if word == "ok" else "red")
-                    live.update(self.overview(open_, states, done, time.monotonic() - started))
+                        done[record.status if record else "without a record"] += 1
+                        line = f"{sum(done.values())}/{len(cells)} {cell}: {outcome(cell, record)}"
+                        style = "" if record and record.status == "ok" else "red"
+                        console.print(line, highlight=False, soft_wrap=True, style=style, markup=False)
+                    shown, now = self.overview(open_, states, done, time.monotonic() - began), time.monotonic()
+                    live.update(shown)
+                    if not console.is_terminal and now - said > pause(now - began, HEARTBEAT, 20 * HEARTBEAT):
+                        console.print(shown.title, soft_wrap=True)
+                        said = now
                     if open_:
                         time.sleep(every)
         except KeyboardInterrupt:
@@ -244,16 +276,15 @@ class Jobs:
 
     def overview(self, cells: Sequence[Cell], states: dict[str, str], done: Counter[str], spent: float) -> Table:
         state = {cell: states.get(self.known.get(str(cell.path), ""), "?") for cell in cells}
-        counts = ", ".join(f"{n} {s.lower()}" for s, n in sorted((Counter(state.values()) + done).items()))
-        table = Table(title=f"{counts} ({duration(spent)})", title_justify="left", box=None, padding=(0, 1))
+        counts = ", ".join(f"{n} {s}" for s, n in sorted((Counter(state.values()) + done).items()))
+        table = Table(title=Text(f"{counts} ({duration(spent)})"), title_justify="left", box=None, padding=(0, 1))
         for column in ("model", "task", "seed", "job", "steps", "last line of its log"):
             table.add_column(column, no_wrap=True)
-        for cell in [c for c in cells if state[c] == "RUNNING"][:30]:
+        for cell in [c for c in cells if state[c] == "running"][:30]:
             line = last_line(cell.log)
             steps = STEP.search(line)
             progress = f"{steps[1]}/{steps[2]}" if steps else ""
             job = self.known.get(str(cell.path), "")
-            table.add_row(
-                cell.model, cell.task, str(cell.seed), job, progress, line[steps.end() if steps else 0 :][:80]
-            )
+            said = Text(line[steps.end() if steps else 0 :][:80])
+            table.add_row(cell.model, cell.task, str(cell.seed), job, progress, said)
         return table

@@ -20,7 +20,12 @@ console = Console(stderr=True)
 
 
 def script(name: str, *arguments: str) -> int:
-    return subprocess.run([sys.executable, str(ROOT / "scripts" / name), *arguments], cwd=ROOT, check=False).returncode
+    child = subprocess.Popen([sys.executable, str(ROOT / "scripts" / name), *arguments], cwd=ROOT)
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            pass  # the terminal has told the child, too, which saves before it ends
 
 
 def main() -> int:

@@ -56,6 +56,11 @@ class Cell:
     def log(self) -> Path:
         return self.runs / self.scale / self.task / self.model / f"{self.path.stem}.log"
 
+    @property
+    def place(self) -> str:
+        """Where its log is, for people."""
+        return str(self.log.relative_to(ROOT) if self.log.is_relative_to(ROOT) else self.log)
+
     def record(self) -> Record | None:
         """None where there is none, or none that can be read."""
         try:
@@ -126,13 +131,25 @@ def settle(cell: Cell, status: int | None) -> Record | None:
     record = cell.record()
     if record is not None and (record.status in DONE or (record.status == "interrupted" and status in (STOPPED, None))):
         return record
-    log = cell.log.relative_to(ROOT) if cell.log.is_relative_to(ROOT) else cell.log
-    reason = f"{ended(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {log})"
+    reason = f"{ended(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {cell.place})"
     if record is not None and record.status == "crashed" and status != 2:
-        reason = f"{record.reason} (log: {log})" if record.reason and "log:" not in record.reason else record.reason
+        reason = (
+            f"{record.reason} (log: {cell.place})" if record.reason and "log:" not in record.reason else record.reason
+        )
     if not crash.mark(cell.path, reason or "") and record is None:
         _stand_in(cell, reason or "")
     return cell.record()
+
+
+def outcome(cell: Cell, record: Record | None) -> str:
+    """How a cell ended: its score, or why there is none and where to look."""
+    if record is None:
+        return f"without a record (log: {cell.place})"
+    if record.test_accuracy is not None:
+        return f"{record.status} {100 * record.test_accuracy:.2f} %"
+    # a record knows no folder outside of the repository
+    reason = f": {record.reason.partition(' (log:')[0]}" if record.reason else ""
+    return f"{record.status}{reason} (log: {cell.place})"
 
 
 def ended(status: int | None) -> str:

@@ -25,18 +25,47 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lra.duration import duration, pause
 from scripts.commandline import ROOT
-from scripts.grid import TRAIN, Cell, last_line, settle
+from scripts.grid import TRAIN, Cell, last_line, outcome, settle
 
 STEP = re.compile(r"step (\d+)/(\d+) ?")
+HEARTBEAT = 30.0  # seconds between two lines where there is no terminal, at first
 PRELOAD = ["scripts.train", "scripts.tracking", "lra.experiment", "lra.taps", "wandb"]
 
 
 @dataclass
 class Running:
+    """A cell at work, and what its log says of it."""
+
     process: ForkServerProcess
     slot: int
     since: float = field(default_factory=time.monotonic)
+    line: str = ""
+    steps: tuple[int, int] | None = None  # done, of
+    first: tuple[float, int] | None = None  # when steps were first seen, and how many: a cell that goes on has some
+    last: tuple[float, int] | None = None
+
+    def look(self, log: Path) -> None:
+        self.line = last_line(log)
+        if not (found := STEP.search(self.line)):
+            return
+        self.line = self.line[found.end() :]
+        done, total = int(found[1]), int(found[2])
+        if self.steps == (done, total):
+            return
+        seen = time.monotonic(), done
+        # pretraining counts steps of its own
+        again = self.steps is None or total != self.steps[1] or done < self.steps[0]
+        self.first, self.last, self.steps = seen if again else self.first, seen, (done, total)
+
+    @property
+    def seconds(self) -> float | None:
+        """What all of it will have taken by its own steps, None where these tell nothing yet."""
+        if self.steps is None or self.first is None or self.last is None or self.last == self.first:
+            return None
+        pace = (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
+        return self.last[0] - self.since + pace * (self.steps[1] - self.steps[0])
 
 
 def _work(words: list[str], log: str, threads: int, gpu: int | None) -> None:
@@ -87,13 +116,14 @@ class Pool:
         self.done: Counter[str] = Counter()
         self.taken: list[tuple[float, float | None]] = []  # seconds of each cell that has ended, and those expected
         self.stopping = False
+        self.began = self.said = time.monotonic()
         self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
         # read when torch is first imported, which is in the server
         os.environ["OMP_NUM_THREADS"] = str(self.threads)
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
-        self.gpus = _gpus()
+        self.gpus = gpus()
 
     def run(self) -> bool:
         """True if it came to the end, False if it was asked to stop."""
@@ -109,6 +139,7 @@ class Pool:
                             free.append(running.slot)
                             self._end(cell, running)
                     live.update(self.overview())
+                    self._say()
                     time.sleep(0.2)
         finally:
             for number, handler in before.items():
@@ -134,9 +165,7 @@ class Pool:
         self.done[word] += 1
         self.taken.append((took, self.expected[cell]))
         number = sum(self.done.values())
-        score = f" {100 * record.test_accuracy:.2f} %" if record and record.test_accuracy is not None else ""
-        why = f": {record.reason}" if record and record.reason else ""
-        line = f"{number:>{len(str(self.total))}}/{self.total} {cell}: {word}{score}{why} ({took:.0f} s)"
+        line = f"{number:>{len(str(self.total))}}/{self.total} {cell}: {outcome(cell, record)} ({duration(took)})"
         self.console.print(line, highlight=False, soft_wrap=True, style="" if word == "ok" else "red", markup=False)
 
     def _stop(self, number: int, frame: Any) -> None:
@@ -147,48 +176,55 @@ class Pool:
                 os.kill(running.process.pid or 0, signal.SIGTERM)
 
     def left(self) -> str:
-        """Time left, from what cells took so far beside what was expected of them."""
+        """Time left, from the steps of running cells and what others took so far beside what was expected of them."""
         known = [(took, expected) for took, expected in self.taken if expected]
         pace = sum(t for t, _ in known) / sum(e for _, e in known) if known else 1.0
-        usual = sum(t for t, _ in self.taken) / len(self.taken) if self.taken else None
-        seconds = 0.0
+        own = {cell: s for cell, running in self.running.items() if (s := running.seconds) is not None}
+        so_far = [took for took, _ in self.taken] or list(own.values())
+        usual = sum(so_far) / len(so_far) if so_far else None
+        each = []
         for cell in [*self.running, *self.waiting]:
             expected = self.expected[cell]
-            if (mine := expected * pace if expected else usual) is None:
+            if (mine := own.get(cell) or (expected * pace if expected else usual)) is None:
                 return ""
             spent = time.monotonic() - self.running[cell].since if cell in self.running else 0.0
-            seconds += max(0.0, mine - spent)
-        return f", about {duration(seconds / self.jobs)} left"
+            each.append(max(0.0, mine - spent))
+        # no cell is shared out
+        return f", about {duration(max(max(each), sum(each) / self.jobs))} left" if each else ""
 
-    def overview(self) -> Table:
+    @property
+    def state(self) -> str:
         counts = "".join(f", {n} {status}" for status, n in sorted(self.done.items()))
         head = "stopping: " if self.stopping else ""
-        title = f"{head}{len(self.running)} running, {len(self.waiting)} waiting{counts}{self.left()}"
-        table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+        return f"{head}{len(self.running)} running, {len(self.waiting)} waiting{counts}{self.left()}"
+
+    def overview(self) -> Table:
+        for cell, running in self.running.items():
+            running.look(cell.log)
+        table = Table(title=self.state, title_justify="left", box=None, padding=(0, 1))
         for column in ("model", "task", "seed", "time", "steps", "last line of its log"):
             table.add_column(column, no_wrap=True)
         for cell, running in self.running.items():
-            line = last_line(cell.log)
-            steps = STEP.search(line)
             bar: Any = ""
-            if steps:
-                bar = ProgressBar(total=int(steps[2]), completed=int(steps[1]), width=16)
-                line = line[steps.end() :]
+            if running.steps:
+                bar = ProgressBar(total=running.steps[1], completed=running.steps[0], width=16)
             spent = duration(time.monotonic() - running.since)
-            table.add_row(cell.model, cell.task, str(cell.seed), spent, bar, Text(line[:80]))
+            table.add_row(cell.model, cell.task, str(cell.seed), spent, bar, Text(running.line[:80]))
         return table
 
+    def _say(self) -> None:
+        """The overview in a line, where there is no terminal: seldom, and the more so the longer the grid takes."""
+        now = time.monotonic()
+        if self.console.is_terminal or now - self.said < pause(now - self.began, HEARTBEAT, 20 * HEARTBEAT):
+            return
+        self.said = now
+        at_work = "; ".join(
+            f"{cell}" + (f", step {r.steps[0]}/{r.steps[1]}" if r.steps else "") for cell, r in self.running.items()
+        )
+        self.console.print(f"{self.state}: {at_work}", highlight=False, soft_wrap=True, markup=False)
 
-def duration(seconds: float) -> str:
-    """3 s, 12 min, 4.5 h, 3.1 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
-
-def _gpus() -> int:
+def gpus() -> int:
     """How many GPUs there are, asked without touching them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -21,8 +21,8 @@ from rich.console import Console  # noqa: E402
 from lra.published import TASKS  # noqa: E402
 from scripts import plan, tuned  # noqa: E402
 from scripts.commandline import check_command_line  # noqa: E402
-from scripts.grid import STOPPED, Cell, cells_of, names, outdated  # noqa: E402
-from scripts.local import Pool  # noqa: E402
+from scripts.grid import STOPPED, Cell, cells_of, names, outcome, outdated  # noqa: E402
+from scripts.local import Pool, gpus  # noqa: E402
 
 console = Console(stderr=True)
 
@@ -44,9 +44,11 @@ def listed(text: str, known: list[str], default: list[str], what: str) -> list[s
 def summary(cells: list[Cell]) -> bool:
     """Says what is not well; True if everything is."""
     bad = [(cell, record) for cell in cells if (record := cell.record()) is None or record.status != "ok"]
+    if bad:
+        console.print(f"{len(bad)} of {len(cells)} cells have no result:", highlight=False)
     for cell, record in bad:
-        reason = f"{record.status}: {record.reason}" if record else f"no record; see {cell.log}"
-        console.print(f"{cell}: {reason}", highlight=False, soft_wrap=True, style="red", markup=False)
+        line = f"{cell}: {outcome(cell, record)}"
+        console.print(line, highlight=False, soft_wrap=True, style="red", markup=False)
     return not bad
 
 
@@ -98,6 +100,9 @@ def main() -> int:
             print(cell.command)
         plan.show(todo, console, jobs=args.jobs)
         return 0
+    if launcher == "local" and scale == "paper" and todo and not gpus():
+        hint = "make lra-all ARGS=--dry-run says how long they take, and SCALE=mini is for machines like this one"
+        console.print(f"no GPU here, and the published recipes are made for one: {hint}", soft_wrap=True)
     if launcher == "local":
         whole = Pool(todo, args.jobs, console, plan.known(todo)).run()
     else:
@@ -109,8 +114,8 @@ def main() -> int:
         return STOPPED
     well = summary(cells)
     tables = [f"--runs={args.results}", f"--out={args.tables}", f"--scale={scale}"]
-    subprocess.run([sys.executable, str(ROOT / "scripts" / "tables.py"), *tables], cwd=ROOT, check=False)
-    return 0 if well else 1
+    written = subprocess.run([sys.executable, str(ROOT / "scripts" / "tables.py"), *tables], cwd=ROOT, check=False)
+    return 0 if well and written.returncode == 0 else 1
 
 
 if __name__ == "__main__":

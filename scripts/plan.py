@@ -26,12 +26,13 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from lra import environment  # noqa: E402
+from lra.duration import duration  # noqa: E402
 from lra.jsonfile import write_atomically  # noqa: E402
 from lra.published import TASKS  # noqa: E402
 from lra.results import load_all  # noqa: E402
 from scripts.commandline import variant_of  # noqa: E402
 from scripts.grid import Cell, cells_of, names  # noqa: E402
-from scripts.local import PRELOAD, duration  # noqa: E402
+from scripts.local import PRELOAD  # noqa: E402
 
 KNOWN = ROOT / "runs" / "plan.json"
 Key = tuple[str, str, str, str]  # model, task, scale, variant

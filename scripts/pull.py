@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
 
+from lra.cells import UNFINISHED  # noqa: E402
 from lra.jsonfile import read_text, write_atomically  # noqa: E402
 from lra.results import Record, load, parse  # noqa: E402
 
 RECORD = "record.json"
-UNFINISHED = ("running", "interrupted")
 
 
 def offline(folder: Path) -> Iterator[tuple[str, str | None]]:

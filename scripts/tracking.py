@@ -144,10 +144,12 @@ class Histograms(Callback):
 
 @torch.no_grad()
 def histogram(values: torch.Tensor) -> Any:
-    """What W&B draws as a histogram; None where a value is not finite."""
+    """What W&B draws as a histogram; None where a value is not finite, or there is none."""
     import wandb
 
     values = values.detach().float().flatten()
+    if not len(values):
+        return None
     low, high = values.aminmax()
     if not (low.isfinite() and high.isfinite()):
         return None

@@ -6,9 +6,10 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
 
@@ -20,7 +21,10 @@ def why_not() -> str | None:
     return f"{', '.join(missing)} not installed (Debian: apt-get install slurm-wlm munge)" if missing else None
 
 
-def configuration(base: Path, port: int) -> str:
+PARTITION = "PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP"
+
+
+def configuration(base: Path, port: int, partitions: Sequence[str], more: dict[str, Any]) -> str:
     host, user = socket.gethostname().split(".")[0], subprocess.check_output(["id", "-un"], text=True).strip()
     settings = {
         "ClusterName": "fixture",
@@ -56,13 +60,13 @@ def configuration(base: Path, port: int) -> str:
         "KillWait": 2,
         "MinJobAge": 3600,
         "JobRequeue": 1,
-    }
+    } | more
     lines = [f"{name}={value}" for name, value in settings.items()]
     ports = f"{port + 1}-{port + 2}"
     lines.append(
         f"NodeName=n[1-2] NodeHostName={host} NodeAddr=127.0.0.1 Port=[{ports}] CPUs=4 RealMemory=100000 State=UNKNOWN"
     )
-    return "\n".join([*lines, "PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP", ""])
+    return "\n".join([*lines, *partitions, ""])
 
 
 def free_ports() -> int:
@@ -91,8 +95,13 @@ def said(*command: str) -> str:
 
 
 @contextmanager
-def cluster(base: Path) -> Iterator[None]:
-    """Two nodes with four cores each; SLURM's commands find it through SLURM_CONF. base: a folder of a short path."""
+def cluster(base: Path, *partitions: str, **more: Any) -> Iterator[None]:
+    """Two nodes with four cores each; SLURM's commands find it through SLURM_CONF.
+
+    base        a folder of a short path
+    partitions  lines of slurm.conf in place of the one partition
+    more        settings of slurm.conf
+    """
     for name in ("state", "spool-n1", "spool-n2", "log", "munge"):
         (base / name).mkdir(parents=True)
     for folder in (base, base / "munge"):  # munge wants its socket to be within everybody's reach
@@ -100,7 +109,7 @@ def cluster(base: Path) -> Iterator[None]:
     key, conf = base / "munge/key", base / "slurm.conf"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o600)
-    conf.write_text(configuration(base, free_ports()))
+    conf.write_text(configuration(base, free_ports(), partitions or [PARTITION], more))
     before = {name: os.environ.get(name) for name in ("SLURM_CONF", "PATH")}
     os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
     os.environ["SLURM_CONF"] = str(conf)

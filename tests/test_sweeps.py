@@ -99,6 +99,19 @@ def test_an_agents_first_command_trains(tmp_path):
     assert kept.parents[1].name.endswith("ab12cd34")
 
 
+@pytest.mark.parametrize("name", sorted(set(SWEEPS) - {"lr"}))
+def test_the_last_combination_of_every_other_sweep_trains(name, tmp_path):
+    config = sweep(name)
+    words = command(config, combinations(config)[-1])[2:]
+    smallest = ["scale=smoke", "data.source=toy", "wandb.mode=disabled", "trainer.accelerator=cpu"]
+    folders = [f"data.root={tmp_path}/data", f"results={tmp_path}/results", f"runs={tmp_path}/runs"]
+    assert train.one(**train.composed([*words, *smallest, *folders])) == 0
+    (path,) = (tmp_path / "results").rglob("*.json")
+    record = load(path)
+    assert record.status == "ok"
+    assert record.variant == sorted(w for w in words if w.startswith("model."))
+
+
 def test_every_sweep_file_says_what_it_is_for():
     for name in SWEEPS:
         text = (CONFIGS / "sweep" / f"{name}.yaml").read_text()

@@ -313,6 +313,10 @@ def test_logarithmic_ticks_are_few_and_inside(low, factor):
     assert all(low <= t <= low * factor for t in ticks)
 
 
+def test_ticks_of_a_short_logarithmic_axis_are_round():
+    assert log_ticks(0.79, 1.97) == [1.0, 1.5]
+
+
 def test_an_axis_maps_its_ends_and_its_middle():
     assert [Axis("", 1, 100, 0, 10, log=True)(v) for v in (1, 10, 100)] == pytest.approx([0, 5, 10])
     assert [Axis("", 0, 4, 10, 0)(v) for v in (0, 1, 4)] == pytest.approx([10, 7.5, 0])

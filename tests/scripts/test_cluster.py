@@ -1,9 +1,11 @@
 """A grid on a real SLURM cluster: submitted once, found again, requeued when its time is up, and whole in the end."""
 
+import io
 import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -108,4 +110,29 @@ def test_what_is_missing_or_misspelt_is_one_line(monkeypatch, tmp_path, capsys):
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
         "lra-all: LAUNCHER=slurm: no sbatch on this machine; start this on a login node of the cluster\n"
+    )
+
+
+def test_a_queue_that_does_not_answer_for_a_while_ends_nothing(tmp_path, monkeypatch):
+    (cell,) = cells(tmp_path, ["fnet"])
+    monkeypatch.setattr(cluster.shutil, "which", lambda name: "/bin/true")
+    jobs = cluster.Jobs("slurm", tmp_path)
+    answers: list = [cluster.Refused("squeue failed: timed out"), {"7": "pending (Priority)"}, {}]
+    jobs.known = {str(cell.path): "7"}
+    said = []
+
+    def queue():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(jobs, "queue", queue)
+    monkeypatch.setattr(cluster, "settle", lambda cell, status: said.append(len(answers)))
+    screen = io.StringIO()
+    assert jobs.watch([cell], Console(file=screen), 0)
+    assert said == [0]  # not before the queue has answered twice
+    assert "squeue failed: timed out; asking again" in screen.getvalue()
+    assert jobs.overview([cell], {"7": "pending (Priority)"}, Counter(ok=2), 3.0).title.plain == (
+        "2 ok, 1 pending (Priority) (3 s)"
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -13,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from lra.results import config_hash, load
-from scripts import local, train
-from scripts.grid import Cell, last_line, outdated, settle
+from scripts import demo, local, lra_all, train
+from scripts.grid import Cell, last_line, outcome, outdated, settle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = ("fnet", "linear_transformer")
@@ -129,6 +130,85 @@ def test_the_overview_counts_and_tells_the_time_left(tmp_path):
     log = tmp_path / "log"
     log.write_text("first\n\x1b[31mS4 on listops: step 3/4 loss 1\x1b[0m\n\n")
     assert last_line(log) == "S4 on listops: step 3/4 loss 1"
+
+
+def test_a_running_cells_own_steps_tell_its_time_left(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
+    one, log = local.Running(None, 0, since=100.0), tmp_path / "log"
+
+    def says(line: str, at: float) -> float | None:
+        now[0] = at
+        log.write_text(line + "\n")
+        one.look(log)
+        return one.seconds
+
+    assert says("S4 (40,000 parameters) on listops", 105) is None
+    # a cell that goes on has steps from the start: they took no time here
+    assert says("S4 on listops: goes on from step 400/1000", 110) is None
+    assert says("S4 on listops: step 500/1000 loss 1", 130) == 30 + 0.2 * 500
+    assert one.line == "loss 1"
+    assert says("S4 on listops: step 500/1000 loss 1", 140) == 30 + 0.2 * 500
+    # training after pretraining counts anew
+    assert says("S4 on listops: step 10/1000", 141) is None
+    # the time left is that of the one cell, however many could run
+    pool = local.Pool([cell(tmp_path)], 4, Console(), lambda cell: None)
+    assert pool.left() == ""
+    pool.running[pool.waiting.pop(0)] = one
+    assert pool.left() == ""
+    assert says("S4 on listops: step 20/1000", 142) == 42 + 0.1 * 980
+    assert pool.left() == ", about 2 min left"
+
+
+def test_without_a_terminal_the_overview_is_a_line_now_and_then(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    pool = local.Pool([cell(tmp_path)], 1, Console(file=screen), lambda cell: None)
+    one = local.Running(None, 0)
+    one.steps = 3, 4
+    pool.running[pool.waiting.pop(0)] = one
+    pool._say()
+    assert screen.getvalue() == ""
+    pool.said -= local.HEARTBEAT + 1
+    pool._say()
+    pool._say()
+    assert screen.getvalue() == "1 running, 0 waiting: fnet on listops, seed 0, step 3/4\n"
+
+
+def test_a_grid_whose_cells_failed_says_why_and_where_to_look_and_ends_with_status_1(tmp_path, monkeypatch, capfd):
+    refused = cell(tmp_path, "fnet", "data.source=/no/such/folder", task="text")
+    refused.log.parent.mkdir(parents=True)
+    refused.log.write_text("train.py: source=/no/such/folder: no such folder [/red]\n")
+
+    def run(pool) -> bool:
+        settle(refused, 2)
+        return True
+
+    monkeypatch.setattr(local.Pool, "run", run)
+    words = ["--scale=smoke", "--tasks=text", "--models=fnet", f"--results={refused.results}", f"--tables={tmp_path}/t"]
+    monkeypatch.setattr(sys, "argv", ["lra_all.py", *words, *refused.overrides])
+    assert lra_all.main() == 1
+    said = capfd.readouterr().err
+    assert "1 of 1 cells have no result:" in said
+    assert "fnet on text, seed 0: crashed: refused: train.py: source=" in said
+    assert f"no such folder [/red] (log: {refused.log})" in said
+    # what ended in a way of its own names its log too
+    record = dataclasses.replace(refused.record(), status="oom", reason="CUDA out of memory")
+    assert outcome(refused, record) == f"oom: CUDA out of memory (log: {refused.log})"
+
+
+def test_ctrl_c_in_the_demo_waits_for_the_grid_to_save(monkeypatch):
+    class Child:
+        def __init__(self, *words, **more):
+            self.answers = [KeyboardInterrupt, 130]
+
+        def wait(self):
+            if (answer := self.answers.pop(0)) is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            return answer
+
+    monkeypatch.setattr(demo.subprocess, "Popen", Child)
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--scale=smoke"])
+    assert demo.main() == 130
 
 
 def test_a_sweep_goes_on_after_a_cell_that_fails_and_names_it(tmp_path, monkeypatch):

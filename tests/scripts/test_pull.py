@@ -101,10 +101,11 @@ def test_a_record_that_is_here_stays_unless_it_is_unfinished_or_force_is_given(t
     assert load(path) == RECORD
     call(monkeypatch, capsys, *words, "--force", api=Project(a=other.text()))
     assert load(path) == other
-    interrupted().write(path)
-    _, out, _ = call(monkeypatch, capsys, *words, api=Project(a=RECORD.text()))
-    assert f"replaced: {path}" in out
-    assert load(path) == RECORD
+    for status in ("interrupted", "crashed"):
+        replace(interrupted(), status=status).write(path)
+        _, out, _ = call(monkeypatch, capsys, *words, api=Project(a=RECORD.text()))
+        assert f"replaced: {path}" in out
+        assert load(path) == RECORD
 
 
 def test_what_is_no_record_is_named_and_the_rest_comes(tmp_path, monkeypatch, capsys):

@@ -96,6 +96,7 @@ def test_a_histogram_counts_every_value():
     assert (shape.bins[0], shape.bins[-1]) == (0, 2)
     assert sum(tracking.histogram(torch.ones(3)).histogram) == 3
     assert tracking.histogram(torch.tensor([0.0, float("nan")])) is None
+    assert tracking.histogram(torch.empty(0, 3)) is None
 
 
 def test_a_failure_is_one_line_and_the_last_thing_sent(screen):
