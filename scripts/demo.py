@@ -42,8 +42,8 @@ def main() -> int:
     start = time.monotonic()
     folders = [f"--results={DEMO}/runs", f"--tables={DEMO}/tables"]
     status = script("lra_all.py", f"--scale={args.scale}", f"--tasks={TASKS}", f"--models={MODELS}", *folders)
-    if status == 130:
-        return status
+    if status not in (0, 1):
+        return 130 if status < 0 else status
     page = DEMO / "report.html"
     script("report.py", f"--runs={DEMO}/runs", f"--out={page}", f"--scale={args.scale}")
     console.print(f"\n{(time.monotonic() - start) / 60:.1f} minutes. The report, with learning curves: [bold]{page}[/]")

@@ -15,7 +15,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,22 @@ class Running:
             return None
         pace = (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
         return self.last[0] - self.since + pace * (self.steps[1] - self.steps[0])
+
+
+def server(preload: list[str]) -> ForkServerContext:
+    """Starts the server that processes are forked from; the first process is there when it has imported everything."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(preload)
+    # while it imports it would end with a trace at the terminal's Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, before)
+    return context
+
+
+def _nothing() -> None:
+    """The first process of a server."""
 
 
 def _work(words: list[str], log: str, threads: int, gpu: int | None) -> None:
@@ -120,15 +137,14 @@ class Pool:
         self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
         # read when torch is first imported, which is in the server
         os.environ["OMP_NUM_THREADS"] = str(self.threads)
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
         self.gpus = gpus()
 
     def run(self) -> bool:
         """True if it came to the end, False if it was asked to stop."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            if self.waiting:
+                self._load()
             free = list(range(self.jobs))
             with Live(self.overview(), console=self.console, refresh_per_second=2, transient=True) as live:
                 while self.running or (self.waiting and not self.stopping):
@@ -145,6 +161,18 @@ class Pool:
             for number, handler in before.items():
                 signal.signal(number, handler)
         return not self.stopping
+
+    def _load(self) -> None:
+        """Start the server of processes and wait until it has imported everything, or until asked to stop."""
+        self.context = server(PRELOAD)
+        first = threading.Thread(target=lambda: self.context.Process(target=_nothing).start(), daemon=True)
+        first.start()
+        said = "loading the libraries, once for all cells"
+        if not self.console.is_terminal:
+            self.console.print(said, highlight=False)
+        with self.console.status(said):
+            while first.is_alive() and not self.stopping:
+                first.join(0.1)
 
     def _start(self, cell: Cell, slot: int) -> None:
         cell.log.parent.mkdir(parents=True, exist_ok=True)

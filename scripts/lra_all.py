@@ -8,10 +8,14 @@ log, and an overview is shown instead. Jobs are spread over the GPUs there are. 
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    # until there is something to save, Ctrl-C ends this at once and without a trace
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
@@ -108,6 +112,7 @@ def main() -> int:
     else:
         from scripts import cluster
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         whole = cluster.run(todo, launcher, console)
     if not whole:
         console.print("stopped; the same command goes on from here")

@@ -9,8 +9,8 @@ here (scripts/cost.py), which runs/plan.json remembers.
 
 import argparse
 import json
-import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # Ctrl-C ends this without a trace: each measurement is kept when it is made
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
@@ -32,7 +35,7 @@ from lra.published import TASKS  # noqa: E402
 from lra.results import load_all  # noqa: E402
 from scripts.commandline import variant_of  # noqa: E402
 from scripts.grid import Cell, cells_of, names  # noqa: E402
-from scripts.local import PRELOAD  # noqa: E402
+from scripts.local import PRELOAD, server  # noqa: E402
 
 KNOWN = ROOT / "runs" / "plan.json"
 Key = tuple[str, str, str, str]  # model, task, scale, variant
@@ -152,9 +155,7 @@ def show(cells: Sequence[Cell], console: Console, *, jobs: int = 1) -> None:
 def measure(cells: Sequence[Cell], patience: float, console: Console) -> list[str]:
     """Measure each (model, task), one after the other, each in a process of its own. Returns what could not be."""
     os.environ.setdefault("OMP_NUM_THREADS", str(environment.cores()))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "scripts.cost"])
+    context = server([*PRELOAD, "scripts.cost"])
     failed = []
     for number, cell in enumerate(cells, 1):
         with console.status(f"measuring {cell.model} on {cell.task} ({number} of {len(cells)})"):

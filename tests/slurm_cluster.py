@@ -87,7 +87,7 @@ def wait_for(what, seconds: float = 20) -> None:
     while not what():
         if time.monotonic() > until:
             raise TimeoutError("the cluster does not come up")
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def said(*command: str) -> str:
@@ -126,9 +126,10 @@ def cluster(base: Path, *partitions: str, **more: Any) -> Iterator[None]:
         wait_for(lambda: said("sinfo", "-h", "-o", "%T").split() == ["idle"])
         yield
     finally:
-        said("scancel", "--full", "--user", said("id", "-un").strip())
+        user = said("id", "-un").strip()
         with suppress(TimeoutError):
-            wait_for(lambda: not said("squeue", "-h"))
+            # again and again: a job may just be putting itself back into the queue
+            wait_for(lambda: not said("squeue", "-h") or said("scancel", "--full", "--user", user))
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
