@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lra.results import Data, Kind, Record, Selection, load
 
 if TYPE_CHECKING:
-    from lra.experiment import Cell
+    from lra.settings import Cell
 
 
 def mark(path: Path, reason: str) -> bool:
@@ -27,7 +27,6 @@ def stand_in(cell: "Cell", *, kind: Kind, n_classes: int, precision: str, reason
     kind  of the data that was asked for
     """
     from lra import environment
-    from lra.experiment import now
 
     return Record(
         **{f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)},
@@ -41,6 +40,6 @@ def stand_in(cell: "Cell", *, kind: Kind, n_classes: int, precision: str, reason
         parameters=0,
         selection=Selection(rule="none", on_test=False),
         steps_total=0,
-        started=now(),
-        finished=now(),
+        started=environment.now(),
+        finished=environment.now(),
     )

@@ -1,10 +1,11 @@
-"""What a run ran on: versions, hardware and the commit of the code, for its record."""
+"""What a run ran on and when: versions, hardware, the commit of the code and the time, for its record."""
 
 import importlib.metadata
 import os
 import platform
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,11 @@ def hardware(device: "torch.device | str" = "cpu") -> Hardware:
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         system=f"{platform.system()} {platform.machine()}",
     )
+
+
+def now() -> str:
+    """The time, UTC to the second, as records have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def cores() -> int:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from lra.backbone import Classifier
 from lra.checkpoint import Checkpoint, Interrupted, discard, read_state, write_state
 from lra.divergence import Divergence
-from lra.experiment import Hardware, Training, trainer_for
 from lra.learner import Learner
+from lra.lightning import trainer_for
 from lra.progress import Bar, Curve
+from lra.settings import Hardware, Training
 from lra.task import Batch, TaskSpec
 
 KINDS, LOSSES = ("masked", "causal"), ("cross_entropy", "l1")

@@ -32,8 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lra.budget import count, fitting_width
 from lra.efficiency import Bench, Figure
 from lra.environment import git, hardware, versions
-from lra.layer_cost import peak_bytes
-from lra.measure import seconds
+from lra.measure import peak_bytes, seconds
 from lra.published import ModelInfo, load_published
 from lra.task import TaskSpec
 

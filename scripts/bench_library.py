@@ -14,8 +14,7 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
-from lra.layer_cost import peak_bytes
-from lra.measure import seconds
+from lra.measure import peak_bytes, seconds
 from models.bigbird import BigBird
 from models.fnet import FNet
 from models.gru import GRU

@@ -122,6 +122,7 @@ def main(answer: str, *words: str) -> int:
     """The run of a command line with a stopwatch among its callbacks; what that saw goes to the file `answer`."""
     from lra import experiment
     from scripts import train
+    from scripts.composition import composed
 
     watch, usual = Stopwatch(), experiment.trainer_for
 
@@ -130,7 +131,7 @@ def main(answer: str, *words: str) -> int:
         return usual(*args, callbacks=[watch, *callbacks], **kwargs)
 
     experiment.trainer_for = with_watch
-    status = train.one(**train.composed(list(words)))
+    status = train.one(**composed(list(words)))
     if status == 0:
         Path(answer).write_text(json.dumps(watch.answer()))
     return status

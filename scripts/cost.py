@@ -25,11 +25,12 @@ from torch import nn
 
 from data.loader import Loader
 from lra import environment
-from lra.experiment import Hardware, Training, quiet
 from lra.learner import Learner
-from lra.measure import synchronize
+from lra.lightning import quiet
+from lra.measure import peak_memory_mib, synchronize
+from lra.settings import Hardware, Training
 from lra.task import Batch
-from scripts import train
+from scripts.composition import composed
 
 # of the benchmark, for data that is not here yet: train, validation, test
 SIZES = {
@@ -49,7 +50,7 @@ def measure(words: list[str], patience: float) -> dict[str, Any]:
     raises    whatever keeps a single example from being trained on
     """
     began = time.perf_counter()
-    cfg = train.composed(words)["cfg"]
+    cfg = composed(words)["cfg"]
     hardware, training = Hardware(**cfg.trainer), Training(**cfg.training)
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
@@ -88,7 +89,7 @@ def measure(words: list[str], patience: float) -> dict[str, Any]:
 def steps(work: "Work", batches: "Batches", batch: int, patience: float) -> tuple[int, float, float]:
     """(examples of the batches measured, seconds of a step with the whole batch, MiB with the whole batch)."""
     alone = work.train(batches.of(1), 1)
-    least = work.memory_mib()
+    least = peak_memory_mib(work.device)
     part = batch
     while part > 1 and 4 * part * alone > patience:
         part //= 2
@@ -99,7 +100,7 @@ def steps(work: "Work", batches: "Batches", batch: int, patience: float) -> tupl
             part //= 4
             part = max(part, 1)
             continue
-        memory = work.memory_mib()
+        memory = peak_memory_mib(work.device)
         more = (memory - least) / (part - 1) * (batch - part)
         return part, seconds * batch / part, memory + more
     # nothing but single examples: what a batch adds to the memory cannot be told apart from the model
@@ -117,7 +118,7 @@ class Work:
         self.learner = Learner(
             net, optimizer=optimizer, schedule=training.schedule, warmup=training.warmup, total_steps=10**6
         )
-        self.empty_mib = self.memory_mib()
+        self.empty_mib = peak_memory_mib(self.device)
 
     def train(self, batch: Batch, count: int) -> float:
         """Median seconds of a step, the first left out."""
@@ -148,12 +149,6 @@ class Work:
                 F.cross_entropy(self.learner(batch).float(), batch.y).item()
                 times.append(time.perf_counter() - start)
         return min(times)
-
-    def memory_mib(self) -> float:
-        """The most this process has held, on the device where there is one."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Same:

@@ -148,8 +148,8 @@ def evaluate(path: Path, chosen: dict[str, str]) -> int:
     import pytorch_lightning as pl
 
     from lra import environment
-    from lra.experiment import quiet
     from lra.learner import Learner
+    from lra.lightning import quiet
 
     quiet()
     weights.fill(net, values, str(path))

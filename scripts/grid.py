@@ -93,7 +93,8 @@ def cells_of(
 
 def outdated(cells: Iterable[Cell]) -> list[Cell]:
     """Those whose record was made with other settings than their command has today."""
-    from scripts import train
+    from scripts.budget import sized
+    from scripts.composition import cell_of, composed
 
     today: dict[tuple[str, ...], str] = {}  # config hash; no seed is in it
     found = []
@@ -102,11 +103,10 @@ def outdated(cells: Iterable[Cell]) -> list[Cell]:
             continue
         key = cell.model, cell.task, cell.scale, *cell.overrides
         if key not in today:
-            composed = train.composed(cell.words)
-            if composed["cfg"].budget is not None:
-                words = {"task": cell.task, "scale": cell.scale, "overrides": list(cell.overrides)}
-                train.sized(composed["cfg"], **words)
-            today[key] = train.cell_of(**composed).config_hash
+            known = composed(cell.words)
+            if known["cfg"].budget is not None:
+                sized(known["cfg"], task=cell.task, scale=cell.scale, overrides=list(cell.overrides))
+            today[key] = cell_of(**known).config_hash
         if record.config_hash != today[key]:
             found.append(cell)
     return found
@@ -164,15 +164,15 @@ def ended(status: int | None) -> str:
 def _stand_in(cell: Cell, reason: str) -> None:
     from hydra.utils import instantiate
 
-    from scripts import train
+    from scripts.composition import cell_of, composed
 
     try:
-        composed = train.composed(cell.words)
-        cfg = composed["cfg"]
+        known = composed(cell.words)
+        cfg = known["cfg"]
         task = instantiate(cfg.task)
         made = cfg.data.source == "generated" or (cfg.data.source == "auto" and task.generated() is not None)
         record = crash.stand_in(
-            train.cell_of(**composed),
+            cell_of(**known),
             kind="toy" if cfg.data.source == "toy" else "generated" if made else "official",
             n_classes=task.spec.n_classes,
             precision=cfg.trainer.precision,

@@ -101,11 +101,12 @@ def _work(words: list[str], log: str, threads: int, gpu: int | None) -> None:
     __main__.__spec__ = None  # Lightning starts further processes by this command line, not by that of the grid
     import torch
 
-    from scripts import train
+    from scripts.composition import composed
+    from scripts.train import one
 
     torch.set_num_threads(threads)
     try:
-        sys.exit(train.one(**train.composed(words)))
+        sys.exit(one(**composed(words)))
     except Exception:
         traceback.print_exc()
         sys.exit(1)

@@ -24,9 +24,9 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
-from lra.experiment import Cell
 from lra.portable import portable
 from lra.results import Record
+from lra.settings import Cell
 
 ROOT = Path(__file__).resolve().parent.parent
 # of the run's own files in W&B; scripts/pull.py looks for it

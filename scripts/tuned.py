@@ -57,3 +57,26 @@ def offer(folder: Path = CONFIGS) -> None:
     for path in sorted((folder / "tuned").glob("*.yaml")):
         for task, section in sections(path.stem, folder)[1].items():
             store.store(group=f"tuned/{path.stem}", name=task, node=section, package="_global_", provider="tuned")
+
+
+def source_of(recipe: str | None) -> str | None:
+    """What a recipe cites in its first comment lines."""
+    path = CONFIGS / "recipe" / f"{recipe}.yaml"
+    if recipe is None or not path.exists():
+        return None
+    cited = [line for line in path.read_text().splitlines() if line.startswith("# source:")]
+    return cited[0].removeprefix("# source:").strip() if cited else None
+
+
+def recipe_of(model: str, task: str, recipe: str) -> tuple[str | None, str | None, list[str]]:
+    """(recipe, what it cites, notes) for the record; the recipe is None where nothing was published for this model.
+
+    recipe  the family's, <family>/<task>
+    """
+    sources, name = sections(model)[0], f"{model}/{task}"
+    source = sources.get(task)
+    if source is None:
+        source, name = source_of(recipe), recipe
+    if source and name == f"{model}/{task}" and not source.startswith(UNPUBLISHED):
+        return name, source, []
+    return None, source, [f"no published settings of its own: takes {name if source else 'none'}"]

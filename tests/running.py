@@ -7,8 +7,9 @@ from composing import classifier, compose
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lra.experiment import Cell, Hardware, Training, run
+from lra.experiment import run
 from lra.results import Record, config_hash
+from lra.settings import Cell, Hardware, Training
 
 
 def small_run(folder: Path, *overrides: str, **given) -> Record:

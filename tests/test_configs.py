@@ -12,11 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lra.budget import parameters
-from lra.experiment import Hardware, Training
 from lra.optim import adamw, schedule
 from lra.results import load
+from lra.settings import Hardware, Training
 from lra.task import TaskSpec
 from scripts import train, tuned
+from scripts.budget import sized
+from scripts.commandline import check_targets
 
 TASKS, MODELS, SCALES, TUNED = names("task"), names("model"), names("scale"), names("tuned")
 
@@ -57,7 +59,7 @@ def test_every_key_is_an_argument(model, scale):
     tasks = TASKS if scale == "paper" else TASKS[:1]
     for task in tasks:
         cfg = compose(f"task={task}", f"model={model}", f"scale={scale}")
-        train.check_targets(OmegaConf.to_container(cfg, resolve=True))
+        check_targets(OmegaConf.to_container(cfg, resolve=True))
         Training(**cfg.training)
         Hardware(**cfg.trainer)
         schedule(cfg.training.schedule, 100, cfg.training.warmup)
@@ -69,7 +71,7 @@ def test_every_recipe_cites_its_source_and_names_a_task():
     assert recipes
     for path in recipes:
         recipe = str(path.relative_to(CONFIGS / "recipe").with_suffix(""))
-        assert train.source_of(recipe), path
+        assert tuned.source_of(recipe), path
         assert path.stem in TASKS, path
 
 
@@ -125,30 +127,30 @@ def test_the_chunked_twin_differs_by_its_chunk():
 
 
 def test_a_record_says_whose_settings_were_used():
-    recipe, source, notes = train.recipe_of("mega_chunk", "text", "s4/text")
+    recipe, source, notes = tuned.recipe_of("mega_chunk", "text", "s4/text")
     assert recipe == "mega_chunk/text"
     assert "mega" in source
     assert not notes
     # tuned by its own file, but nobody published it
-    recipe, source, notes = train.recipe_of("megalodon", "text", "s4/text")
+    recipe, source, notes = tuned.recipe_of("megalodon", "text", "s4/text")
     assert recipe is None
     assert source.startswith("none published")
     assert "takes megalodon/text" in notes[0]
     # some of its tasks were run by another form of the model
-    assert train.recipe_of("tnn", "text", "s4/text")[0] == "tnn/text"
-    recipe, source, _ = train.recipe_of("tnn", "pathfinder", "s4/pathfinder")
+    assert tuned.recipe_of("tnn", "text", "s4/text")[0] == "tnn/text"
+    recipe, source, _ = tuned.recipe_of("tnn", "pathfinder", "s4/pathfinder")
     assert recipe is None
     assert source.startswith("none published for one dimension")
-    assert train.recipe_of("dss", "text", "s4/text")[0] is None
+    assert tuned.recipe_of("dss", "text", "s4/text")[0] is None
     # the family's: its first model's own, on loan to the others
-    assert train.recipe_of("s4", "text", "s4/text")[0] == "s4/text"
-    recipe, source, notes = train.recipe_of("h3", "text", "s4/text")
+    assert tuned.recipe_of("s4", "text", "s4/text")[0] == "s4/text"
+    recipe, source, notes = tuned.recipe_of("h3", "text", "s4/text")
     assert recipe is None
     assert "state-spaces/s4" in source
     assert "takes s4/text" in notes[0]
     # a task its authors did not run
-    assert train.recipe_of("performer", "pathx", "transformer/pathx")[0] is None
-    assert train.recipe_of("mine", "text", "None/text") == (
+    assert tuned.recipe_of("performer", "pathx", "transformer/pathx")[0] is None
+    assert tuned.recipe_of("mine", "text", "None/text") == (
         None,
         None,
         ["no published settings of its own: takes none"],
@@ -171,9 +173,9 @@ def test_a_file_of_settings_that_is_wrong_is_named(tmp_path, text, message):
         tuned.sections("a", tmp_path)
 
 
-def sized(model: str, task: str = "listops", *more: str):
+def fitted(model: str, task: str = "listops", *more: str):
     cfg = compose(f"task={task}", f"model={model}", "scale=mini", "budget=lra", *more)
-    return train.sized(cfg, task=task, scale="mini", overrides=list(more)), cfg
+    return sized(cfg, task=task, scale="mini", overrides=list(more)), cfg
 
 
 def size(cfg) -> int:
@@ -182,7 +184,7 @@ def size(cfg) -> int:
 
 @pytest.mark.parametrize("model", ["s4", "mamba2", "linformer", "megalodon"])
 def test_a_budget_gives_a_model_the_size_of_the_transformer(model):
-    said, cfg = sized(model)
+    said, cfg = fitted(model)
     reference = size(compose("task=listops", "model=transformer", "scale=mini"))
     assert size(cfg) <= 1.1 * reference
     assert f"{size(cfg):,} parameters" in said
@@ -191,20 +193,20 @@ def test_a_budget_gives_a_model_the_size_of_the_transformer(model):
 
 
 def test_a_budget_leaves_the_transformer_as_it_is():
-    said, cfg = sized("transformer", "pathfinder")
+    said, cfg = fitted("transformer", "pathfinder")
     assert cfg.model.d_model == compose("task=pathfinder", "model=transformer", "scale=mini").model.d_model
     assert "100.0 %" in said
-    assert sized("transformer")[1].model == compose("model=transformer", "scale=mini").model
+    assert fitted("transformer")[1].model == compose("model=transformer", "scale=mini").model
 
 
 def test_a_budget_that_cannot_be_kept_is_refused():
     cfg = compose("budget=large", "scale=mini")
     with pytest.raises(ValueError, match="budget=large: not one of"):
-        train.sized(cfg, task="listops", scale="mini", overrides=[])
+        sized(cfg, task="listops", scale="mini", overrides=[])
     with pytest.raises(ValueError, match="leave out one"):
-        sized("s4", "listops", "model.d_model=32")
+        fitted("s4", "listops", "model.d_model=32")
     with pytest.raises(ValueError, match=r"budget=lra: on listops the model has .*model\.n_layers"):
-        sized("long_conv", "listops", "model.n_layers=50")
+        fitted("long_conv", "listops", "model.n_layers=50")
 
 
 def test_a_run_keeps_to_its_budget(tmp_path):

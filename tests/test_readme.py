@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 
 from lra.results import load
 from lra.task import TaskSpec
-from scripts import train
+from scripts.commandline import check_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,7 +52,7 @@ def test_every_grid_command_can_be_planned(command, tmp_path):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "scripts/train.py" in c])
 def test_every_training_command_is_understood(command):
     arguments = shlex.split(command)[2:]
-    train.check_command_line(arguments)
+    check_command_line(arguments)
     assert compose(*arguments).task.name
 
 

@@ -18,6 +18,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from lra.published import TASKS
 from lra.results import load
 from scripts import train
+from scripts.commandline import check_command_line, check_targets
+from scripts.composition import composed
 
 ROOT = CONFIGS.parent
 # schema.json of the package sweeps 0.3.0 (github.com/wandb/sweeps), MIT licence beside it
@@ -65,9 +67,9 @@ def test_every_combination_is_understood_and_the_first_and_last_make_a_model(nam
     for one in (chosen[0], chosen[-1]):
         interpreter, program, *words = command(config, one)
         assert (interpreter, program) == (sys.executable, "scripts/train.py")
-        train.check_command_line(words)
+        check_command_line(words)
         cfg = compose(*words, "scale=smoke")
-        train.check_targets(OmegaConf.to_container(cfg, resolve=True))
+        check_targets(OmegaConf.to_container(cfg, resolve=True))
         assert (cfg.wandb.mode, cfg.seed) == ("online", one.get("seed", {"value": 0})["value"])
         instantiate(cfg.model, spec=instantiate(cfg.task).spec)
 
@@ -105,7 +107,7 @@ def test_the_last_combination_of_every_other_sweep_trains(name, tmp_path):
     words = command(config, combinations(config)[-1])[2:]
     smallest = ["scale=smoke", "data.source=toy", "wandb.mode=disabled", "trainer.accelerator=cpu"]
     folders = [f"data.root={tmp_path}/data", f"results={tmp_path}/results", f"runs={tmp_path}/runs"]
-    assert train.one(**train.composed([*words, *smallest, *folders])) == 0
+    assert train.one(**composed([*words, *smallest, *folders])) == 0
     (path,) = (tmp_path / "results").rglob("*.json")
     record = load(path)
     assert record.status == "ok"

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lra.backbone import Classifier
-from lra.experiment import Cell, Hardware, Training, run
+from lra.experiment import run
 from lra.results import config_hash
+from lra.settings import Cell, Hardware, Training
 from lra.task import Batch, TaskSpec
 
 

@@ -5,7 +5,7 @@ import torch
 from tiny_run import Majority, Pool, StopsAt, go, losses
 
 from lra.checkpoint import discard
-from lra.experiment import Hardware, Training
+from lra.settings import Hardware, Training
 
 
 def test_a_run_learns_and_tells_what_it_did(tmp_path):

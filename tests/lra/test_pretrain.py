@@ -14,6 +14,7 @@ from lra.pretrain import Guesser, Pretrainer, Pretraining, sees_later
 from lra.results import load
 from lra.task import TaskSpec
 from scripts import train
+from scripts.composition import cell_of, composed
 
 SPEC = TaskSpec("test", 48, 3, 11, ragged=True)
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs/pretraining.md"
@@ -96,13 +97,13 @@ class StopsAt:
 
 def test_a_run_stopped_in_either_part_goes_on_as_if_undisturbed(tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert train.one(**train.composed(words(whole))) == 0
+    assert train.one(**composed(words(whole))) == 0
     for kind, at, part in ((Pretrainer, 5, "step 5 of the pretraining"), (Learner, 7, "step 7")):
         with monkeypatch.context() as patch:
             StopsAt(patch, kind, at)
-            assert train.one(**train.composed(words(stopped))) == 130
+            assert train.one(**composed(words(stopped))) == 130
         assert record_of(stopped).reason.endswith(part)
-    assert train.one(**train.composed(words(stopped))) == 0
+    assert train.one(**composed(words(stopped))) == 0
     one, two = record_of(whole), record_of(stopped)
     points = [[(p.step, p.train_loss, p.val_loss) for p in record.curve] for record in (one, two)]
     assert points[0] == points[1]
@@ -113,15 +114,15 @@ def test_a_run_stopped_in_either_part_goes_on_as_if_undisturbed(tmp_path, monkey
     assert note.startswith("pretrained for 12 steps on the training inputs (masked, 15 % of the positions hidden")
     # the plain cell's configuration says nothing of it
     assert one.config["pretrain"]["kind"] == "masked"
-    plain = train.composed([word for word in words(whole) if word != "pretrain=masked"])
-    assert "pretrain" not in train.cell_of(**plain).config
+    plain = composed([word for word in words(whole) if word != "pretrain=masked"])
+    assert "pretrain" not in cell_of(**plain).config
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", pytest.param("l1", marks=pytest.mark.nightly)])
 def test_pictures_are_guessed_as_grey_levels_or_as_values(tmp_path, loss):
     cell = [word for word in words(tmp_path / "a") if not word.startswith(("task=", "model="))]
     more = ["task=image", "model=s4", f"pretraining.loss={loss}", "pretraining.steps=3"]
-    assert train.one(**train.composed([*cell, *more])) == 0
+    assert train.one(**composed([*cell, *more])) == 0
     assert any(
         f"pretrained for 3 steps on the training inputs (masked, 50 % of the positions hidden, {loss}" in note
         for note in record_of(tmp_path / "a").notes
@@ -137,6 +138,6 @@ def test_what_cannot_be_is_one_line(tmp_path, capsys):
         (["pretrain=null", "pretraining.share=0.2"], "pretraining.* without pretrain="),
     ):
         with pytest.raises(SystemExit) as stop:
-            train.one(**train.composed(words(tmp_path / "b", *more)))
+            train.one(**composed(words(tmp_path / "b", *more)))
         assert stop.value.code == 2
         assert line in capsys.readouterr().err.splitlines()[-1]

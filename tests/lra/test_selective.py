@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lra.layer_cost import peak_bytes
+from lra.measure import peak_bytes
 from lra.selective import KEEP_EVERY, Fused, parts_of, selective_scan, selective_scan_loop
 
 

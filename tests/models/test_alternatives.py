@@ -8,7 +8,7 @@ from composing import CONFIGS, classifier, compose
 from omegaconf import OmegaConf
 
 from lra.task import TaskSpec
-from scripts import train
+from scripts.commandline import check_targets
 
 PAGE = (CONFIGS.parent / "models/README.md").read_text()
 PAGE = PAGE[PAGE.index("Where the LRA code and a paper differ") :]
@@ -59,7 +59,7 @@ def net(model: str, words: list[str]):
     if words and words[0].startswith("model="):
         model, words = words[0].removeprefix("model="), words[1:]
     cfg = compose("task=text", f"model={model}", "scale=smoke", "model.d_model=16", *(prefixed(w) for w in words))
-    train.check_targets(OmegaConf.to_container(cfg, resolve=True))
+    check_targets(OmegaConf.to_container(cfg, resolve=True))
     torch.manual_seed(0)
     return classifier(cfg, TaskSpec("test", 410, 3, 11, ragged=True)).train()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from composing import names
 
-from lra.layer_cost import peak_bytes
+from lra.measure import peak_bytes
 from scripts import bench_attention as bench
 
 pytestmark = pytest.mark.nightly

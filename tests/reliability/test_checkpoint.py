@@ -14,8 +14,8 @@ from tiny_run import Majority, Pool, StopsAt, go, losses
 
 from lra.backbone import Classifier
 from lra.checkpoint import Checkpoint, read_checkpoint, read_state, write_state
-from lra.experiment import Hardware
 from lra.learner import Learner
+from lra.settings import Hardware
 
 OFTEN = Hardware(accelerator="cpu", checkpoint_seconds=0.0)
 ANY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

@@ -11,6 +11,7 @@ from whole_runs import Run, assert_same
 
 from lra.jsonfile import write_atomically
 from scripts import train
+from scripts.composition import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 # a folder in which nobody, root included, can make a file
@@ -50,7 +51,7 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_costs_nothing(start, tm
 def test_a_read_only_folder_is_one_line_before_anything_is_trained(option, asked, tmp_path, capsys):
     folders = {"results": f"{tmp_path}/results", "runs": f"{tmp_path}/runs", option: f"{FORBIDDEN}/lra"}
     words = ["task=listops", "model=transformer", "scale=smoke", "wandb.mode=disabled", f"data.root={tmp_path}/data"]
-    arguments = train.composed([*words, *(f"{name}={folder}" for name, folder in folders.items())])
+    arguments = composed([*words, *(f"{name}={folder}" for name, folder in folders.items())])
     with pytest.raises(SystemExit) as stop:
         train.one(**arguments)
     assert stop.value.code == 2

@@ -5,7 +5,7 @@ import torch
 from tiny_run import Pool, StopsAt, go, losses
 from torch import nn
 
-from lra.experiment import Hardware
+from lra.settings import Hardware
 from lra.task import Batch
 
 

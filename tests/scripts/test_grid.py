@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lra.results import config_hash, load
 from scripts import demo, local, lra_all, train
+from scripts.composition import composed
 from scripts.grid import Cell, last_line, outcome, outdated, settle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,7 +50,7 @@ def test_a_cell_and_then_the_whole_grid_killed_and_begun_again_give_the_records_
     more = ["training.steps=100", "trainer.threads=1"]
     undisturbed, killed = tmp_path / "one", tmp_path / "two"
     for model in MODELS:
-        assert train.one(**train.composed(cell(undisturbed, model, *more).words)) == 0
+        assert train.one(**composed(cell(undisturbed, model, *more).words)) == 0
 
     cells = [cell(killed, model, *more, "trainer.checkpoint_seconds=0.5") for model in MODELS]
     names = ["--scale=smoke", "--tasks=listops", f"--models={','.join(MODELS)}"]

@@ -9,7 +9,7 @@ from scripts import cost
 def test_a_cell_is_measured_with_its_own_data_or_random_data_of_its_size(source, tmp_path):
     words = ["task=image", "model=fnet", "scale=smoke", "trainer=cpu", "trainer.threads=1", f"data.root={tmp_path}"]
     if source == "toy":
-        cost.train.instantiate(cost.train.composed(words)["cfg"].task).prepare_data()
+        cost.instantiate(cost.composed(words)["cfg"].task).prepare_data()
     found = cost.measure(words, patience=5.0)
     assert found["real_batches"] == (source == "toy")
     assert found["measured_batch"] == found["batch"]

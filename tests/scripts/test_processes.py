@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from lra.results import load
 from scripts import train
+from scripts.composition import composed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # ragged batches, batch norm, an odd number of test examples
@@ -34,7 +35,7 @@ def _part(rank: int, port: int, arguments: list[str], log: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with log.open("w") as stream, contextlib.redirect_stderr(stream):
-        sys.exit(train.one(**train.composed(arguments)))
+        sys.exit(train.one(**composed(arguments)))
 
 
 def start(arguments: list[str], log: Path) -> list:
@@ -77,7 +78,7 @@ def agree(two, one) -> None:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "one"
-    assert train.one(**train.composed(words(folder, "wandb.mode=disabled"))) == 0
+    assert train.one(**composed(words(folder, "wandb.mode=disabled"))) == 0
     return outcome(folder)
 
 
@@ -121,7 +122,7 @@ def test_one_command_starts_both_processes_and_leaves_one_record_and_one_wandb_r
 
 def test_a_batch_that_cannot_be_shared_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        train.one(**train.composed(words(tmp_path, "trainer=ddp", "trainer.devices=3", "wandb.mode=disabled")))
+        train.one(**composed(words(tmp_path, "trainer=ddp", "trainer.devices=3", "wandb.mode=disabled")))
     assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("train.py: task.batch_size=4: not a multiple of 3 processes")

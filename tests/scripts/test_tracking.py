@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from running import small_run
 
-from lra.experiment import Cell
 from lra.results import load
+from lra.settings import Cell
 from scripts import tracking
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ import pytest
 
 from lra.cells import learned
 from lra.results import load
-from scripts import train
+from scripts.claim import claim
+from scripts.commandline import check_command_line, check_targets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -80,7 +81,7 @@ def test_the_number_of_a_record_stands_in_the_table(cell, tmp_path):
 )
 def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(arguments, line, capsys):
     with pytest.raises(SystemExit) as stop:
-        train.check_command_line(arguments)
+        check_command_line(arguments)
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert line in said
@@ -89,7 +90,7 @@ def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(arguments, line,
 
 def test_a_misspelt_key_in_a_recipe_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
-        train.check_targets({"model": {"_target_": "lra.backbone.Classifier", "n_layer": 3}})
+        check_targets({"model": {"_target_": "lra.backbone.Classifier", "n_layer": 3}})
     assert stop.value.code == 2
     assert (
         "model.n_layer: lra.backbone.Classifier has no argument n_layer; did you mean n_layers?"
@@ -106,10 +107,10 @@ def test_a_wrong_value_is_one_line_and_status_2(cell):
 
 
 def test_two_processes_cannot_hold_one_cell(tmp_path, capsys):
-    held = train.claim(tmp_path)
+    held = claim(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        train.claim(tmp_path)
+        claim(tmp_path)
     assert stop.value.code == 2
     assert "is training this cell" in capsys.readouterr().err
     held.close()
-    train.claim(tmp_path).close()
+    claim(tmp_path).close()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lra.layer_cost import peak_bytes
+from lra.measure import peak_bytes
 from lra.published import load_published
 from scripts import bench_lssl
 

@@ -1,0 +1,58 @@
+"""Lightning as every training here uses it: silent, and with checkpoints, loaders and progress of our own."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies import DDPStrategy
+
+from lra.checkpoint import WholeFiles
+from lra.settings import Hardware
+
+
+def quiet() -> None:
+    """Keep the libraries from talking over the progress bar."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    # our loaders are no torch DataLoaders: they have no workers to advise about
+    warnings.filterwarnings("ignore", message=".*num_workers.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
+    warnings.filterwarnings("ignore", message=".*You are using a CUDA device.*Tensor Cores.*")
+    # our sums are taken over all processes before they are logged
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated.*")
+
+
+def trainer_for(
+    hardware: Hardware, *, folder: Path, max_steps: int, clip: float | None, callbacks: list[Callback], **more: Any
+) -> pl.Trainer:
+    """more: further arguments of Lightning's Trainer."""
+    return pl.Trainer(
+        accelerator=hardware.accelerator,
+        # the buffers are equal everywhere, or each process's own sums
+        strategy="auto" if hardware.processes == 1 else DDPStrategy(broadcast_buffers=False),
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        precision=hardware.precision,  # type: ignore[arg-type]
+        deterministic=hardware.deterministic,
+        max_steps=max_steps,
+        max_epochs=-1,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=clip,
+        callbacks=callbacks,
+        plugins=[WholeFiles()],
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        **more,
+    )

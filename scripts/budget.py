@@ -1,0 +1,60 @@
+"""budget=lra: any model at the size of the Transformer on the same task."""
+
+import functools
+from contextlib import nullcontext
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lra.budget import count, fitting_width
+from scripts.commandline import CONFIGS
+
+
+def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> str:
+    """Sets model.d_model to the width that the budget of cfg allows, and says in a line what that is.
+
+    task, scale, overrides  the run's; the Transformer to compare with gets the overrides of the task too
+    raises                  ValueError if no width fits, or the overrides name one themselves
+    """
+    if cfg.budget != "lra":
+        raise ValueError(f"budget={cfg.budget}: not one of null, lra")
+    if any(o.lstrip("+").startswith("model.d_model=") for o in overrides):
+        raise ValueError("budget=lra chooses model.d_model: leave out one of the two")
+    reference = transformers_parameters(task, scale, [o for o in overrides if o.lstrip("+").startswith("task.")])
+    spec = instantiate(cfg.task).spec
+
+    def build() -> Any:
+        try:
+            return instantiate(cfg.model, spec=spec)
+        except InstantiationException as error:
+            raise error.__cause__ or error from None
+
+    @functools.cache
+    def count_at(width: int) -> int:
+        cfg.model.d_model = width
+        return count(build)
+
+    recipe = cfg.model.d_model
+    try:
+        chosen = fitting_width(count_at, reference)
+    except ValueError as error:
+        raise ValueError(f"budget=lra: on {task} the model {error}") from None
+    cfg.model.d_model = chosen
+    return (
+        f"budget lra: width {chosen} for the recipe's {recipe}, {count_at(chosen):,} parameters, "
+        f"{100 * count_at(chosen) / reference:.1f} % of the Transformer's {reference:,}"
+    )
+
+
+def transformers_parameters(task: str, scale: str, more: list[str]) -> int:
+    """How many the Transformer has. more: overrides of the task."""
+    # inside a run Hydra is there already; in a worker of a launcher it is not
+    there = GlobalHydra.instance().is_initialized()
+    with nullcontext() if there else hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose("train", overrides=[f"task={task}", f"scale={scale}", "model=transformer", *more])
+    spec = instantiate(cfg.task).spec
+    return count(lambda: instantiate(cfg.model, spec=spec))
