@@ -1,12 +1,11 @@
 """What all tasks share: where data comes from, when it is made, how it becomes batches.
 
-A task says what it is (`spec`), which editions of its data it knows, and how each is written into the prepared
-form (data/store.py); the rest is here. Nothing is read, made or fetched by the constructor.
+A task says what it is and which data it knows (data/contract.py); the rest is here. Nothing is read, made or fetched by
+the constructor.
 """
 
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from data import archive, store
+from data import store
+from data.contract import SPLITS, Contract
 from data.loader import Loader, Pool
-from data.origin import Origin, choose, from_lra
+from data.origin import Origin, choose
 from data.progress import say
 from data.store import DataError
-from lra.task import TaskSpec
-
-SPLITS = ("train", "val", "test")
 
 __all__ = ["SPLITS", "DataError", "Loader", "Origin", "Pool", "TaskData", "tensor", "whole"]
 
@@ -38,8 +35,8 @@ class _Opened:
     resident: dict[torch.device, Pool] = field(default_factory=dict)
 
 
-class TaskData(pl.LightningDataModule):
-    """Base of the tasks; subclasses add their own arguments and hand these on.
+class TaskData(Contract, pl.LightningDataModule):
+    """Base of the tasks; subclasses add their own arguments and hand these on, and answer what is in `Contract`.
 
     batch_size       examples of a training batch, over all processes; it must be a multiple of their number
     eval_batch_size  of an evaluation batch; None: batch_size
@@ -54,13 +51,6 @@ class TaskData(pl.LightningDataModule):
     n_train ...      use that many examples, drawn with data_seed from the split; None: all
     data_seed        decides generated data and drawn subsets; recorded with the data, not to be varied with runs
     """
-
-    spec: TaskSpec
-    name = ""
-    lra_folder = ""  # in the archive of the Long Range Arena
-    real_editions: tuple[str, ...] = ("official",)
-    selection_on_test = False
-    distinct = False  # generated data promises that no example is in two splits
 
     def __init__(
         self,
@@ -104,84 +94,12 @@ class TaskData(pl.LightningDataModule):
         if self.pad not in ("longest", "max") and not (isinstance(self.pad, int) and self.pad > 0):
             raise DataError(f"pad={self.pad!r}: longest, max or a positive multiple")
 
-    # ---- what a task says of itself
-
-    def parameters(self, edition: str) -> dict[str, Any]:
-        """What decides the content of the prepared arrays of an edition, beside its source."""
-        raise NotImplementedError
-
-    def unpacked(self, folder: Path) -> Origin | None:
-        """The task's official files in a folder a user gave, in any layout known; None if there are none."""
-        raise NotImplementedError
-
-    def find(self, folder: Path) -> Origin | None:
-        """The task's data in a folder: its files, or the archive that holds them."""
-        if (found := self.unpacked(folder)) is not None:
-            return found
-        path = folder / archive.LRA.file
-        return from_lra(self, lambda: path) if path.is_file() else None
-
-    def generated(self) -> Origin | None:
-        """Data made on the spot by the task's own rules; None if it has none."""
-        return None
-
-    def fetched(self) -> Origin:
-        """Data to be downloaded into <root>/raw."""
-        instead = f"give a folder that holds {self.lra_folder} or {archive.LRA.file} as data.source or $LRA_MIRROR"
-        if self.generated() is not None:
-            instead += ", or data.source=generated"
-        return from_lra(self, lambda: archive.fetch(archive.LRA, self.root / "raw", instead))
-
-    def toy(self) -> Origin:
-        """Made-up data of the right shape, learnable, for tests; never for results."""
-        raise NotImplementedError
-
-    def why_not(self, edition: str) -> str | None:
-        """Why data of this edition cannot serve the arguments given; None if it can."""
-        return None
-
-    def pool(self, arrays: dict[str, np.ndarray | None]) -> Pool:
-        """The prepared arrays as a pool."""
-        raise NotImplementedError
-
-    def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:
-        """Rows of the arrays that make up train, val and test, before any is cut to n_train, n_val, n_test."""
-        return {name: np.asarray(parts[name]) for name in SPLITS}
-
-    def deviations(self) -> list[str]:
-        """How the arguments make this another task than the benchmark's."""
-        return []
-
-    def check(self, advance: Callable[[int], object]) -> None:
-        """The task's own checks on opened data, all examples; raises DataError that names the first bad one."""
-
-    def figures(self) -> dict[str, str]:
-        """The task's own statistics of opened data, to be shown beside lengths and labels."""
-        return {}
-
-    def text(self, row: int) -> str | None:
-        """Row `row` of the arrays as a reader sees it; None if it is a picture."""
-        return None
-
-    def pixels(self, row: int) -> np.ndarray | None:
-        """Row `row` of the arrays as a grey picture, uint8 (side, side); None if it is text."""
-        return None
-
-    def shown(self, split: str, i: int) -> tuple[str | None, np.ndarray | None]:
-        """Example i of a split as a reader sees it: its text, or its picture."""
-        row = int(self.opened.index[split][i])
-        return self.text(row), self.pixels(row)
-
-    # ---- where the data comes from
-
     def folder(self, edition: str) -> Path:
         return self.root / self.name / f"{edition}-{store.digest(self.parameters(edition))}"
 
     def origin(self) -> Origin:
         """Where data comes from, given `source` and what lies on disk; raises DataError if nowhere."""
         return choose(self)
-
-    # ---- Lightning's steps
 
     def prepare_data(self) -> None:
         """Make the prepared form unless it is there: the only step that writes to disk."""
@@ -253,8 +171,6 @@ class TaskData(pl.LightningDataModule):
             raise DataError(f"{self.name}: prepare_data() and setup() come first")
         return self._opened
 
-    # ---- what a record says
-
     @property
     def kind(self) -> str:
         """ "official", "subset", "generated" or "toy"; official data used in part or altered is a subset."""
@@ -298,7 +214,10 @@ class TaskData(pl.LightningDataModule):
         a, b = affine
         return ((x[..., 0] - b) / a).round().long().clamp_(0, 255)
 
-    # ---- loaders
+    def shown(self, split: str, i: int) -> tuple[str | None, np.ndarray | None]:
+        """Example i of a split as a reader sees it: its text, or its picture."""
+        row = int(self.opened.index[split][i])
+        return self.text(row), self.pixels(row)
 
     def train_dataloader(self) -> Loader:
         loader = self._loader("train", self.batch_size, shuffle=True)

@@ -196,7 +196,33 @@ def generate(
         values = zip(labels[:kept].tolist(), depths[:kept].tolist(), strict=True)
         return [(text[a:b], *v) for a, b, v in zip(starts, starts[1:], values, strict=False)]
 
-    # a dict is the set of trees, in the order of their draws
+    trees, drawn = distinct_trees(n, chunk, draws, workers, progress)
+    if len(trees) < n:
+        raise ValueError(
+            f"only {len(trees)} distinct expressions with {min_len} < length < {max_len}, max_args {max_args}"
+            f" and max_depth {max_depth} in {drawn} draws, {n} asked for: ask for fewer or widen the range"
+        )
+    chosen = list(trees)[:n]
+    offsets = np.zeros(n + 1, np.int64)
+    np.cumsum([len(tree) for tree in chosen], out=offsets[1:])
+    found = np.array(list(trees.values())[:n], np.uint8)
+    return Expressions(
+        np.frombuffer(bytearray().join(chosen), np.uint8), offsets, found[:, 0].copy(), found[:, 1].copy()
+    )
+
+
+def distinct_trees(
+    n: int,
+    chunk: Callable[[int], list[tuple[bytes, int, int]]],
+    draws: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[bytes, tuple[int, int]], int]:
+    """n trees or a few more, with label and depth, in the order of their draws, and how many draws that took.
+
+    chunk    what the draws from a number on give: (tree, label, depth)
+    returns  fewer where draws hardly bring new ones
+    """
     trees: dict[bytes, tuple[int, int]] = {}
     submitted = drawn = checked_draws = checked_trees = 0
     with ThreadPoolExecutor(workers) as pool:
@@ -216,18 +242,7 @@ def generate(
                 checked_draws, checked_trees = drawn, len(trees)
         for late in pending:
             late.cancel()
-    if len(trees) < n:
-        raise ValueError(
-            f"only {len(trees)} distinct expressions with {min_len} < length < {max_len}, max_args {max_args}"
-            f" and max_depth {max_depth} in {drawn} draws, {n} asked for: ask for fewer or widen the range"
-        )
-    chosen = list(trees)[:n]
-    offsets = np.zeros(n + 1, np.int64)
-    np.cumsum([len(tree) for tree in chosen], out=offsets[1:])
-    found = np.array(list(trees.values())[:n], np.uint8)
-    return Expressions(
-        np.frombuffer(bytearray().join(chosen), np.uint8), offsets, found[:, 0].copy(), found[:, 1].copy()
-    )
+    return trees, drawn
 
 
 def statistics(expressions: Expressions) -> dict[str, float | list[float]]:

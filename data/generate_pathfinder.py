@@ -157,6 +157,17 @@ class Metadata(NamedTuple):
     restarts: np.ndarray
 
 
+def empty_metadata(n: int, s: Settings) -> Metadata:
+    """Room for that of n pictures."""
+    return Metadata(
+        margins=np.empty(n, np.uint8),
+        discs=np.empty((n, 2, 2), np.int16),
+        targets=np.empty((n, 2, s.contour_length, 2, 2), np.int16),
+        distractors=np.empty((n, s.n_distractors, s.distractor_length, 2, 2), np.int16),
+        restarts=np.empty(n, np.int32),
+    )
+
+
 def generate(
     n: int,
     *,
@@ -187,6 +198,7 @@ def draw(
 ) -> Pictures:
     """`generate` with parameters of one's own."""
     from data import compiled_pathfinder as loops
+    from data.compiled_curves import Rules
     from data.stamp_pathfinder import make_pen
 
     if n < 0 or start < 0 or not 0 <= seed < 2**64:
@@ -194,27 +206,11 @@ def draw(
     key, workers = np.uint64(seed), workers or os.cpu_count() or 1
     shape = s.paddle_length, s.paddle_thickness
     pens = [make_pen(*shape, margin, s.continuity, s.marker_radius, s.antialias) for margin in s.margins]
-    rules = loops.Rules(
-        padding=s.padding,
-        seed_distance=s.seed_distance,
-        contour_length=s.contour_length,
-        distractor_length=s.distractor_length,
-        n_distractors=s.n_distractors,
-        target_contrast=float(s.target_contrast),
-        distractor_contrast=float(s.distractor_contrast),
-        paddle_tries=s.paddle_tries,
-        distractor_tries=s.distractor_tries,
-        guarded=s.guarded,
-        target_tries=s.target_tries,
-    )
+    # of one type whatever was given, for each would be compiled for itself
+    known = replace(s, target_contrast=float(s.target_contrast), distractor_contrast=float(s.distractor_contrast))
+    rules = Rules(*(getattr(known, name) for name in Rules._fields))
     images, labels = np.empty((n, s.size, s.size), np.uint8), np.empty(n, np.uint8)
-    metadata = Metadata(
-        margins=np.empty(n, np.uint8),
-        discs=np.empty((n, 2, 2), np.int16),
-        targets=np.empty((n, 2, s.contour_length, 2, 2), np.int16),
-        distractors=np.empty((n, s.n_distractors, s.distractor_length, 2, 2), np.int16),
-        restarts=np.empty(n, np.int32),
-    )
+    metadata = empty_metadata(n, s)
 
     def chunk(first: int) -> int:
         rows = np.arange(first, min(first + CHUNK, n))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +18,8 @@ from typing import Any, Literal
 from lra import exhibits
 from lra.exhibits import Example, Kernel
 from lra.jsonfile import check, decode, layout, read_text, short, write_atomically
+from lra.migrations import SCHEMA, migrate
 from lra.portable import portable
-
-SCHEMA = 3
-# version n -> the function that turns a version n file's content into version n + 1
-MIGRATIONS: dict[int, Callable[[dict], dict]] = {
-    1: lambda content: {**content, "flops": None},
-    # no version 2 record had examples, whose form is another since
-    2: lambda content: {**content, "kernels": []},
-}
 
 Status = Literal["running", "ok", "diverged", "oom", "interrupted", "crashed"]
 Kind = Literal["official", "generated", "subset", "toy"]
@@ -285,22 +278,3 @@ def parse(text: str, where: str) -> Record:
         raise ValueError(f"{where}: nested too deeply to be a record") from None
     except ValueError as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
-
-
-def migrate(content: Any) -> dict:
-    """Bring the content of an older record to today's schema, one version at a time."""
-    if not isinstance(content, dict):
-        raise ValueError(f"a record is a JSON object, not {short(content)}")
-    version = content.get("schema")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"schema is {short(version)}: a whole number from 1 to {SCHEMA} is expected")
-    if version > SCHEMA:
-        raise ValueError(f"schema is {short(version)}, newer than {SCHEMA}: update this repository to read it")
-    while version < SCHEMA:
-        try:
-            content = MIGRATIONS[version](content)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"cannot be brought from schema {version} to {version + 1} ({error!r})") from None
-        version += 1
-        content["schema"] = version
-    return content

@@ -200,9 +200,7 @@ class Recompute(torch.autograd.Function):
     """The layers of ReversibleEncoder; the backward pass finds inputs from outputs, under the same random numbers."""
 
     @staticmethod
-    def forward(
-        ctx: Any, a: Tensor, b: Tensor, mask: Tensor, layers: list, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, b: Tensor, mask: Tensor, layers: list, *parameters: Tensor) -> tuple:
         ctx.layers, ctx.states = layers, []
         device = a.device.type
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))

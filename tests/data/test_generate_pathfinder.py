@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import grey_dilation
 
-from data import compiled_pathfinder as loops
+from data import compiled_curves as loops
 from data.generate_pathfinder import draw, generate, settings, statistics, verify_pictures
 from data.stamp_pathfinder import make_pen
 

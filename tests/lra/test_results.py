@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lra import results
+from lra import migrations, results
 from lra.environment import git, hardware, versions
 from lra.portable import portable
 from lra.results import Data, Git, Point, Record, config_hash, load, load_all, record_path, scan
@@ -104,7 +104,7 @@ def test_a_record_that_contradicts_itself_cannot_be_made(changes, message):
         (lambda c: c["data"].update(kind="real"), "data.kind is 'real': one of official, generated, subset, toy"),
         (lambda c: c["data"]["counts"].update(test="many"), "data.counts.test is 'many'"),
         (lambda c: c["curve"][0].update(lr=[]), r"curve\[0\].lr is \[\]: a finite number"),
-        (lambda c: c.update(schema=results.SCHEMA + 1), "newer than"),
+        (lambda c: c.update(schema=migrations.SCHEMA + 1), "newer than"),
         (lambda c: c.update(schema=0), "schema is 0"),
         (lambda c: c["config"].update(seed=1), "the config hashes to"),
     ],
@@ -229,8 +229,8 @@ def test_older_records_are_migrated_step_by_step(monkeypatch):
         content["parameters"] = content.pop("n_parameters")
         return content
 
-    monkeypatch.setattr(results, "SCHEMA", 3)
-    monkeypatch.setattr(results, "MIGRATIONS", {1: lambda c: {**c, "title": c["model"].upper()}, 2: rename})
+    monkeypatch.setattr(migrations, "SCHEMA", 3)
+    monkeypatch.setattr(migrations, "MIGRATIONS", {1: lambda c: {**c, "title": c["model"].upper()}, 2: rename})
     old = {k: v for k, v in TEMPLATE.items() if k not in ("title", "parameters")} | {"n_parameters": 7, "schema": 1}
     record = results.parse(json.dumps(old), where="old.json")
     assert (record.title, record.parameters, record.schema) == ("S4", 7, 3)
@@ -240,7 +240,7 @@ def test_older_records_are_migrated_step_by_step(monkeypatch):
 
 
 def test_every_older_schema_has_its_migration():
-    assert sorted(results.MIGRATIONS) == list(range(1, results.SCHEMA))
+    assert sorted(migrations.MIGRATIONS) == list(range(1, migrations.SCHEMA))
 
 
 def test_a_record_in_the_wrong_place_is_named(tmp_path):
