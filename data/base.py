@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from data import store
 from data.contract import SPLITS, Contract
-from data.loader import Loader, Pool
+from data.loader import Loader, Pool, tensor
 from data.origin import Origin, choose
 from data.progress import say
 from data.store import DataError
@@ -270,8 +270,3 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise DataError(f"{name}={value}: a whole number is needed, at least {least}")
     return value
-
-
-def tensor(array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """A tensor that shares a memory-mapped array's memory unless its type must change."""
-    return torch.from_numpy(array) if dtype is None else torch.from_numpy(array).to(dtype)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data import generate_listops as rules
-from data.base import DataError, Origin, Pool, TaskData, tensor, whole
+from data.base import DataError, Origin, Pool, TaskData, whole
 from data.progress import bar, steps
 from data.sources import find_folder, sizes
 from lra.task import TaskSpec
@@ -121,15 +120,7 @@ class ListOps(TaskData):
         return save(work, made.tokens, made.offsets, made.labels, counts)
 
     def pool(self, arrays: dict[str, np.ndarray | None]) -> Pool:
-        x, offsets, y = arrays["x"], arrays["offsets"], arrays["y"]
-        return Pool(
-            tensor(x),
-            tensor(y, torch.int64),
-            self.max_len,
-            starts=tensor(offsets[:-1]),
-            stored=tensor(np.diff(offsets)),
-            eos=self.eos,
-        )
+        return Pool.of_documents(arrays, self.max_len, self.eos)
 
     def figures(self) -> dict[str, str]:
         pool = self.opened.pool

@@ -15,6 +15,11 @@ from torch import Tensor
 from lra.task import Batch
 
 
+def tensor(array: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor that shares a memory-mapped array's memory unless its type must change."""
+    return torch.from_numpy(array) if dtype is None else torch.from_numpy(array).to(dtype)
+
+
 @dataclass(frozen=True)
 class Pool:
     """All examples of a task on one device, and how stored bytes become a model's input.
@@ -37,6 +42,20 @@ class Pool:
     eos: int | None = None
     pairs: Tensor | None = None
     affine: tuple[float, float] | None = None
+
+    @classmethod
+    def of_documents(cls, arrays: dict[str, np.ndarray | None], max_len: int, eos: int | None = None) -> "Pool":
+        """Documents one behind the other in the array x, beginning and ending at `offsets`."""
+        offsets, pairs = arrays["offsets"], arrays["pairs"]
+        return cls(
+            tensor(arrays["x"]),
+            tensor(arrays["y"], torch.int64),
+            max_len,
+            starts=tensor(offsets[:-1]),
+            stored=tensor(np.diff(offsets)),
+            eos=eos,
+            pairs=None if pairs is None else tensor(pairs, torch.int64),
+        )
 
     @property
     def n_bytes(self) -> int:

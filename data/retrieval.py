@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data import characters
-from data.base import SPLITS, DataError, Origin, Pool, TaskData, tensor, whole
+from data.base import SPLITS, DataError, Origin, Pool, TaskData, whole
 from data.progress import bar
 from data.sources import find_folder, sizes
 from lra.task import TaskSpec
@@ -125,16 +124,7 @@ class Retrieval(TaskData):
         }
 
     def pool(self, arrays: dict[str, np.ndarray | None]) -> Pool:
-        offsets = arrays["offsets"]
-        return Pool(
-            tensor(arrays["x"]),
-            tensor(arrays["y"], torch.int64),
-            self.max_len,
-            starts=tensor(offsets[:-1]),
-            stored=tensor(np.diff(offsets)),
-            eos=self.eos,
-            pairs=tensor(arrays["pairs"], torch.int64),
-        )
+        return Pool.of_documents(arrays, self.max_len, self.eos)
 
     def text(self, row: int) -> str:
         pool = self.opened.pool

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data import archive, characters
 from data.archive import Archive
-from data.base import SPLITS, DataError, Origin, Pool, TaskData, tensor, whole
+from data.base import SPLITS, DataError, Origin, Pool, TaskData, whole
 from data.progress import bar
 from data.sources import find_folder
 from lra.task import TaskSpec
@@ -126,15 +125,7 @@ class Text(TaskData):
         return {"parts": parts, "vocabulary": chosen}
 
     def pool(self, arrays: dict[str, np.ndarray | None]) -> Pool:
-        offsets = arrays["offsets"]
-        return Pool(
-            tensor(arrays["x"]),
-            tensor(arrays["y"], torch.int64),
-            self.max_len,
-            starts=tensor(offsets[:-1]),
-            stored=tensor(np.diff(offsets)),
-            eos=self.eos,
-        )
+        return Pool.of_documents(arrays, self.max_len, self.eos)
 
     def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:
         train, test = np.asarray(parts["train"]), np.asarray(parts["test"])

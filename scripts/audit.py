@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lra import places
 from lra.audit import audit_csv, audit_files, audit_records
 from lra.efficiency import load_bench
 from lra.published import load_published
@@ -14,19 +15,10 @@ from lra.tableset import table_files
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def folder(text: str) -> Path:
-    """A folder given on the command line; one that is not there was misspelt."""
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
-    return Path(text)
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=folder, default=ROOT / "results/runs", help="folder of records")
+    places.arguments(parser)
     parser.add_argument("--tables", type=Path, default=ROOT / "results/tables", help="folder of tables")
-    parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
-    parser.add_argument("--bench", type=Path, default=ROOT / "results/bench", help="folder of benchmark files")
     parser.add_argument("--repository", type=Path, default=ROOT, help="where the commits should be")
     return parser.parse_args()
 

@@ -35,6 +35,7 @@ from lra.environment import git, hardware, versions
 from lra.measure import peak_bytes, seconds
 from lra.published import ModelInfo, load_published
 from lra.task import TaskSpec
+from scripts import conditions
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE, FUSED = "transformer", "transformer, fused"
@@ -55,11 +56,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", **words, help="of configs/model, or all; by default those of the papers' tables")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 3072, 4096, 16384], metavar="L")
     parser.add_argument("--B", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--memory-gb", type=float, default=None, help="leave out what would need more")
     parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
+    conditions.arguments(parser, repeats=3)
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="write the cells of the papers' tables there")
 
 

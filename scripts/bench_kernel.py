@@ -13,7 +13,7 @@ from lra.kernels import BACKENDS, why_not
 from lra.measure import cost
 from models.s4 import S4
 from models.s4d import S4D
-from scripts import peer
+from scripts import conditions, peer
 
 MODELS = {"s4": S4, "s4d": S4D}
 # features on which errors are measured: the float64 definition is slow
@@ -26,11 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--N", type=int, nargs="+", default=[64])
     parser.add_argument("--L", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--backends", nargs="+", default=[*reversed(BACKENDS)], choices=BACKENDS)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="also time state-spaces/s4 from this checkout")
-    parser.add_argument("--peer-path", choices=["cuda", "keops", "plain"], nargs="+", default=["keops"])
+    conditions.arguments(parser, peer=True)
 
 
 def run(args: argparse.Namespace) -> list[dict]:

@@ -26,6 +26,7 @@ from models.nystromformer import Nystromformer
 from models.reformer import LSHAttention
 from models.rope_transformer import RotaryAttention
 from models.transformer import Attention
+from scripts import conditions
 
 
 class Library(nn.Module):
@@ -140,9 +141,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--B", type=int, default=2)
     parser.add_argument("--D", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
+    conditions.arguments(parser)
 
 
 def run(args: argparse.Namespace) -> list[dict]:

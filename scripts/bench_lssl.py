@@ -13,6 +13,7 @@ from lra.measure import cost
 from lra.published import load_published
 from models.lssl import LSSL
 from models.s4 import S4
+from scripts import conditions
 
 # of lra.efficiency: its rows and columns are those of `figures`
 TABLE = "S4 Table 2"
@@ -24,9 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--L", type=int, default=1024)
     parser.add_argument("--B", type=int, default=1)
     parser.add_argument("--backend", default="auto", help="of S4's kernel")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
-    parser.add_argument("--repeats", type=int, default=5)
+    conditions.arguments(parser)
 
 
 def run(args: argparse.Namespace) -> list[dict]:

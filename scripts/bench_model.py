@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lra import kernels
 from lra.measure import cost
-from scripts import tuned
+from scripts import conditions, tuned
 from scripts.bench_step import batch_size, composed, random_batch
 
 
@@ -25,9 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as for scripts/train.py")
     parser.add_argument("--B", type=int, default=None, help="examples of a batch at most; the recipe's if not given")
     parser.add_argument("--backends", nargs="+", default=[*reversed(kernels.BACKENDS)], choices=kernels.BACKENDS)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
-    parser.add_argument("--repeats", type=int, default=5)
+    conditions.arguments(parser)
 
 
 def run(args: argparse.Namespace) -> list[dict]:

@@ -28,7 +28,7 @@ from lra.flops import forward_flops
 from lra.measure import cost, seconds
 from lra.optim import adamw
 from lra.task import Batch, TaskSpec
-from scripts import peer, tuned
+from scripts import conditions, peer, tuned
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 TASKS = ["listops", "text", "retrieval", "image", "pathfinder", "pathx"]
@@ -44,11 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--B", type=int, default=None, help="examples of a batch at most; the recipe's if not given")
     parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile every block")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="also time state-spaces/s4 from this checkout")
-    parser.add_argument("--peer-path", choices=["cuda", "keops", "plain"], nargs="+", default=["keops"])
+    conditions.arguments(parser, peer=True)
     parser.add_argument("--profile", type=Path, metavar="FILE", help="print where the time goes, and write a trace")
 
 

@@ -10,7 +10,6 @@ Keys are those of training: groups (task, scale), data.root, data.source, seed; 
 """
 
 import contextlib
-import difflib
 import itertools
 import sys
 from pathlib import Path
@@ -32,8 +31,9 @@ from rich.table import Table  # noqa: E402
 
 from data.base import DataError, TaskData  # noqa: E402
 from data.verify import statistics, verify  # noqa: E402
+from scripts.commandline import CONFIGS, nearest  # noqa: E402
+from scripts.commandline import options as named  # noqa: E402
 
-CONFIGS = ROOT / "configs"
 COMMANDS = ("prepare", "verify", "generate", "show")
 console = Console(highlight=False)
 
@@ -42,11 +42,6 @@ def die(message: object) -> NoReturn:
     """One line on the error stream and exit status 2: the user can mend it."""
     print("data.py: " + " ".join(str(message).split()), file=sys.stderr)
     sys.exit(2)
-
-
-def nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def task_config(choices: list[str]) -> dict[str, Any]:
@@ -68,7 +63,7 @@ def parse(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     chosen = []
     for key, value in pairs:
         if key in groups:
-            known = sorted(p.stem for p in (CONFIGS / key).glob("*.yaml") if p.stem[0] != "_")
+            known = named(key)
             if value not in known:
                 die(f"{key}={value}: there is no such {key}{nearest(value, known)} (known: {', '.join(known)})")
             chosen.append(f"{key}={value}")

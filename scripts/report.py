@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lra import places
 from lra.efficiency import load_bench
 from lra.jsonfile import write_atomically
 from lra.published import load_published
@@ -14,19 +15,10 @@ from lra.tableset import scales_of
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def folder(text: str) -> Path:
-    """A folder given on the command line; one that is not there was misspelt."""
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
-    return Path(text)
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=folder, default=ROOT / "results/runs", help="folder of records")
+    places.arguments(parser)
     parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file the page is written to")
-    parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
-    parser.add_argument("--bench", type=Path, default=ROOT / "results/bench", help="folder of benchmark files")
     parser.add_argument("--scale", help="paper, mini or smoke; default: the largest that has runs")
     return parser.parse_args()
 

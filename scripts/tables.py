@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lra import places
 from lra.efficiency import load_bench
 from lra.jsonfile import write_atomically
 from lra.published import load_published
@@ -16,19 +17,10 @@ from lra.tableset import scales_of, table_files
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def folder(text: str) -> Path:
-    """A folder given on the command line; one that is not there was misspelt."""
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
-    return Path(text)
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=folder, default=ROOT / "results/runs", help="folder of records")
+    places.arguments(parser)
     parser.add_argument("--out", type=Path, default=ROOT / "results/tables", help="folder the tables are written to")
-    parser.add_argument("--published", type=Path, default=ROOT / "results/published", help="published numbers")
-    parser.add_argument("--bench", type=Path, default=ROOT / "results/bench", help="folder of benchmark files")
     parser.add_argument("--scale", help="show this scale; default: the largest that has runs")
     parser.add_argument("--quiet", action="store_true", help="write the files and show nothing")
     return parser.parse_args()

@@ -24,6 +24,8 @@ from data.retrieval import Retrieval
 from data.text import Text
 from data.verify import statistics, verify
 
+COUNTS = {"n_train": 60, "n_val": 20, "n_test": 20}
+LITTLE_LISTOPS = {"batch_size": 2, "source": "generated", "min_len": 5, "max_len": 60, **COUNTS}
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/task/*.yaml"))
 
 
@@ -435,16 +437,7 @@ def test_damaged_retrieval_files_are_one_line(small, tmp_path, old, new, said):
 
 
 def test_generated_listops_verifies_and_a_wrong_label_is_named(tmp_path):
-    made = {
-        "root": tmp_path,
-        "source": "generated",
-        "n_train": 60,
-        "n_val": 20,
-        "n_test": 20,
-        "min_len": 5,
-        "max_len": 60,
-    }
-    task = ready(ListOps(batch_size=2, **made))
+    task = ready(ListOps(root=tmp_path, **LITTLE_LISTOPS))
     assert any("0 examples occur in two splits" in line for line in verify(task))
     task.opened.pool.y[7] = (task.opened.pool.y[7] + 1) % 10
     with pytest.raises(DataError, match="example 7 is labelled"):
@@ -495,16 +488,7 @@ def test_verify_names_a_flipped_byte_and_an_example_in_two_splits(tmp_path):
     with pytest.raises(DataError, match=r"x\.npy: content differs from its SHA-256"):
         verify(task)
 
-    made = {
-        "root": tmp_path,
-        "source": "generated",
-        "n_train": 60,
-        "n_val": 20,
-        "n_test": 20,
-        "min_len": 5,
-        "max_len": 60,
-    }
-    other = ready(ListOps(batch_size=2, **made))
+    other = ready(ListOps(root=tmp_path, **LITTLE_LISTOPS))
     other.opened.index["test"] = other.opened.index["train"][:1]
     with pytest.raises(DataError, match="example 0 of test is example 0 of train"):
         verify(other)
@@ -527,14 +511,5 @@ def test_held_out_reviews_are_a_tenth_and_selection_on_test_is_marked(tmp_path):
 
 def test_another_outcome_of_the_listops_rules_has_another_number(tmp_path):
     """Prepared data is found by the number of the rules: whoever changes what a seed yields must raise RULES."""
-    made = {
-        "root": tmp_path,
-        "source": "generated",
-        "n_train": 60,
-        "n_val": 20,
-        "n_test": 20,
-        "min_len": 5,
-        "max_len": 60,
-    }
-    task = ready(ListOps(batch_size=2, **made))
+    task = ready(ListOps(root=tmp_path, **LITTLE_LISTOPS))
     assert (listops.RULES, task.fingerprint[:16]) == (1, "9deae819ef7b8779")

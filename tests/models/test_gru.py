@@ -1,7 +1,7 @@
 import pytest
 import torch
+from packing import assert_equals_packed
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.gru import GRU
 
@@ -11,19 +11,7 @@ def test_equals_packed_torch_gru(bidirectional):
     torch.manual_seed(0)
     ours = GRU(6, 16, d_state=5, bidirectional=bidirectional).double()
     theirs = nn.GRU(6, 5, batch_first=True, bidirectional=bidirectional).double()
-    weights = dict(ours.forwards.state_dict())
-    if bidirectional:
-        weights |= {name + "_reverse": p for name, p in ours.backwards.state_dict().items()}
-    theirs.load_state_dict(weights)
-    lengths = torch.tensor([13, 7, 1])
-    mask = torch.arange(13) < lengths[:, None]
-    x = torch.randn(3, 13, 6, dtype=torch.float64, requires_grad=True)
-    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-    expected = ours.out(pad_packed_sequence(theirs(packed)[0], batch_first=True)[0])[mask]
-    actual = ours(x, mask)[mask]
-    torch.testing.assert_close(actual, expected)
-    weight = torch.randn_like(actual)
-    torch.testing.assert_close(*(torch.autograd.grad((y * weight).sum(), x)[0] for y in (actual, expected)))
+    assert_equals_packed(ours, theirs)
 
 
 def test_obeys_its_equations():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from stepping import stepped
 
 from lra.fftconv import long_conv
 from lra.hippo import bilinear, nplr, ssm_kernel, ssm_recurrence, transition
@@ -59,12 +60,7 @@ def test_step_equals_convolution_for_every_measure(init):
     layer = causal(init=init, d_state=7, n_ssm=2)
     x = torch.randn(2, 32, 4, dtype=torch.float64)
     expected = layer(x, mask_of(x))
-    layer.setup_step()
-    state, steps = layer.default_state(2), []
-    for position in x.unbind(1):
-        y, state = layer.step(position, state)
-        steps.append(y)
-    torch.testing.assert_close(torch.stack(steps, 1), expected, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(stepped(layer, x), expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("init", ["legs", "legt", "fout", "random", "diagonal"])

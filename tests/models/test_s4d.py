@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from stepping import stepped
 
 from lra.hippo import nplr
 from models.s4d import INITS, S4D, poles
@@ -22,12 +23,7 @@ def test_step_equals_convolution(N, init, discretization):
     layer = layer.double().eval()
     x = torch.randn(2, 40, 4, dtype=torch.float64)
     expected = layer(x, mask_of(x))
-    layer.setup_step()
-    state, steps = layer.default_state(2), []
-    for position in x.unbind(1):
-        y, state = layer.step(position, state)
-        steps.append(y)
-    torch.testing.assert_close(torch.stack(steps, 1), expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(stepped(layer, x), expected, rtol=1e-9, atol=1e-10)
 
 
 def test_initial_poles_are_the_papers():
