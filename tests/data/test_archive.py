@@ -105,9 +105,6 @@ def test_without_network_one_line_names_address_size_and_what_to_do_instead(tmp_
     assert "\n" not in said
 
 
-# -- unpacking --------------------------------------------------------------------------------------------------------
-
-
 def tar(path: Path, *members, compressed: bool = True) -> Path:
     """Each member is (name, bytes) or a TarInfo."""
     content = io.BytesIO()

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from official import ready
 from PIL import Image as Pillow
 
 from data import image, text
@@ -16,19 +17,7 @@ from data.base import DataError
 from data.image import Image
 from data.text import Text
 
-
-def ready(task):
-    task.prepare_data()
-    task.setup()
-    return task
-
-
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch):
-    monkeypatch.delenv("LRA_MIRROR", raising=False)
-
-
-# -- reviews ----------------------------------------------------------------------------------------------------------
+pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
 @pytest.fixture
@@ -125,9 +114,6 @@ def test_hugging_face_without_network_is_one_line(tmp_path, monkeypatch):
         DataError, match=r"datasets could not load stanfordnlp/imdb \(no network\); source=auto fetches"
     ):
         Text(batch_size=2, root=tmp_path, source="huggingface").prepare_data()
-
-
-# -- photographs ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
