@@ -3,6 +3,10 @@
 import base64
 import random
 
+import pytest
+from any_json import JSON
+from hypothesis import given
+
 from lra.portable import portable
 
 
@@ -15,3 +19,25 @@ def test_pictures_in_base64_are_no_paths():
 
 def test_paths_are_cut_to_their_names():
     assert portable("log: /home/me/runs/0.log and data.root=/mnt/x/y") == "log: …/0.log and data.root=…/y"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://wandb.ai/team/lra/runs/ab12",
+        "data/listops/x.tsv",
+        "train/loss",
+        "3 / 4",
+        "a and/or b",
+        "…/x.bin",
+        "~/a/b",
+    ],
+)
+def test_what_is_portable_stays_as_it_is(text, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert portable(text) == text
+
+
+@given(JSON)
+def test_portable_twice_is_portable_once(value):
+    assert repr(portable(portable(value))) == repr(portable(value))

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from any_json import JSON
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lra import migrations, results
-from lra.environment import git, hardware, versions
 from lra.portable import portable
-from lra.results import Data, Git, Point, Record, config_hash, load, load_all, record_path, scan
+from lra.results import Data, Point, Record, config_hash, load, load_all, record_path, scan
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "record.json"
 TEMPLATE = json.loads(GOLDEN.read_text())
@@ -146,13 +146,6 @@ def test_a_file_that_is_no_record_is_one_clear_line(tmp_path, raw):
 def test_a_missing_file_is_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match=r"none\.json: cannot be read \(No such file"):
         load(tmp_path / "none.json")
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
-)
 
 
 def places(node: object, at: tuple = ()) -> list[tuple]:
@@ -287,53 +280,6 @@ def test_secrets_and_absolute_paths_never_reach_a_file(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="absolute path or a secret"):
         make_record(config={"root": "/mnt/big/disk"}).write(tmp_path / "s.json")
     make_record(config=portable({"root": "/mnt/big/disk"})).write(tmp_path / "s.json")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "https://wandb.ai/team/lra/runs/ab12",
-        "data/listops/x.tsv",
-        "train/loss",
-        "3 / 4",
-        "a and/or b",
-        "…/x.bin",
-        "~/a/b",
-    ],
-)
-def test_what_is_portable_stays_as_it_is(text, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert portable(text) == text
-
-
-@given(JSON)
-def test_portable_twice_is_portable_once(value):
-    assert repr(portable(portable(value))) == repr(portable(value))
-
-
-def test_the_environment_is_told_in_full():
-    assert {"python", "torch", "numpy"} <= set(versions())
-    machine = hardware()
-    assert machine.cores >= 1
-    assert machine.memory_mib > 100
-    assert git(Path("/")) == Git(commit=None, dirty=None)
-
-
-def test_results_do_not_make_the_tree_dirty_and_code_does(tmp_path):
-    def run(*arguments: str) -> None:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
-
-    run("init", "-q")
-    (tmp_path / "code.py").write_text("1")
-    run("add", "code.py")
-    run("commit", "-qm", "first")
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "r.json").write_text("{}")
-    assert git(tmp_path).dirty is False
-    assert len(git(tmp_path).commit) == 40
-    (tmp_path / "new.py").write_text("1")
-    assert git(tmp_path).dirty is True
 
 
 def test_reading_records_needs_none_of_the_heavy_libraries():
