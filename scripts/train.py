@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -29,6 +28,13 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
+
+from scripts.commandline import CONFIGS, check_command_line, check_targets, check_values, die, nearest  # noqa: E402
+
+if __name__ == "__main__":
+    check_command_line(sys.argv[1:])  # before the libraries are loaded, which takes seconds
+
+import pytorch_lightning as pl  # noqa: E402
 
 from data.base import DataError  # noqa: E402
 from lra import crash, experiment, together  # noqa: E402
@@ -42,7 +48,6 @@ from lra.whole import ensure_writable  # noqa: E402
 from scripts import tracking  # noqa: E402
 from scripts.budget import sized  # noqa: E402
 from scripts.claim import claim, finished  # noqa: E402
-from scripts.commandline import CONFIGS, check_command_line, check_targets, check_values, die, nearest  # noqa: E402
 from scripts.composition import cell_of  # noqa: E402
 
 STOPPED = 130  # exit status of a run that was asked to stop
@@ -219,7 +224,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    check_command_line(sys.argv[1:])
     main()
     if failed:
         console.print(f"{len(failed)} cells without a result: {'; '.join(failed)}", highlight=False, soft_wrap=True)
