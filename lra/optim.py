@@ -1,7 +1,7 @@
 """Optimiser groups declared by the modules themselves, and the learning-rate schedules of the papers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -30,6 +30,25 @@ def param_groups(model: nn.Module) -> list[dict]:
         group["params"].append(p)
         group["names"].append(name)
     return list(groups.values())
+
+
+def kernel_groups(
+    lr: float | Mapping[str, float | None] | None, kinds: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """What a state-space layer declares of its kernel: no weight decay, and for each parameter the rate of its kind.
+
+    lr      learning rate of each kind; a number for all, None for the optimiser's
+    kinds   name of the parameter -> kind
+    raises  ValueError for a rate of a kind that the layer does not have
+    """
+    known = set(kinds.values())
+    if not isinstance(lr, Mapping):
+        lr = dict.fromkeys(known, lr)
+    if stray := set(lr) - known:
+        raise ValueError(f"lr: {', '.join(sorted(stray))} is none of {', '.join(sorted(known))}")
+    return {
+        name: {"weight_decay": 0.0} | ({} if lr.get(kind) is None else {"lr": lr[kind]}) for name, kind in kinds.items()
+    }
 
 
 def adamw(

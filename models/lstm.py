@@ -10,15 +10,7 @@ B batch, L length, D model width, S width of a direction's state.
 import torch
 from torch import Tensor, nn
 
-
-def reverse(x: Tensor, mask: Tensor) -> Tensor:
-    """The real positions of each row in the opposite order, padding left where it is: x (B, L, D), mask (B, L)."""
-    batch, length = mask.shape
-    step = torch.arange(length, device=x.device)
-    index = torch.where(mask, mask.sum(1, keepdim=True) - 1 - step, step)  # (B, L)
-    # whole rows of (B * L, D): the gradient of a gather element by element is slow
-    index = index + length * torch.arange(batch, device=x.device)[:, None]
-    return x.flatten(0, 1).index_select(0, index.flatten()).view_as(x)
+from lra.reversal import reverse
 
 
 class LSTM(nn.Module):

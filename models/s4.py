@@ -3,11 +3,20 @@
 Gu, Goel, Re 2022, "Efficiently Modeling Long Sequences with Structured State Spaces" (arXiv:2111.00396).
 
 Every feature u has a state x in C^N with x' = A x + B u, y = C x + D u, discretised by the bilinear rule with its own
-step dt. A = diag(A) - P P* is normal plus low rank: the convolution kernel of length L comes from its generating
-function, a Cauchy sum at each root of unity, and a step of the recurrence costs O(N).
+step dt. The state matrix is diag(A) - P P*, normal plus low rank: the convolution kernel of length L comes from its
+generating function, a Cauchy sum at each root of unity, and a step of the recurrence costs O(N).
+
+    the paper                                        here
+    HiPPO matrix, its normal plus low-rank form      lra.hippo: transition, nplr
+    algorithm 1: generating function, Cauchy sums,   S4.kernel; its sums are lra.kernels.nplr_spectrum, which
+    Woodbury, inverse FFT                            lra/kernels/reference.py defines in thirty lines
+    C (I - Ab^L), section 3.2                        S4.correct_length, S4.true_C, by the dense matrices below
+    convolution with the kernel                      S4.forward: lra.fftconv.long_conv
+    the recurrence, appendix C.2                     DiscreteSSM; S4.setup_step, default_state, step
 
 B batch, L length, H features (the model width), S copies of (A, B, P), M conjugate pairs of the state (half of N),
-K outputs per feature (2 if two-sided), R rank. `A` is the diagonal part throughout, as in the paper's code.
+K outputs per feature (2 if two-sided), R rank. `A` is the diagonal part throughout (the paper's Lambda) and Q = P. Of
+each conjugate pair one is kept, so a real quantity is twice the real part of a sum over M.
 """
 
 import math
@@ -22,6 +31,7 @@ from lra.backbone import ACTIVATIONS, Dropout
 from lra.fftconv import long_conv
 from lra.hippo import bilinear, nplr
 from lra.kernels import copies, nplr_spectrum
+from lra.optim import kernel_groups
 
 
 def pair(z: Tensor) -> Tensor:
@@ -30,9 +40,10 @@ def pair(z: Tensor) -> Tensor:
 
 
 def dense(A: Tensor, B: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
-    """The real system (..., 2M, 2M), (..., 2M) whose state is [Re x, Im x]; P is (R, ..., M).
+    """State matrix (..., 2M, 2M) and B (..., 2M) written out, on the real state [Re x, Im x]; P is (R, ..., M).
 
-    P* x sums over the pairs and their conjugates: 2 Re(conj P x), twice the product of [Re P, Im P] and the state.
+    Only the length correction of C needs them: it takes a power of the state matrix. P* x sums over the pairs and their
+    conjugates: 2 Re(conj P x), twice the product of [Re P, Im P] and the state.
     """
     split = torch.cat([P.real, P.imag], -1)
     re, im = A.real.diag_embed(), A.imag.diag_embed()
@@ -54,7 +65,8 @@ def complex_row(row: Tensor) -> Tensor:
 class DiscreteSSM(NamedTuple):
     """A bilinear step by diagonal and rank-R factors, O(N): (2/dt - A + P P*) x' = (2/dt + A - P P*) x + 2 B u.
 
-    Appendix C.2. E and D = 1 / (2/dt - A) are (H, M), `core` = (1 + P* D P)^-1 is real (H, R, R), B holds the factor 2.
+    Appendix C.2. E = 2/dt + A and D = 1 / (2/dt - A) are diagonal, (H, M). The left side is inverted by Woodbury:
+    D - D P core P* D with core = (1 + P* D P)^-1, real (H, R, R). B holds the factor 2; C is the true one.
     """
 
     E: Tensor
@@ -66,8 +78,7 @@ class DiscreteSSM(NamedTuple):
 
     def step(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """u (B, H), x (B, H, M) -> y (B, H) without the skip, the next x."""
-        v = self.E * x - self.low(self.read(x)) + self.B * u[..., None]
-        v = self.D * v
+        v = self.D * (self.E * x - self.low(self.read(x)) + self.B * u[..., None])
         x = v - self.D * self.low(torch.einsum("hrs,bhs->bhr", self.core, self.read(v)))
         return 2 * (self.C * x).sum(-1).real, x
 
@@ -78,23 +89,6 @@ class DiscreteSSM(NamedTuple):
     def low(self, y: Tensor) -> Tensor:
         """P y (B, H, M)."""
         return torch.einsum("rhm,bhr->bhm", self.P, y.to(self.P.dtype))
-
-
-def kernel_groups(
-    lr: float | Mapping[str, float | None] | None, kinds: Mapping[str, str]
-) -> dict[str, dict[str, float]]:
-    """Optimiser options of the kernel's parameters, name -> kind: no weight decay, and the kind's learning rate.
-
-    raises  ValueError for a kind that the layer does not have
-    """
-    known = set(kinds.values())
-    if not isinstance(lr, Mapping):
-        lr = dict.fromkeys(known, lr)
-    if stray := set(lr) - known:
-        raise ValueError(f"lr: {', '.join(sorted(stray))} is none of {', '.join(sorted(known))}")
-    return {
-        name: {"weight_decay": 0.0} | ({} if lr.get(kind) is None else {"lr": lr[kind]}) for name, kind in kinds.items()
-    }
 
 
 class S4(nn.Module):
@@ -143,6 +137,7 @@ class S4(nn.Module):
         self.discrete: DiscreteSSM | None = None
 
         A, P, B, _ = nplr(init, d_state)
+        # in the eigenbasis of A and random: a change of basis would only draw it anew
         C = torch.randn(1 + bidirectional, d_model, len(A), dtype=torch.cfloat)
         self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
         # some measures have poles on the imaginary axis, whose logarithm would be infinite
@@ -150,9 +145,9 @@ class S4(nn.Module):
         self.A_imag = nn.Parameter(A.imag.float().repeat(n_ssm, 1))
         self.B = nn.Parameter(pair(B).repeat(n_ssm, 1, 1))  # (S, M, 2)
         self.P = nn.Parameter(pair(P)[:, None].repeat(1, n_ssm, 1, 1))  # (R, S, M, 2)
-        self.C = nn.Parameter(pair(C))  # (K, H, M, 2)
-        self.D = nn.Parameter(torch.randn(d_model))
+        self.C = nn.Parameter(pair(C))  # (K, H, M, 2), corrected at once
         self.correct_length(C.to(torch.complex128))
+        self.D = nn.Parameter(torch.randn(d_model))
 
         self.activation = ACTIVATIONS[activation]()
         self.dropout = Dropout(dropout, tied=tie_dropout)

@@ -21,6 +21,7 @@ from lra.backbone import ACTIVATIONS, Dropout
 from lra.fftconv import long_conv
 from lra.hippo import nplr
 from lra.kernels import DISCRETIZATIONS, copies, diagonal_kernel
+from lra.optim import kernel_groups
 
 INITS = ("lin", "inv", "legs", "real")
 
@@ -109,15 +110,8 @@ class S4D(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, (1 + glu) * d_model)
-        lr = lr if isinstance(lr, Mapping) else dict.fromkeys(("dt", "A", "B"), lr)
-        if stray := set(lr) - {"dt", "A", "B"}:
-            raise ValueError(f"lr: {', '.join(sorted(stray))} is none of dt, A, B")
-        kinds = {"log_dt": "dt", "A_log_decay": "A", "A_imag": "A", "B": "B"}
-        self.optim = {
-            name: {"weight_decay": 0.0} | ({} if lr.get(kind) is None else {"lr": lr[kind]})
-            for name, kind in kinds.items()
-            if hasattr(self, name)
-        }
+        kinds = {"log_dt": "dt", "A_log_decay": "A"} | ({} if self.real else {"A_imag": "A"}) | {"B": "B"}
+        self.optim = kernel_groups(lr, kinds)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)  # (B, H, L)

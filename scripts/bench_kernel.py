@@ -1,10 +1,15 @@
 """S4's and S4D's convolution kernels, parameters to taps: error against float64, time and memory of every backend.
 
-The two-sided kernel of H features, state N, length L, as a layer builds it, for every backend that can run here.
+The two-sided kernel of H features, state N, length L, as a layer builds it, for every backend that can run here. "first
+call" is all that a process waits for at first: finding out whether the backend runs, loading or building it, one pass
+forward and one each way.
 """
 
 import argparse
 import copy
+import os
+import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -27,21 +32,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--L", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--backends", nargs="+", default=[*reversed(BACKENDS)], choices=BACKENDS)
     conditions.arguments(parser, peer=True)
+    parser.add_argument("--cold", action="store_true", help="build compiled and Triton kernels anew, in empty caches")
 
 
 def run(args: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(args.threads or torch.get_num_threads())
+    if args.cold:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ |= {"XDG_CACHE_HOME": folder, "TRITON_CACHE_DIR": folder}
+            return every(args)
+    return every(args)
+
+
+def every(args: argparse.Namespace) -> list[dict]:
     rows = []
     for model in args.model:
         for H in args.H:
             for N in args.N:
                 for L in args.L:
                     for backend in args.backends:
+                        start = time.perf_counter()
                         if reason := why_not(backend, args.device):
                             print(f"{backend}: {reason}")
                             continue
+                        ready = time.perf_counter() - start
                         print(f"{model} H {H} N {N} L {L} {backend}", flush=True)
                         rows.append(measure(model, H, N, L, backend, args.device, args.repeats))
+                        rows[-1]["first call s"] += ready
                     for path in args.peer_path if args.peer and model == "s4" else ():
                         print(f"s4 H {H} N {N} L {L} peer, {path}", flush=True)
                         rows.append(peer.row("kernel", args, path, H=H, N=N, L=L))
@@ -59,9 +76,10 @@ def measure(model: str, H: int, N: int, L: int, backend: str, device: str, repea
         layer.zero_grad(set_to_none=True)
         forward().sum().backward()
 
+    # before anything else has used the backend
+    ahead, both = cost(forward, device, repeats=repeats), cost(backward, device, repeats=repeats)
     value, gradient = relative_errors(model, N, L, backend, device)
     reference_value, reference_gradient = relative_errors(model, N, L, "reference", device)
-    ahead, both = cost(forward, device, repeats=repeats), cost(backward, device, repeats=repeats)
     return {
         "model": model, "H": H, "N": N, "L": L, "backend": backend,
         "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,

@@ -1,4 +1,4 @@
-"""For all tests: no network beyond this machine, and a count of the inputs that randomised tests have tried."""
+"""For all tests: no network beyond this machine; at the end, what randomised tests tried and models promised."""
 
 import os
 import re
@@ -27,12 +27,20 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Totals of what tests have counted: inputs tried, processes killed."""
+    """Totals of what tests have counted: inputs tried, processes killed; parameters and exemptions of models."""
     totals: dict[str, int] = {}
+    said: set[tuple[str, str]] = set()
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
                 if isinstance(value, int) and name in ("inputs tried", "processes stopped"):
                     totals[name] = totals.get(name, 0) + value
+                elif name in ("parameters", "exempt"):
+                    said.add((name, value))
     for name, total in sorted(totals.items()):
         terminalreporter.write_line(f"{name}: {total:,}")
+    sizes = sorted(value for name, value in said if name == "parameters")
+    for start in range(0, len(sizes), 6):
+        terminalreporter.write_line("parameters as tested: " + ", ".join(sizes[start : start + 6]))
+    for reason in sorted(value for name, value in said if name == "exempt"):
+        terminalreporter.write_line(f"exempt: {reason}")

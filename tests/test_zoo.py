@@ -1,26 +1,21 @@
-"""The promises of every model, tested for each file of configs/model the moment it exists; its row in models/README.md.
+"""The promises of every model, tested for each file of configs/model the moment it exists.
 
 B batch, L length, D width. A mixer or encoder may be exempt from a promise only by its own class attribute
 `exempt = {"padding": "reason"}`; the reasons are printed with the model's parameter count.
 """
 
 import copy
-import re
 
 import pytest
 import torch
-from composing import CONFIGS, classifier, compose, names
+from composing import classifier, compose, names
 
 from lra.batchnorm import BatchNorm
 from lra.task import TaskSpec
-from scripts import tuned
 
 D = 32
 KEYS = {"padding", "rows", "any_length", "gradient", "bf16"}
 MODELS = names("model")
-ROOT = CONFIGS.parent
-PAGE = (ROOT / "models/README.md").read_text()
-TABLE = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE[: PAGE.index("### Their settings")], re.M))
 
 
 def build(model: str, max_len: int = 48, *, seed: int = 0, vocab: int | None = None):
@@ -68,8 +63,9 @@ def set_batch_statistics(net) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_exemptions_are_named_with_reasons(model):
+def test_exemptions_are_named_with_reasons(model, record_property):
     for promise, reason in exempt(model).items():
+        record_property("exempt", f"{model} from {promise}: {reason}")
         assert promise in KEYS
         assert len(reason) > 20
 
@@ -168,7 +164,7 @@ def test_bfloat16_autocast_is_near(model):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_training_step_lowers_the_loss_it_was_made_for(model, record_property):
     net = build(model, vocab=11).train()
-    record_property("parameters", sum(p.numel() for p in net.parameters()))
+    record_property("parameters", f"{model} {sum(p.numel() for p in net.parameters()):,}")
     torch.manual_seed(0)
     x = torch.randint(1, 11, (8, 40))
     mask = torch.arange(40) < torch.randint(20, 41, (8,))[:, None]
@@ -192,32 +188,3 @@ def test_the_norms_of_every_model_know_whether_batches_hold_padding(model, ragge
     norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
     assert norms
     assert all(norm.ragged == ragged for norm in norms)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_the_table_says_of_every_model_what_it_costs_and_what_it_was_checked_against(model):
-    paper, cost, checked, differs = TABLE[model].split(" | ")
-    assert re.search(r"arxiv\.org/abs/\d{4}\.\d{4,5}|the same|1997", paper)
-    assert re.search(r"\bL\b|L²|as above", cost)
-    assert differs
-    text = (CONFIGS / "model" / f"{model}.yaml").read_text()
-    (stem,) = set(re.findall(r"models\.(\w+)\.\w+", text)) or {model.removesuffix("_chunk")}
-    tests = re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", checked)
-    assert tests
-    for path, test in tests:
-        source = (ROOT / (path or f"tests/models/test_{stem}.py")).read_text()
-        assert f"def {test}(" in source, test
-
-
-def test_the_table_has_no_row_for_a_model_that_is_not_there():
-    assert sorted(TABLE) == MODELS
-    assert "models/README.md" in (ROOT / "README.md").read_text()
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_a_model_without_published_settings_is_named(model):
-    rule = PAGE[PAGE.index("### Their settings") : PAGE.index("Where the LRA code and a paper differ")]
-    sources = tuned.sections(model)[0].values()
-    published = any(not source.startswith(tuned.UNPUBLISHED) for source in sources)
-    unpublished = model not in ("s4", "transformer") and not published
-    assert unpublished == (f"`{model.removesuffix('_chunk').removesuffix('_softmax')}`" in rule) or published

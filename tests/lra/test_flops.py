@@ -1,10 +1,16 @@
 import math
+from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
+from lra.backbone import Classifier
 from lra.flops import forward_flops
+from lra.results import load
 from lra.task import TaskSpec
+from models.linear_transformer import LinearAttention
+from models.lstm import LSTM
 
 L, D = 64, 8
 
@@ -62,3 +68,53 @@ def test_the_run_is_not_disturbed():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(p.requires_grad for p in net.parameters())
+
+
+# what a whole model does on one example of L positions, by hand
+
+
+def transformer_flops(L, D, F, Q):
+    """Queries, keys and values; all pairs twice; output; feed-forward network."""
+    return 2 * L * D * 3 * Q + 2 * (2 * L * L * Q) + 2 * L * Q * D + 2 * (2 * L * D * F)
+
+
+def s4_flops(L, D, N):
+    """Two-sided and gated: six sums over N poles at L / 2 + 1 frequencies, two kernels, a convolution, the output."""
+    sums = 6 * 2 * D * N * (L // 2 + 1)
+    kernels = 2 * 2.5 * D * L * math.log2(L)
+    n = 2 * L  # a power of two where L is: the least fast length
+    return sums + kernels + 3 * 2.5 * D * n * math.log2(n) + 2 * L * D * 2 * D
+
+
+@pytest.mark.parametrize("model", ["transformer", "s4"])
+def test_counts_in_records_are_those_made_by_hand(model):
+    folder = Path(__file__).resolve().parent.parent.parent / "results/runs/mini" / model
+    records = [r for path in sorted(folder.rglob("*.json")) if (r := load(path)).flops is not None]
+    assert records
+    for r in records:
+        m, spec = r.config["model"], r.config["task"]
+        # a class token is one more; grey values are multiplied, tokens only looked up
+        L, D = (spec["size"] ** 2 if "size" in spec else spec["max_len"]) + (m["pool"] == "cls"), m["d_model"]
+        embedding = 2 * L * D if "size" in spec and spec["variant"] == "s4" else 0
+        head = 2 * D * (10 if r.task in ("image", "listops") else 2)
+        if model == "transformer":
+            layer = transformer_flops(L, D, m["d_ff"], m["mixer"]["d_qkv"] or D)
+        else:
+            layer = s4_flops(L, D, m["mixer"]["d_state"])
+        assert r.flops == embedding + m["n_layers"] * layer + head, r.task
+
+
+def test_a_linear_transformer_is_counted_as_by_hand():
+    H = 2
+    K = D // H
+    net = Classifier(TaskSpec("t", L, 2, 11), d_model=D, n_layers=2, mixer=lambda *a: LinearAttention(*a, n_heads=H))
+    # the state and its reading cost K for each feature and position, the normaliser one
+    layer = 2 * L * D * 3 * D + 2 * (2 * L * D * K) + 2 * L * D + 2 * L * D * D
+    assert forward_flops(net, TaskSpec("t", L, 2, 11)) == 2 * layer + 2 * D * 2
+
+
+def test_an_lstm_is_counted_as_by_hand():
+    net = Classifier(TaskSpec("t", L, 2, 11), d_model=D, n_layers=2, mixer=LSTM)
+    S = D // 2
+    layer = 2 * (2 * L * 4 * S * (D + S)) + 2 * L * D * D
+    assert forward_flops(net, TaskSpec("t", L, 2, 11)) == 2 * layer + 2 * D * 2

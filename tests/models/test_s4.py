@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from stepping import stepped
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lra.fftconv import long_conv
 from lra.hippo import bilinear, nplr, ssm_kernel, ssm_recurrence, transition
@@ -73,6 +74,31 @@ def test_real_form_of_the_state_is_the_measures_own_matrix(init):
     torch.testing.assert_close(
         torch.tensor(order(torch.linalg.eigvals(real))), torch.tensor(order(expected)), rtol=1e-6, atol=1e-6
     )
+
+
+class Elements(TorchDispatchMode):
+    """Counts the numbers that operators make."""
+
+    made = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.made += sum(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
+        return out
+
+
+def test_a_step_costs_in_proportion_to_the_state():
+    made = []
+    for N in (64, 256):
+        layer = causal(d_state=N)
+        layer.setup_step()
+        x, state = torch.randn(2, 4, dtype=torch.float64), layer.default_state(2)
+        with Elements() as counted:
+            layer.discrete.step(x, state)
+        made.append(counted.made)
+    assert made[1] <= 4 * made[0]
+    # no matrix of the state anywhere
+    assert made[0] < 2 * 4 * 64**2
 
 
 def test_second_kernel_reads_the_sequence_from_the_right():

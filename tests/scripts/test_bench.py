@@ -12,6 +12,7 @@ from composing import compose
 SMALL = {
     "kernel": ["--H", "4", "--N", "4", "--L", "64", "--backends", "compiled", "reference"],
     "layer": ["--shapes", "2,4,64", "--N", "4", "--backends", "compiled", "reference"],
+    "convolution": ["--shapes", "2,4,64", "3,2,50"],
     "model": ["--task", "listops", "--model", "s4", "--scale", "smoke", "--backends", "compiled", "reference"],
     "step": ["--task", "listops", "image", "--model", "s4", "transformer", "--scale", "smoke", "--B", "2"],
 }
@@ -51,6 +52,34 @@ def test_a_profile_names_the_operators_and_leaves_a_trace(tmp_path, capsys):
     run("step", "--task", "listops", "--model", "s4", "--profile", str(tmp_path / "trace.json"))
     assert "aten::" in capsys.readouterr().out
     assert json.loads((tmp_path / "trace_s4_listops.json").read_text())["traceEvents"]
+
+
+def test_the_convolution_that_keeps_its_spectra_is_the_same_convolution():
+    bench = importlib.import_module("scripts.bench_convolution")
+    torch.manual_seed(0)
+    inputs = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((3, 2, 40), (2, 2, 40), (2,))]
+    weight = torch.randn(3, 2, 40, dtype=torch.float64)
+    ours, kept = bench.long_conv(*inputs), bench.Keeping.apply(*inputs)
+    torch.testing.assert_close(ours, kept)
+    gradients = (torch.autograd.grad(y, inputs, weight) for y in (ours, kept))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_cold_first_call_builds_the_loops_where_nothing_was_built(monkeypatch):
+    from lra.kernels import compiled
+
+    built = []
+    for function in (compiled.library, compiled.why_not):
+        function.cache_clear()
+    real = compiled.subprocess.run
+    monkeypatch.setattr(compiled.subprocess, "run", lambda *a, **k: built.append(a) or real(*a, **k))
+    monkeypatch.setenv("XDG_CACHE_HOME", "nowhere")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "nowhere")
+    _, rows = run("kernel", "--cold", "--backends", "compiled")
+    # for one output and for two
+    assert sum("-DREAL=float" in words[0] for words in built) == 2
+    assert rows[0]["first call s"] > 0.2
 
 
 def test_a_model_without_kernel_backends_is_refused():

@@ -47,6 +47,40 @@ def test_the_file_holds_the_whole_record(finished):
     assert weights.load(folder / "run/model.safetensors")[1] == record
 
 
+def test_a_state_space_model_answers_the_same_when_fitted_to_longer_inputs(tmp_path, monkeypatch, capsys):
+    record = small_run(tmp_path, "model=s4")
+    longer = 4 * record.config["task"]["max_len"]
+    words = [f"checkpoint={tmp_path / 'run'}", *options(tmp_path), f"length={longer}"]
+    status, out, _ = call(monkeypatch, capsys, *words)
+    assert status == 0
+    # toy expressions are no longer than before
+    number = f"({record.test_correct} of {record.n_test})"
+    assert f"{number} at up to {longer} positions; recorded was" in out
+    assert out.count(number) == 2
+
+
+@pytest.mark.parametrize(
+    ("length", "line"),
+    [("0", "not a number of positions"), ("1e3", "not a number of positions"), ("4096", "configured")],
+)
+def test_a_length_that_cannot_be_had_is_one_line(length, line, finished, tmp_path, monkeypatch, capsys):
+    def change(content):
+        # positions of a Transformer's own are as many as it was trained with
+        content["config"]["model"]["positions"] = "learned"
+        rehash(content)
+
+    folder, _ = finished
+    path = changed(folder, tmp_path, change)
+    status, _, err = call(monkeypatch, capsys, f"checkpoint={path}", *options(folder), f"length={length}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert line in err
+
+
+def test_the_length_of_a_picture_cannot_be_chosen():
+    with pytest.raises(ValueError, match="length=4096: the inputs of this task"):
+        evaluate.relength({"task": {"size": 32}}, "4096")
+
+
 def changed(folder, tmp_path, change):
     """A copy of the checkpoint whose record is another."""
     raw = (folder / "run/model.safetensors").read_bytes()
