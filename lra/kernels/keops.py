@@ -80,4 +80,6 @@ def reduce(formula: str, variables: list[str], inputs: tuple[Tensor, ...]) -> Te
     # it would print every formula that it compiles
     pykeops.set_verbose(False)
     backend = BACKENDS[inputs[-1].device.type]
-    return Genred(formula, variables, reduction_op="Sum", axis=1)(*(x.contiguous() for x in inputs), backend=backend)
+    return Genred(formula, variables, reduction_op="Sum", axis=1, sum_scheme="kahan_scheme")(
+        *(x.contiguous() for x in inputs), backend=backend
+    )

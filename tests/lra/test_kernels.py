@@ -105,8 +105,9 @@ def test_spectrum_matches_the_definition_at_the_size_of_path_x(backend):
     compare("nplr_spectrum", lambda *p, name: nplr_spectrum(*p, 16384, backend=name), 256, 32, 2, 1, backend, "cuda")
 
 
-# H, N, L: odd, a lone pole, with a Nyquist point, as long as Path-X
-KEOPS_SIZES = [(4, 8, 63), (3, 1, 63), (4, 8, 64), (2, 32, 16384)]
+# H, N, L: odd, a lone pole, with a Nyquist point, as long as Path-X. There the gradients of single steps nearly cancel,
+# and it takes many of them to tell a backend's error from luck
+KEOPS_SIZES = [(4, 8, 63), (3, 1, 63), (4, 8, 64), (16, 8, 16384)]
 
 
 @pytest.mark.slow
@@ -128,7 +129,7 @@ def test_keops_diagonal_kernel_and_its_gradients_match_the_definition(device):
 
 def few(backend: str, device: str) -> tuple[int, int]:
     """H and N: an interpreted kernel takes a second for a pole as long as Path-X."""
-    return (1, 1) if (backend, device) == ("triton", "cpu") else (4, 32)
+    return (1, 1) if (backend, device) == ("triton", "cpu") else (16, 8)
 
 
 @pytest.mark.parametrize("device", DEVICES)
