@@ -13,15 +13,14 @@ from torch import Tensor
 
 from lra.fftconv import Transform, long_conv, spectrum, transform_length, unroll
 from lra.measure import seconds
+from scripts import conditions
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shapes", nargs="+", default=["16,128,1024", "4,256,4096", "1,256,16384"], metavar="B,H,L", help="sizes"
     )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
-    parser.add_argument("--repeats", type=int, default=15, help="rounds")
+    conditions.arguments(parser, repeats=15)
 
 
 class Keeping(torch.autograd.Function):

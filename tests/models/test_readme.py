@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 
 from lra.optim import param_groups
 from lra.task import TaskSpec
-from scripts import train, tuned
+from scripts import commandline, tuned
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "models" / "README.md").read_text()
@@ -75,7 +75,7 @@ def test_the_training_commands_of_the_walk_through_are_understood():
     for first, *rest in trained:
         assert first == "model=mean_field"
         # of those that are there
-        train.check_command_line(["model=transformer", *rest])
+        commandline.check_command_line(["model=transformer", *rest])
 
 
 def test_the_example_learns(example):
