@@ -277,14 +277,17 @@ class Jobs:
     def overview(self, cells: Sequence[Cell], states: dict[str, str], done: Counter[str], spent: float) -> Table:
         state = {cell: states.get(self.known.get(str(cell.path), ""), "?") for cell in cells}
         counts = ", ".join(f"{n} {s}" for s, n in sorted((Counter(state.values()) + done).items()))
-        table = Table(title=Text(f"{counts} ({duration(spent)})"), title_justify="left", box=None, padding=(0, 1))
-        for column in ("model", "task", "seed", "job", "steps", "last line of its log"):
+        table = Table(
+            title=Text(f"{counts} ({duration(spent)})"), title_justify="left", box=None, padding=(0, 1), expand=True
+        )
+        for column in ("model", "task", "seed", "job", "steps"):
             table.add_column(column, no_wrap=True)
+        table.add_column("last line of its log", no_wrap=True, ratio=1)  # takes what the others leave
         for cell in [c for c in cells if state[c] == "running"][:30]:
             line = last_line(cell.log)
             steps = STEP.search(line)
             progress = f"{steps[1]}/{steps[2]}" if steps else ""
             job = self.known.get(str(cell.path), "")
-            said = Text(line[steps.end() if steps else 0 :][:80])
+            said = Text(line[steps.end() if steps else 0 :])
             table.add_row(cell.model, cell.task, str(cell.seed), job, progress, said)
         return table

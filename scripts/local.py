@@ -230,15 +230,16 @@ class Pool:
     def overview(self) -> Table:
         for cell, running in self.running.items():
             running.look(cell.log)
-        table = Table(title=self.state, title_justify="left", box=None, padding=(0, 1))
-        for column in ("model", "task", "seed", "time", "steps", "last line of its log"):
+        table = Table(title=self.state, title_justify="left", box=None, padding=(0, 1), expand=True)
+        for column in ("model", "task", "seed", "time", "steps"):
             table.add_column(column, no_wrap=True)
+        table.add_column("last line of its log", no_wrap=True, ratio=1)  # takes what the others leave
         for cell, running in self.running.items():
             bar: Any = ""
             if running.steps:
                 bar = ProgressBar(total=running.steps[1], completed=running.steps[0], width=16)
             spent = duration(time.monotonic() - running.since)
-            table.add_row(cell.model, cell.task, str(cell.seed), spent, bar, Text(running.line[:80]))
+            table.add_row(cell.model, cell.task, str(cell.seed), spent, bar, Text(running.line))
         return table
 
     def _say(self) -> None:

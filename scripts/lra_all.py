@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # until there is something to save, Ctrl-C ends this at once and without a trace
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,12 +9,16 @@ Running it again says that the result exists; an unfinished run goes on where it
 
 import inspect
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while everything is imported leaves no trace
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -176,6 +180,9 @@ def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) ->
         if cfg.budget is not None:
             console.print(sized(cfg, task=choices["task"], scale=choices["scale"], overrides=overrides))
         return run(**cfg, cell=cell_of(cfg, choices=choices, overrides=overrides))
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        return STOPPED
     except InstantiationException as error:
         die(str(error.__cause__ or "") or str(error))
     except (OmegaConfBaseException, DataError, ValueError, OSError) as error:
@@ -202,6 +209,8 @@ def keep_trace(runs: Path) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = HydraConfig.get()
     words = {"choices": chosen.runtime.choices, "overrides": list(chosen.overrides.task)}
     if chosen.mode != RunMode.MULTIRUN:

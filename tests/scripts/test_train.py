@@ -9,8 +9,10 @@ import pytest
 
 from lra.cells import learned
 from lra.results import load
+from scripts import train
 from scripts.claim import claim
 from scripts.commandline import check_command_line, check_targets
+from scripts.composition import composed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -114,3 +116,12 @@ def test_two_processes_cannot_hold_one_cell(tmp_path, capsys):
     assert "is training this cell" in capsys.readouterr().err
     held.close()
     claim(tmp_path).close()
+
+
+def test_ctrl_c_before_the_training_is_one_line_and_status_130(tmp_path, monkeypatch, capsys):
+    def interrupted(content):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "check_values", interrupted)
+    assert train.one(**composed(["task=listops", "model=fnet", f"runs={tmp_path}"])) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
