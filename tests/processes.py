@@ -17,14 +17,22 @@ SECONDS = 120  # after which something is wrong
 
 @dataclass
 class Process:
-    """A training process, the first of its session; the others of a run of several are in it too."""
+    """A training process, the first of its group; the others of a run of several are in it too."""
 
-    pid: int
+    pids: list[int]
     log: Path
-    wait: Callable[[], int]
+    wait_for_all: Callable[[], list[int]]
+
+    @property
+    def pid(self) -> int:
+        return self.pids[0]
+
+    def wait(self) -> int:
+        """Until all have ended; the exit status of the first."""
+        return self.wait_for_all()[0]
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the whole session; nothing happens if it is over."""
+        """Send a signal to the whole group; nothing happens if it is over."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -61,10 +69,12 @@ def starter():
             service.stdin.flush()
             return json.loads(service.stdout.readline())
 
-        def start(arguments: list[str], log: Path, *, largest_file: int | None = None, **environment: str) -> Process:
+        def start(
+            arguments: list[str], log: Path, *, largest_file: int | None = None, world: int = 1, **environment: str
+        ) -> Process:
             asked = {"arguments": arguments, "log": str(log), "largest_file": largest_file, "environment": environment}
-            pid = ask(**asked)["pid"]
-            return Process(pid, log, lambda: ask(wait=pid)["status"])
+            pids = ask(**asked, world=world)["pids"]
+            return Process(pids, log, lambda: ask(wait=pids)["statuses"])
 
         yield start
         assert service.stdin is not None

@@ -15,17 +15,17 @@ CELL = ["task=listops", "scale=smoke", f"training.steps={STEPS}", "training.vali
 
 
 class Run:
-    """One run of one model with folders of its own, as often as it is started."""
+    """One run of one model with folders of its own, as often as it is started; of `world` processes."""
 
-    def __init__(self, place: Path, start, *words: str, data: Path):
-        self.place, self.start = place, start
+    def __init__(self, place: Path, start, *words: str, data: Path, world: int = 1):
+        self.place, self.start, self.world = place, start, world
         self.place.mkdir()
         folders = [f"results={place}/results", f"runs={place}/runs", f"data.root={data}"]
         # masks of dropout come from the random state, so that it counts
         self.words = [*CELL, "model.dropout=0.1", "trainer.checkpoint_seconds=0", *words, *folders]
 
     def process(self, **limits) -> Process:
-        return self.start(self.words, self.place / "log", **limits)
+        return self.start(self.words, self.place / "log", world=self.world, **limits)
 
     def folder(self) -> Path | None:
         return next((p.parent for p in (self.place / "runs").rglob("claim")), None)
