@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import random
 import signal
 import time
 import zipfile
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -65,6 +67,31 @@ def read_checkpoint(path: Path) -> dict:
     return state
 
 
+def random_states() -> dict[str, Any]:
+    """Where this process's generators stand: torch's, and those of Python and NumPy, from which a model may draw."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    states = {
+        "cpu": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Put the generators there; one that `states` does not know stays where it is."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())
+    if "python" in states:
+        random.setstate(states["python"])
+    if "numpy" in states:
+        name, keys, *rest = states["numpy"]
+        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+
+
 def discard(folder: Path) -> None:
     """Remove what is of no use once the record of a run is written; the weights in model.safetensors stay."""
     for pattern in ("last.ckpt", "previous.ckpt", "next.ckpt*", "damaged.ckpt", "best-*.ckpt*", "pretrain*/*"):
@@ -91,10 +118,7 @@ class Checkpoint(Callback):
         self._saved = time.monotonic()
 
     def state_dict(self) -> dict:
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
-        return {"best": self.best, "random": gathered(random)}
+        return {"best": self.best, "random": gathered(random_states())}
 
     def load_state_dict(self, state: dict) -> None:
         self.best, self._best_before = dict(state["best"]), state["best"]["step"]
@@ -165,9 +189,7 @@ class Checkpoint(Callback):
         if self._random is None and rank() > 0:
             torch.manual_seed(torch.initial_seed() + rank())  # its own noise in dropout
         if self._random is not None:
-            torch.set_rng_state(self._random["cpu"].cpu())
-            if "cuda" in self._random and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._random["cuda"].cpu())
+            set_random_states(self._random)
         with contextlib.suppress(ValueError):  # handlers belong to the main thread
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._note)

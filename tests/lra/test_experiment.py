@@ -1,5 +1,8 @@
 """A run from data to record on a tiny task, and what becomes of it when it is stopped, repeated or goes wrong."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from tiny_run import Majority, Pool, StopsAt, go, losses
@@ -48,6 +51,29 @@ def test_a_stopped_run_goes_on_as_if_undisturbed(tmp_path, at):
     assert second.status == "ok"
     assert losses(second) == losses(whole)
     assert (second.test_correct, second.val_accuracy) == (whole.test_correct, whole.val_accuracy)
+
+
+class Noisy(StopsAt):
+    """Draws noise from Python's generator and from NumPy's."""
+
+    def forward(self, x, mask):
+        noise = random.random() + np.random.rand() if self.training else 0.0  # noqa: NPY002
+        return super().forward(x, mask) + noise
+
+
+def test_draws_of_python_and_numpy_go_on_as_if_undisturbed(tmp_path):
+    def noisy(folder, seed):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        return go(tmp_path / folder, mixer=Noisy)
+
+    Noisy.at = None
+    whole, other = noisy("whole", 0), noisy("other", 1)
+    assert losses(other) != losses(whole)
+    Noisy.at, Noisy.seen = 13, 0
+    assert noisy("stopped", 0).status == "interrupted"
+    Noisy.at = None
+    assert losses(noisy("stopped", 1)) == losses(whole)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
