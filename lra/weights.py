@@ -1,13 +1,17 @@
 """The weights of a finished run and its record in one safetensors file, which needs nothing beside it and runs no code.
 
-The header of the file holds the record, and with it the resolved configuration, as JSON under the name `record`.
+The header of the file holds the record, and with it the resolved configuration, as JSON under the name `record`, and
+under `sha256` a checksum of the weights: the format itself has none, and a flipped bit would be another weight.
 """
 
+import hashlib
+import json
+import struct
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from lra.results import Record, parse
@@ -17,12 +21,21 @@ from lra.whole import write_whole
 def save(path: Path, model: nn.Module, record: Record) -> None:
     """Write both, whole or not at all; OSError of one line where the disk refuses."""
     tensors = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
-    content = safetensors.torch.save(tensors, {"record": record.text()})
+    sha256 = checksum(safetensors.torch.save(tensors))
+    content = safetensors.torch.save(tensors, {"record": record.text(), "sha256": sha256})
     write_whole(path, content, cure="runs=/some/dir", beside=path.with_suffix(".tmp"))
 
 
+def checksum(content: bytes) -> str:
+    """SHA-256 of all tensors of a safetensors file: names, types, shapes, places and bytes."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__", None)
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + content[8 + length :]).hexdigest()
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], Record | None]:
-    """Weights and record of a file; a file of weights alone has no record.
+    """Weights and record of a file; a file of weights alone has no record, and one of others no checksum.
 
     raises  ValueError, one line naming the file, if it is not there, damaged or no such file
     """
@@ -32,7 +45,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], Record | None]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        if header.get("sha256", found := checksum(path.read_bytes())) != found:
+            raise ValueError("the weights differ from their checksum")
+    except Exception as error:  # a damaged header fails in many ways, none of which runs code
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a whole safetensors file ({reason}); copy it again") from None
     return weights, parse(header["record"], where=str(path)) if "record" in header else None

@@ -1,6 +1,7 @@
 """Checkpoints: found damaged before they are used, never half written, never the cause of code being run."""
 
 import errno
+import json
 import os
 import pickle
 import shutil
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_run import Majority, Pool, StopsAt, go, losses
 
+from lra import weights
 from lra.backbone import Classifier
 from lra.checkpoint import Checkpoint, read_checkpoint, read_state, write_state
 from lra.learner import Learner
@@ -139,6 +141,67 @@ def test_a_strangers_file_is_refused_and_nothing_in_it_runs(tmp_path, raw, tree,
 @given(**STRANGERS)
 def test_thousands_of_strangers_files_are_refused_and_nothing_in_them_runs(tmp_path, raw, tree, how):
     check_strangers(tmp_path, raw, tree, how)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """The weights of a finished run, with its record."""
+    folder = tmp_path_factory.mktemp("run")
+    assert go(folder, steps=4).status == "ok"
+    return folder / "model.safetensors"
+
+
+def check_weights(source: Path, place: Path, what: str, damage: object) -> None:
+    """A file of weights with one damage is refused in one line, or has the weights that were written."""
+    content = bytearray(source.read_bytes())
+    if what == "header":
+        length = int.from_bytes(content[:8], "little")
+        text = json.dumps(json.loads(content[8 : 8 + length]) | damage).encode()
+        content[: 8 + length] = len(text).to_bytes(8, "little") + text
+    elif what == "flip":
+        at, bit = damage
+        content[int(at * (len(content) - 1))] ^= 1 << bit
+    else:
+        del content[int(damage * len(content)) :]
+    path = place / "model.safetensors"
+    path.write_bytes(content)
+    said = ""
+    try:
+        found = weights.load(path)[0]
+    except ValueError as error:
+        said = str(error)
+    assert said.startswith(f"{path}: ") if said else same(found, weights.load(source)[0])
+    assert "\n" not in said
+
+
+INNER = st.recursive(LEAVES.filter(lambda x: not isinstance(x, bytes)), lambda i: st.lists(i, max_size=3), max_leaves=4)
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "I32", "F64", "BF16", "C64", "U8", "X"]) | INNER,
+        "shape": st.lists(st.integers(-1, 99), max_size=3) | INNER,
+        "data_offsets": st.lists(st.integers(-1, 999), min_size=2, max_size=2) | INNER,
+    },
+)
+NAMED = st.sampled_from(["head.out.weight", "encoder.norm.weight", "x", "", "__metadata__"])
+DAMAGE = st.one_of(
+    st.tuples(st.just("flip"), PLACES),
+    st.tuples(st.just("cut"), st.floats(0, 1)),
+    st.tuples(st.just("header"), st.dictionaries(NAMED, ENTRIES | INNER, max_size=1)),
+)
+
+
+@settings(max_examples=100, **ANY)
+@given(damage=DAMAGE)
+def test_damaged_weights_are_found_out(kept, tmp_path, damage):
+    check_weights(kept, tmp_path, *damage)
+
+
+@pytest.mark.nightly
+@settings(max_examples=3000, **ANY)
+@given(damage=DAMAGE)
+def test_thousands_of_damaged_weights_are_found_out(kept, tmp_path, damage):
+    check_weights(kept, tmp_path, *damage)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_never_replaces_it(folder, whole, capsys):
