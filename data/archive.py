@@ -23,6 +23,8 @@ from data.store import DataError, flush, locked, need_space, plain_errors
 
 PIECE = 1 << 20
 SECONDS = 30  # without an answer, after which a server counts as gone
+HEADER = 1 << 20  # bytes that describe a member, at most: they are read into memory
+MEMBERS = 5_000_000  # of an archive, at most: also an empty file takes room
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ def _transfer(archive: Archive, part: Path) -> None:
 def unpack(path: Path, into: Path, wanted: str, *, limit: int) -> Path:
     """Unpack the folder `wanted` of a tar, compressed or not, to `into`/`wanted`, whole or not at all.
 
-    Every member of the archive is examined, wanted or not: an absolute path, "..", a link, a device, or more than
-    `limit` bytes in all ends it.
+    Every member of the archive is examined, wanted or not: an absolute path, "..", a link, a device, more than
+    `limit` bytes in all, more than MEMBERS members, or a description of more than HEADER bytes ends it.
     raises  DataError
     """
     target = into / wanted
@@ -183,19 +185,39 @@ def _opened(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
         yield file
 
 
+class Bounded:
+    """A file that hands out bytes up to `until`, so that no header of a tar can claim the memory of the machine."""
+
+    def __init__(self, path: Path, file: IO[bytes]):
+        self.path, self.file = path, file
+        self.given, self.until = 0, HEADER
+
+    def read(self, n: int) -> bytes:
+        content = self.file.read(n)
+        self.given += len(content)
+        if self.given > self.until:
+            raise DataError(f"{self.path}: describes a member in more than {HEADER:,} bytes; refused")
+        return content
+
+
 def _extract(path: Path, work: Path, wanted: str, limit: int) -> None:
     damaged = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError)
-    total = 0
+    total = members = 0
     with path.open("rb") as file, bar(f"unpacking {path.name}", path.stat().st_size, in_bytes=True) as advance:
         before = 0
         try:
             with _opened(path, file) as content:
-                with tarfile.open(fileobj=content, mode="r|") as tar:
+                bounded = Bounded(path, content)
+                with tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]
                     for member in tar:
                         name = safe_name(path, member)
-                        total += member.size
+                        total, members = total + member.size, members + 1
                         if total > limit:
                             raise DataError(f"{path}: unpacks to more than {limit:,} bytes; refused")
+                        if members > MEMBERS:
+                            raise DataError(f"{path}: has more than {MEMBERS:,} members; refused")
+                        # where this member ends, and room for what describes the next
+                        bounded.until = tar.offset + HEADER
                         if member.isfile() and name.is_relative_to(wanted):
                             (work / name).parent.mkdir(parents=True, exist_ok=True)
                             with tar.extractfile(member) as source, (work / name).open("wb") as copy:  # type: ignore[union-attr]

@@ -1,11 +1,13 @@
 """Archives: fetched whole, continued, checked, unpacked without trust."""
 
+import contextlib
 import gzip
 import hashlib
 import http.server
 import io
 import tarfile
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,40 @@ def test_a_bomb_is_refused_by_the_size_it_states(tmp_path):
     with pytest.raises(DataError, match=r"unpacks to more than 1,000,000 bytes; refused"):
         archive.unpack(path, tmp_path / "raw", "out/in", limit=1_000_000)
     assert not (tmp_path / "raw" / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_bomb_in_the_description_of_a_member_is_refused_before_it_fills_memory(tmp_path, kind):
+    bomb = tarfile.TarInfo("././@LongLink")
+    bomb.type, bomb.size = kind, 64 << 20
+    plain = tarfile.TarInfo("out/in/a")
+    path = tmp_path / "a.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for block in (plain.tobuf(), bomb.tobuf(tarfile.GNU_FORMAT), *[bytes(1 << 20)] * 64):
+            file.write(block)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"describes a member in more than 1,048,576 bytes; refused"):
+        archive.unpack(path, tmp_path / "raw", "out/in", limit=1 << 40)
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+    assert not (tmp_path / "raw" / "out").exists()
+
+
+def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "MEMBERS", 10)
+    for n, refused in ((10, False), (11, True)):
+        path = tar(tmp_path / "a.gz", *[(f"out/in/{i}", b"") for i in range(n)])
+        with pytest.raises(DataError, match="has more than 10 members") if refused else contextlib.nullcontext():
+            archive.unpack(path, tmp_path / str(n), "out/in", limit=100)
+        assert (tmp_path / str(n) / "out").exists() == (not refused)
+
+
+def test_large_members_and_long_names_are_unpacked(tmp_path):
+    long = "out/in/" + "/".join(["d" * 90] * 3)
+    path = tar(tmp_path / "a.gz", ("out/in/a", bytes(3 << 20)), (long, b"x"), ("elsewhere", bytes(3 << 20)))
+    target = archive.unpack(path, tmp_path / "raw", "out/in", limit=1 << 30)
+    assert (target / "a").stat().st_size == 3 << 20
+    assert (tmp_path / "raw" / long).read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
