@@ -16,6 +16,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lra.portable import discreet
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 # choices that name a cell, and settings that change where and how fast it runs but not what comes out
@@ -35,7 +37,7 @@ def variant_of(overrides: list[str]) -> list[str]:
 
 def die(message: str) -> NoReturn:
     """One line on the error stream and exit status 2: the user can mend it."""
-    print("train.py: " + " ".join(str(message).split()), file=sys.stderr)
+    print("train.py: " + discreet(" ".join(str(message).split())), file=sys.stderr)
     sys.exit(2)
 
 
@@ -110,12 +112,13 @@ def check_composition(overrides: list[Override], *, several: bool) -> None:
             if not several:
                 die(f"{line}: several values; -m runs each, brackets make a list: {override.key_or_group}=[...]")
             line = f"{line.split('=', 1)[0]}={next(iter(swept(override)), '')}"
-        if not override.key_or_group.startswith("hydra"):
-            words.append(line)
+        words.append(line)
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            hydra.compose("train", overrides=words)
-    except (HydraException, OmegaConfBaseException) as error:
+            composed = hydra.compose("train", overrides=words, return_hydra_config=True)
+        # Hydra makes this folder before anybody else looks at it
+        Path(str(composed.hydra.run.dir)).mkdir(parents=True, exist_ok=True)
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         die(str(error.__cause__ or error).strip().split("\n")[0])
 
 

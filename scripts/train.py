@@ -44,7 +44,7 @@ from data.base import DataError  # noqa: E402
 from lra import crash, experiment, together  # noqa: E402
 from lra.budget import parameters  # noqa: E402
 from lra.checkpoint import discard  # noqa: E402
-from lra.portable import portable  # noqa: E402
+from lra.portable import discreet, portable  # noqa: E402
 from lra.pretrain import Pretraining, Pupil  # noqa: E402
 from lra.results import Record, record_path  # noqa: E402
 from lra.settings import Cell, Hardware, Training  # noqa: E402
@@ -190,7 +190,7 @@ def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) ->
     except Exception as error:
         if os.environ.get("LRA_TRACE"):
             raise
-        said = " ".join(str(error).split())[:300]
+        said = discreet(" ".join(str(error).split()))[:300]
         print(f"train.py: {type(error).__name__}: {said}; {keep_trace(Path(cfg.runs))}", file=sys.stderr)
         sys.exit(1)
 

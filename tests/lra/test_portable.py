@@ -41,3 +41,17 @@ def test_what_is_portable_stays_as_it_is(text, monkeypatch):
 @given(JSON)
 def test_portable_twice_is_portable_once(value):
     assert repr(portable(portable(value))) == repr(portable(value))
+
+
+def test_a_password_in_a_url_is_blotted_out():
+    assert portable("via http://me:p4ss%20word@proxy:3128/x") == "via http://me:[secret]@proxy:3128/x"
+    assert portable("https://wandb.ai:443/team/@me") == "https://wandb.ai:443/team/@me"
+
+
+@pytest.mark.parametrize(
+    "name", ["DB_PASS", "PGPASSWORD", "GIT_AUTH", "MYSQL_PWD", "SSH_PASSPHRASE", "SOME_CREDENTIALS"]
+)
+def test_a_secret_goes_by_many_names(monkeypatch, name):
+    monkeypatch.setenv(name, "planted-5eed")
+    monkeypatch.setenv("PWD", "a-folder")
+    assert portable("planted-5eed in a-folder") == "[secret] in a-folder"
