@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -60,6 +62,17 @@ def write_whole(path: Path, content: bytes | memoryview, *, cure: str = "", besi
             with contextlib.suppress(OSError):
                 beside.unlink()
             raise
+
+
+def write_figure(figure: Any, path: Path, *, cure: str = "", **options: Any) -> None:
+    """A figure of matplotlib in the format of the file's suffix, put in place as `write_whole` does.
+
+    options  of its savefig
+    raises   OSError as there; ValueError for a suffix that is no format
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix[1:], **options)
+    write_whole(path, content.getbuffer(), cure=cure)
 
 
 def ensure_writable(folder: Path, cure: str) -> None:

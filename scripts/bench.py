@@ -13,6 +13,7 @@ import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from lra.environment import git, hardware, versions
 from lra.jsonfile import write_atomically
 from lra.portable import portable
+from lra.whole import ensure_writable
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def main() -> None:
@@ -34,7 +38,7 @@ def main() -> None:
         command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
         command.add_argument("--json", type=Path, metavar="FILE", help="write rows and conditions there")
         if hasattr(module, "plot"):
-            command.add_argument("--plot", type=Path, metavar="FILE", help="draw the rows there")
+            command.add_argument("--plot", type=picture, metavar="FILE", help="draw the rows there")
         module.arguments(command)
         modules[name] = module
     args = parser.parse_args()
@@ -42,13 +46,28 @@ def main() -> None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # a long run is seen as it goes, and says what it cannot run
     warnings.simplefilter("ignore")
+    module = modules[args.command]
     try:
-        rows = modules[args.command].run(args)
-    except (ValueError, RuntimeError) as error:
+        for name in ("json", "plot"):
+            if path := getattr(args, name, None):
+                ensure_writable(path.parent, f"--{name}=/some/file")
+        rows = module.run(args)
+        Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
+        keep(module, rows, args, started)
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"bench.py {args.command}: {error}")
-    Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
+
+
+def picture(text: str) -> Path:
+    """The name of a picture on the command line."""
+    if Path(text).suffix not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text}: a picture's name ends with {', '.join(PICTURES)}")
+    return Path(text)
+
+
+def keep(module: ModuleType, rows: list[dict], args: argparse.Namespace, started: str) -> None:
+    """Write the files that were asked for; the older ones stay where one cannot be written."""
     if args.json:
-        module = modules[args.command]
         paper = hasattr(module, "TABLE")
         content = {
             **({"table": module.TABLE} if paper else {"benchmark": args.command}),
@@ -60,11 +79,9 @@ def main() -> None:
             **({"peer": asdict(git(args.peer))} if getattr(args, "peer", None) else {}),
             "rows": module.figures(rows) if paper else rows,
         }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.json, json.dumps(content, indent=1) + "\n")
+        write_atomically(args.json, json.dumps(content, indent=1) + "\n", cure="--json=/some/file")
     if getattr(args, "plot", None):
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
-        modules[args.command].plot(rows, args.plot)
+        module.plot(rows, args.plot)
 
 
 def table(rows: list[dict]) -> Table:

@@ -35,6 +35,7 @@ from lra.environment import git, hardware, versions
 from lra.measure import peak_bytes, seconds
 from lra.published import ModelInfo, load_published
 from lra.task import TaskSpec
+from lra.whole import write_figure
 from scripts import conditions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -271,5 +272,5 @@ def plot(rows: list[dict], path: Path) -> None:
         axes[1].legend(
             loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8 if len(names) < 20 else 5
         )
-    fig.savefig(path)
+    write_figure(fig, path)
     plt.close(fig)

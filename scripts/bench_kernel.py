@@ -16,6 +16,7 @@ import torch
 
 from lra.kernels import BACKENDS, why_not
 from lra.measure import cost
+from lra.whole import write_figure
 from models.s4 import S4
 from models.s4d import S4D
 from scripts import conditions, peer
@@ -123,4 +124,4 @@ def plot(rows: list[dict], path: Path) -> None:
         axes.set_yscale("log", base=10)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path, dpi=120)

@@ -8,6 +8,7 @@ import torch
 
 from lra.kernels import BACKENDS, choose, why_not
 from lra.measure import cost
+from lra.whole import write_figure
 from models.s4 import S4
 from models.s4d import S4D
 from scripts import conditions, peer
@@ -110,4 +111,4 @@ def plot(rows: list[dict], path: Path) -> None:
     axes.set_xticks(range(len(shapes)), [f"B {B}, H {H}, L {L}" for B, H, L in shapes])
     axes.set(ylabel="forward + backward, ms", title="one layer, two-sided, gated output; a missing bar did not run")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path, dpi=120)

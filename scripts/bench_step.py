@@ -28,6 +28,7 @@ from lra.flops import forward_flops
 from lra.measure import cost, seconds
 from lra.optim import adamw
 from lra.task import Batch, TaskSpec
+from lra.whole import write_figure
 from scripts import conditions, peer, tuned
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -197,4 +198,4 @@ def plot(rows: list[dict], path: Path) -> None:
     axes.bar_label(bars, [f"{row['ms']:.3g}" for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="ms a training step")
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path, dpi=120)

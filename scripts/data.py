@@ -10,6 +10,7 @@ Keys are those of training: groups (task, scale), data.root, data.source, seed; 
 """
 
 import contextlib
+import io
 import itertools
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from rich.table import Table  # noqa: E402
 
 from data.base import DataError, TaskData  # noqa: E402
 from data.verify import statistics, verify  # noqa: E402
+from lra.whole import write_whole  # noqa: E402
 from scripts.commandline import CONFIGS, nearest  # noqa: E402
 from scripts.commandline import options as named  # noqa: E402
 
@@ -125,7 +127,10 @@ def show(task: TaskData, table: Table, n: int, to: Path | None) -> None:
             console.print(drawing(picture), markup=False, soft_wrap=True)
     if to is not None and pictures and pictures[0] is not None:
         sheet = np.concatenate([np.pad(p, 1, constant_values=128) for p in pictures], 1)
-        Image.fromarray(sheet).resize((sheet.shape[1] * 4, sheet.shape[0] * 4), Image.Resampling.NEAREST).save(to)
+        content = io.BytesIO()
+        enlarged = Image.fromarray(sheet).resize((sheet.shape[1] * 4, sheet.shape[0] * 4), Image.Resampling.NEAREST)
+        enlarged.save(content, "PNG")
+        write_whole(to, content.getbuffer(), cure="to=/some/file.png")
         console.print(f"{to}: {len(rows)} examples side by side")
 
 
@@ -162,7 +167,7 @@ def main(arguments: list[str]) -> None:
             show(task, figures(task, overrides), int(options["n"]), Path(options["to"]) if options["to"] else None)
     except InstantiationException as error:
         die(error.__cause__ or error)
-    except (DataError, HydraException, OmegaConfBaseException) as error:
+    except (DataError, HydraException, OmegaConfBaseException, OSError) as error:
         die(error)
     except KeyboardInterrupt:
         die("stopped; what was generated is kept, the same command goes on")

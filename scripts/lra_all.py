@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # noqa: E402
 
 from lra.published import TASKS  # noqa: E402
+from lra.whole import ensure_writable  # noqa: E402
 from scripts import plan, tuned  # noqa: E402
 from scripts.commandline import check_command_line  # noqa: E402
 from scripts.grid import STOPPED, Cell, cells_of, names, outcome, outdated  # noqa: E402
@@ -107,6 +108,11 @@ def main() -> int:
     if launcher == "local" and scale == "paper" and todo and not gpus():
         hint = "make lra-all ARGS=--dry-run says how long they take, and SCALE=mini is for machines like this one"
         console.print(f"no GPU here, and the published recipes are made for one: {hint}", soft_wrap=True)
+    try:
+        for folder, cure in ((ROOT / args.results, "--results=/some/dir"), (cells[0].runs, "runs=/some/dir")):
+            ensure_writable(folder, cure)
+    except OSError as error:
+        refuse(str(error))
     if launcher == "local":
         whole = Pool(todo, args.jobs, console, plan.known(todo)).run()
     else:

@@ -167,7 +167,6 @@ def measure(cells: Sequence[Cell], patience: float, console: Console) -> list[st
         line = {"model": model, "task": task, "scale": scale, "variant": variant, **answer}
         line["when"] = datetime.now(UTC).isoformat(timespec="seconds")
         others = [old for old in remembered() if any(old[k] != line[k] for k in ("model", "task", "scale", "variant"))]
-        KNOWN.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(KNOWN, json.dumps([*others, line], indent=1))
     return failed
 
@@ -242,4 +241,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except OSError as error:
+        sys.exit(f"plan: {error}")

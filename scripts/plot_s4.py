@@ -24,8 +24,10 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from lra import weights  # noqa: E402
+from lra.checkpoint import read_state  # noqa: E402
 from lra.hippo import basis, bilinear, nplr, transition, zoh  # noqa: E402
 from lra.taps import layers_of, telling  # noqa: E402
+from lra.whole import ensure_writable, write_figure  # noqa: E402
 from scripts import evaluate  # noqa: E402
 
 NAMES = {"legs": "LegS", "legt": "LegT", "fout": "FouT", "random": "random"}
@@ -167,7 +169,7 @@ def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, li
         net, length, image = model_of(overrides or ["task=listops", "model=s4", "scale=mini"])
         if checkpoint is not None:
             whole = checkpoint.suffix == ".safetensors"
-            values = weights.load(checkpoint)[0] if whole else torch.load(checkpoint, weights_only=True)
+            values = weights.load(checkpoint)[0] if whole else read_state(checkpoint)
     if not layers_of(net):
         name = " ".join(overrides) or checkpoint
         raise ValueError(f"{name}: no layer of this model has a convolution kernel; try model=s4")
@@ -195,11 +197,16 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="task=, model=, scale=, seed= as for scripts/train.py")
     args = parser.parse_args()
     try:
-        stages, square = kernels(args.overrides, args.checkpoint)
+        ensure_writable(args.out, "--out=/some/dir")
+        draw(*kernels(args.overrides, args.checkpoint), args.out, args.format)
     except (ValueError, OSError, HydraException, RuntimeError) as error:
         print(f"plot_s4.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    args.out.mkdir(parents=True, exist_ok=True)
+    return 0
+
+
+def draw(stages: dict[str, list[torch.Tensor]], square: int | None, out: Path, suffix: str) -> None:
+    """All figures into the folder `out`; stages, square  see `plot_kernels`."""
     with plt.rc_context(STYLE):
         figures = {
             "hippo_basis": plot_basis(),
@@ -207,10 +214,9 @@ def main() -> int:
             "kernels": plot_kernels(stages, square),
         }
         for name, figure in figures.items():
-            path = args.out / f"{name}.{args.format}"
-            figure.savefig(path)
+            path = out / f"{name}.{suffix}"
+            write_figure(figure, path, cure="--out=/some/dir")
             print(path)
-    return 0
 
 
 if __name__ == "__main__":

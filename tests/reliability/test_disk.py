@@ -1,5 +1,6 @@
 """A full disk or a read-only folder is one line that names the file and the way out, and nothing is lost."""
 
+import ast
 import errno
 import os
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 from whole_runs import Run, assert_same
 
 from lra.jsonfile import write_atomically
-from scripts import train
+from lra.whole import write_figure
+from scripts import bench, data, lra_all, plot_s4, train
 from scripts.composition import composed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +72,114 @@ def test_tables_and_report_say_where_they_cannot_be_written(script, out):
     assert done.stderr.count("\n") == 1
     assert f"{FORBIDDEN}/lra/x" in done.stderr
     assert f"write elsewhere with {out}" in done.stderr
+
+
+@needs_forbidden
+@pytest.mark.parametrize(
+    ("script", "words", "way_out"),
+    [
+        (bench, ["kernel", f"--json={FORBIDDEN}/lra/x.json"], "--json=/some/file"),
+        (bench, ["kernel", f"--plot={FORBIDDEN}/lra/x.png"], "--plot=/some/file"),
+        (plot_s4, [f"--out={FORBIDDEN}/lra"], "--out=/some/dir"),
+        (lra_all, ["--scale=smoke", f"--results={FORBIDDEN}/lra"], "--results=/some/dir"),
+        (lra_all, ["--scale=smoke", "--results=RESULTS", f"runs={FORBIDDEN}/lra"], "runs=/some/dir"),
+        (
+            data,
+            ["show", "task=image", "data.source=toy", f"to={FORBIDDEN}/lra/x.png", "data.root=RESULTS"],
+            "to=/some/file.png",
+        ),
+    ],
+    ids=["bench-json", "bench-plot", "plot_s4", "grid-results", "grid-runs", "data"],
+)
+def test_benchmarks_pictures_and_grids_say_where_they_cannot_be_written(
+    script, words, way_out, tmp_path, monkeypatch, capsys
+):
+    # what would be measured for minutes is not begun
+    monkeypatch.setattr("scripts.bench_kernel.run", lambda args: pytest.fail("measured before it was refused"))
+    monkeypatch.setattr(plot_s4, "kernels", lambda *_: pytest.fail("drawn before it was refused"))
+    monkeypatch.setattr(lra_all, "Pool", lambda *_: pytest.fail("begun before it was refused"))
+    words = [word.replace("RESULTS", str(tmp_path)) for word in words]
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *words])
+    try:
+        if script is data:
+            data.main(["prepare", *words[1:3], words[-1]])
+        status = script.main(words) if script is data else script.main()
+    except SystemExit as stop:
+        status = stop.code
+    # a text given to sys.exit is what is printed, with status 1
+    line = last_line(status if isinstance(status, str) else capsys.readouterr().err)
+    assert status not in (0, None)
+    assert f"{FORBIDDEN}/lra" in line
+    assert f"write elsewhere with {way_out}" in line
+
+
+# calls that write, and why what they write is never half of a result; lra.whole has the one that puts files in place
+WRITING = {"write_text", "write_bytes", "open", "touch", "save", "save_checkpoint", "savefig", "savez", "dump"}
+WRITING |= {"copy2", "copyfile", "copyfileobj", "copytree", "to_csv", "tofile", "imsave", "export_chrome_trace"}
+MAY_WRITE = {
+    "lra/whole.py beside.open": "the one place",
+    "lra/whole.py tried.touch": "empty, and removed at once",
+    "lra/whole.py figure.savefig": "into memory",
+    "lra/checkpoint.py torch.save": "into memory",
+    "lra/checkpoint.py trainer.save_checkpoint": "goes to WholeFiles",
+    "lra/checkpoint.py self.save": "its own, two lines above",
+    "lra/experiment.py weights.save": "lra.weights, which writes whole",
+    "lra/layer_cost.py profiler.export_chrome_trace": "a trace read back at once",
+    "lra/picture.py image.save": "into memory",
+    "lra/weights.py safetensors.torch.save": "into memory",
+    "scripts/bench_step.py profiler.export_chrome_trace": "a trace for the eye",
+    "scripts/cluster.py cell.log.write_text": "empties a log",
+    "scripts/cluster.py Path(self.log).open": "a log",
+    "scripts/dashboard.py made.save": "W&B's own",
+    "scripts/data.py enlarged.save": "into memory",
+    "scripts/tracking.py path.write_text": "a copy of the record in W&B's folder",
+    "scripts/tracking.py self.run.save": "W&B's own",
+    "scripts/train.py (folder / 'claim').open": "a lock",
+    "scripts/train.py path.open": "a log of traces",
+}
+
+
+def writes(path: Path) -> list[str]:
+    """Calls of a source that write, or may."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            name = ast.unparse(node.func)
+            given = [*node.args, *(word.value for word in node.keywords)]
+            modes = [str(a.value) for a in given if isinstance(a, ast.Constant)]
+            reads = name.endswith("open") and not any(set(m) <= set("rwxabt+") and set(m) & set("wxa+") for m in modes)
+            found += [name] if name.split(".")[-1] in WRITING and not reads else []
+    return found
+
+
+def test_nothing_is_written_but_whole_or_for_a_stated_reason():
+    sources = [p for folder in ("lra", "models", "scripts") for p in sorted((ROOT / folder).rglob("*.py"))]
+    found = {f"{path.relative_to(ROOT)} {name}" for path in sources for name in writes(path)}
+    assert found == set(MAY_WRITE)
+
+
+def test_a_picture_is_put_in_place_whole_or_not_at_all(tmp_path, monkeypatch):
+    class Figure:
+        content = b"older"
+
+        def savefig(self, file, *, format, dpi):
+            assert (format, dpi) == ("png", 120)
+            file.write(self.content)
+            if self.content == b"half":
+                raise KeyboardInterrupt
+
+    path = tmp_path / "plot.png"
+    write_figure(Figure(), path, dpi=120)
+    Figure.content = b"half"
+    with pytest.raises(KeyboardInterrupt):
+        write_figure(Figure(), path, dpi=120)
+    Figure.content = b"newer"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="cannot be written"):
+            write_figure(Figure(), path, dpi=120)
+    assert path.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
