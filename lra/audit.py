@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lra.results import Record
+from lra.jsonfile import check, decode, read_text
+from lra.results import Git, Record
 
 # a table shows four decimals of a percentage
 TOLERANCE = 6e-5
@@ -24,12 +25,7 @@ def audit_records(records: Sequence[Record], commit_is_known: Callable[[str], bo
     known = {c: commit_is_known(c) for c in {r.git.commit for r in records} if c is not None}
     for r in records:
         name = name_of(r)
-        if r.git.commit is None:
-            yield f"{name}: made outside a repository, no commit"
-        elif not known[r.git.commit]:
-            yield f"{name}: commit {r.git.commit[:10]} is not in this repository"
-        if r.git.dirty:
-            yield f"{name}: made with uncommitted changes on {(r.git.commit or 'no commit')[:10]}"
+        yield from (f"{name}: {said}" for said in audit_git(r.git, known.__getitem__))
         if r.status == "ok" and r.steps_done < r.steps_total:
             yield f"{name}: ok after {r.steps_done} of {r.steps_total} steps"
         if r.n_test is not None and r.n_test != r.data.counts.get("test", r.n_test):
@@ -41,6 +37,28 @@ def audit_records(records: Sequence[Record], commit_is_known: Callable[[str], bo
                 yield f"{name}: the command does not name {word}: {r.command}"
     yield from _audit_cells(records)
     yield from _audit_data(records)
+
+
+def audit_git(git: Git, commit_is_known: Callable[[str], bool]) -> Iterator[str]:
+    """What keeps a reader from seeing the code that made a number."""
+    if git.commit is None:
+        yield "made outside a repository, no commit"
+    elif not commit_is_known(git.commit):
+        yield f"commit {git.commit[:10]} is not in this repository"
+    if git.dirty:
+        yield f"made with uncommitted changes on {(git.commit or 'no commit')[:10]}"
+
+
+def audit_benches(folder: Path, commit_is_known: Callable[[str], bool]) -> Iterator[tuple[Path, str]]:
+    """What is wrong with files of benchmarks: each, and a line."""
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            content = decode(read_text(path))
+            git = check(content.get("git") if isinstance(content, dict) else None, Git, "git")
+        except ValueError as error:
+            yield path, str(error).removeprefix(f"{path}: ")
+            continue
+        yield from ((path, said) for said in audit_git(git, commit_is_known))
 
 
 def name_of(r: Record) -> str:

@@ -140,6 +140,36 @@ def test_a_changed_average_is_found(place, audit):
     assert f"s4: average is 50.0000, the records give {average:.4f}" in audit()[1]
 
 
+@pytest.mark.parametrize(
+    ("git", "finding"),
+    [
+        ({"commit": "1" * 40, "dirty": False}, "commit 1111111111 is not in this repository"),
+        ({"commit": None, "dirty": None}, "made outside a repository, no commit"),
+        ({"commit": "HEAD", "dirty": True}, "made with uncommitted changes on "),
+        ({"commit": "HEAD"}, "git.dirty is missing"),
+        (None, "git is None: an object is expected"),
+        ({"commit": "HEAD", "dirty": False}, None),
+    ],
+)
+def test_benchmarks_of_unknown_code_are_found(place, audit, git, finding):
+    head = load(place / "runs/mini/s4/listops/0.json").git.commit
+    git = git and {**git, "commit": head if git["commit"] == "HEAD" else git["commit"]}
+    (place / "bench").mkdir()
+    (place / "bench" / "kernel.json").write_text(json.dumps({"benchmark": "kernel", "git": git, "rows": []}))
+    code, out = audit()
+    assert code == (finding is not None)
+    assert finding is None or f"bench/kernel.json: {finding}" in out
+
+
+def test_a_benchmark_that_is_accepted_is_still_named(place, audit):
+    (place / "bench").mkdir()
+    git = {"commit": None, "dirty": None}
+    (place / "bench" / "kernel_h100.json").write_text(json.dumps({"benchmark": "kernel", "git": git, "rows": []}))
+    code, out = audit()
+    assert code == 0
+    assert out.startswith("accepted: bench/kernel_h100.json: made outside a repository, no commit (measured where")
+
+
 def test_a_record_newer_than_the_tables_is_found(place, audit):
     record = replace(
         load(place / "runs/mini/s4/listops/0.json"), model="s4d", title="S4D", command="model=s4d task=listops"
