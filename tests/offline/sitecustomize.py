@@ -9,7 +9,9 @@ import sys
 
 # set by a test that is marked `network`
 PERMISSION = "LRA_TESTS_MAY_CONNECT"
-EVENTS = ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname")
+# what sends to an address, and what asks for one or about one
+SENDING = ("socket.connect", "socket.sendto", "socket.sendmsg")
+ASKING = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 
 
 def stays_here(host: object) -> bool:
@@ -19,12 +21,12 @@ def stays_here(host: object) -> bool:
 
 def refuse(event: str, arguments: tuple) -> None:
     """Raises ConnectionRefusedError for a host elsewhere; paths of local sockets are no hosts."""
-    if event not in EVENTS or os.environ.get(PERMISSION):
+    if event not in (*SENDING, *ASKING) or os.environ.get(PERMISSION):
         return
-    address = arguments[-1] if event in EVENTS[:2] else arguments[0]
-    if event in EVENTS[:2]:
-        if not isinstance(address, tuple):
-            return
+    address = arguments[-1] if event in SENDING else arguments[0]
+    if event in SENDING and not isinstance(address, tuple):
+        return
+    if isinstance(address, tuple):
         address = address[0]
     if not stays_here(address):
         raise ConnectionRefusedError(

@@ -1,6 +1,7 @@
 """The same run twice gives the same bits; on another number of threads nearly the same; a refactor changes nothing."""
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -9,22 +10,29 @@ import pytest
 import torch
 from composing import classifier, compose, names
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from whole_runs import Run, assert_same
 
 from lra.optim import adamw
+from lra.task import TaskSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "first_losses.json"
 # other processors round otherwise; five steps multiply that by far less than this
 TOLERANCE = 1e-6
 
 
-def first_losses(model: str) -> list[float]:
-    """Losses of five training steps on one ragged batch of a small ListOps, in float64."""
+@functools.cache
+def small(model: str) -> tuple[DictConfig, TaskSpec]:
     cfg = compose("task=listops", f"model={model}", "scale=smoke", "model.d_model=16")
-    spec = dataclasses.replace(instantiate(cfg.task).spec, max_len=48)
+    return cfg, dataclasses.replace(instantiate(cfg.task).spec, max_len=48)
+
+
+def first_steps(model: str, n: int, dtype: torch.dtype) -> tuple[list[float], nn.Module]:
+    """Losses of n training steps on one ragged batch of a small ListOps, and the model after them."""
+    cfg, spec = small(model)
     torch.manual_seed(0)
-    net = classifier(cfg, spec).double().train()
+    net = classifier(cfg, spec).to(dtype).train()
     # drawn as whole numbers, which come out alike on every processor
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(1, spec.vocab_size, (4, 40), generator=generator)
@@ -32,19 +40,19 @@ def first_losses(model: str) -> list[float]:
     y = torch.arange(4) % spec.n_classes
     optimizer = adamw(net, **OmegaConf.to_container(cfg.optimizer, resolve=True))
     losses = []
-    for _ in range(5):
+    for _ in range(n):
         loss = torch.nn.functional.cross_entropy(net(x * mask, mask), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    return losses
+    return losses, net
 
 
 @pytest.mark.parametrize("model", names("model"))
 def test_first_losses_are_those_written_down(model):
     """A change that should not change numbers leaves the file as it is; LRA_GOLDEN=write renews it."""
-    losses = first_losses(model)
+    losses, _ = first_steps(model, 5, torch.float64)
     known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get("LRA_GOLDEN") == "write":
         known = {name: known.get(name) for name in names("model") if name in known} | {model: losses}
@@ -52,6 +60,22 @@ def test_first_losses_are_those_written_down(model):
     assert model in known, f"LRA_GOLDEN=write python -m pytest {Path(__file__).name} adds a new model"
     assert losses == pytest.approx(known[model], rel=TOLERANCE)
     assert len(set(losses)) == 5
+
+
+@pytest.fixture
+def deterministic():
+    """As Lightning's deterministic=True sets it."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_trains_the_same_bits_twice(model, deterministic):
+    """An operation that has no deterministic form would raise here; noise that no seed sets would differ."""
+    (one, first), (two, second) = (first_steps(model, 3, torch.float32) for _ in range(2))
+    assert one == two
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 def test_golden_losses_are_of_models_that_exist():

@@ -64,6 +64,21 @@ def test_divergence_names_the_step_the_rate_and_the_parameter_where_it_began(tmp
     assert at <= record.steps_done <= at + 12
 
 
+class Grouped(BadGradient):
+    """Its bias, where the trouble begins, has a learning rate and a weight decay of its own."""
+
+    def __init__(self, d_model, max_len):
+        super().__init__(d_model, max_len)
+        self.optim = {"linear.bias": {"lr": 0.003, "weight_decay": 0.2}}
+
+
+def test_divergence_names_the_group_and_the_rate_of_the_parameter_where_it_began(tmp_path):
+    reason = diverge(tmp_path, Grouped, 7).reason
+    assert reason.startswith("the gradient is not finite since step 7 (learning rate 0.01)")
+    place = "layer.linear.bias (parameter group 2 of 2: learning rate 0.003, weight decay 0.2)"
+    assert f"it began in encoder.blocks.0.{place}" in reason
+
+
 @pytest.mark.parametrize("at", [1, 30])
 def test_a_loss_that_is_lost_names_the_largest_gradient_before_it(tmp_path, at):
     record = diverge(tmp_path, BadLoss, at)

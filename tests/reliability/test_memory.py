@@ -68,6 +68,38 @@ def test_a_batch_in_parts_gives_the_result_of_the_whole(whole, tmp_path, mixer):
     assert not any("memory" in note for note in whole.notes)
 
 
+class Scratch(Small):
+    """Takes 256 MiB of the device for each example while it computes."""
+
+    def forward(self, x, mask):
+        taken = torch.empty(len(x) << 28, dtype=torch.uint8, device=x.device)
+        y = super().forward(x, mask)
+        del taken
+        return y
+
+
+@pytest.fixture
+def little_memory():
+    """Of the device, room for the scratch of six examples and some more."""
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(7 * 2**28 / torch.cuda.get_device_properties(0).total_memory)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_that_is_full_gives_the_result_of_the_whole(tmp_path, little_memory):
+    on_gpu = Hardware(accelerator="gpu")
+    split = go(tmp_path / "split", mixer=Scratch, steps=16, hardware=on_gpu)
+    assert split.status == "ok"
+    assert any("memory ran out at step 1: training in 2 parts" in note for note in split.notes)
+    whole = go(tmp_path / "whole", mixer=hungry(99), steps=16, hardware=on_gpu)
+    assert not any("memory" in note for note in whole.notes)
+    a, b = (torch.tensor([p[1:3] for p in losses(record)]) for record in (split, whole))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_the_parts_of_a_batch_are_its_examples_in_order():
     x, y = torch.arange(7)[:, None].expand(7, 5), torch.arange(7)
     for n in (1, 2, 3, 7, 20):

@@ -20,6 +20,16 @@ def test_a_connection_elsewhere_is_refused():
         urllib.request.urlopen("http://example.org", timeout=1)
     with pytest.raises(ConnectionRefusedError, match="tests have no network"):
         socket.gethostbyname("example.org")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unconnected:
+        for ask in (
+            lambda: unconnected.sendto(b"x", ELSEWHERE),
+            lambda: unconnected.sendmsg([b"x"], [], 0, ELSEWHERE),
+            lambda: unconnected.connect_ex(ELSEWHERE),
+            lambda: socket.getnameinfo(ELSEWHERE, 0),
+            lambda: socket.gethostbyaddr(ELSEWHERE[0]),
+        ):
+            with pytest.raises(ConnectionRefusedError, match="tests have no network"):
+                ask()
 
 
 def test_a_process_started_by_a_test_is_bound_too():

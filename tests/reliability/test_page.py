@@ -16,10 +16,15 @@ def test_every_test_named_on_the_page_exists():
     assert named - written == set()
 
 
-def test_what_is_marked_nightly_on_the_page_is_nightly():
-    for name in re.findall(r"`(test_\w+)` \(\*nightly\*\)", PAGE):
-        (source,) = (p.read_text() for p in TESTS.rglob("test_*.py") if f"def {name}(" in p.read_text())
-        assert "pytest.mark.nightly" in source[: source.index(f"def {name}(")].rsplit("\n\n\n", 1)[-1], name
+def decorators(name: str) -> str:
+    """What stands before a test's definition."""
+    (source,) = (p.read_text() for p in TESTS.rglob("test_*.py") if f"def {name}(" in p.read_text())
+    return source[: source.index(f"def {name}(")].rsplit("\n\n\n", 1)[-1]
+
+
+def test_what_is_marked_nightly_on_the_page_is_nightly_and_the_rest_is_not():
+    marked = re.findall(r"`(test_\w+)`( \(\*nightly\*\))?", PAGE)
+    assert [n for n, nightly in marked if bool(nightly) != ("@pytest.mark.nightly\n" in decorators(n))] == []
 
 
 def test_the_page_is_one_page():
