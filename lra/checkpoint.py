@@ -69,7 +69,8 @@ def read_checkpoint(path: Path) -> dict:
 
 def random_states() -> dict[str, Any]:
     """Where this process's generators stand: torch's, and those of Python and NumPy, from which a model may draw."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    drawn: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = drawn
     states = {
         "cpu": torch.get_rng_state(),
         "python": random.getstate(),

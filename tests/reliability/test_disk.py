@@ -127,6 +127,7 @@ MAY_WRITE = {
     "lra/layer_cost.py profiler.export_chrome_trace": "a trace read back at once",
     "lra/picture.py image.save": "into memory",
     "lra/weights.py safetensors.torch.save": "into memory",
+    "scripts/bench_loop.py Path(answer).write_text": "of a process, read once it has ended",
     "scripts/bench_step.py profiler.export_chrome_trace": "a trace for the eye",
     "scripts/cluster.py cell.log.write_text": "empties a log",
     "scripts/cluster.py Path(self.log).open": "a log",
