@@ -124,7 +124,7 @@ MAY_WRITE = {
     "lra/checkpoint.py trainer.save_checkpoint": "goes to WholeFiles",
     "lra/checkpoint.py self.save": "its own, two lines above",
     "lra/experiment.py weights.save": "lra.weights, which writes whole",
-    "lra/layer_cost.py profiler.export_chrome_trace": "a trace read back at once",
+    "lra/measure.py profiler.export_chrome_trace": "a trace read back at once",
     "lra/picture.py image.save": "into memory",
     "lra/weights.py safetensors.torch.save": "into memory",
     "scripts/bench_loop.py Path(answer).write_text": "of a process, read once it has ended",
@@ -135,7 +135,7 @@ MAY_WRITE = {
     "scripts/data.py enlarged.save": "into memory",
     "scripts/tracking.py path.write_text": "a copy of the record in W&B's folder",
     "scripts/tracking.py self.run.save": "W&B's own",
-    "scripts/train.py (folder / 'claim').open": "a lock",
+    "scripts/claim.py (folder / 'claim').open": "a lock",
     "scripts/train.py path.open": "a log of traces",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import train
+from scripts.composition import composed
 
 PLANTED = {
     "WANDB_API_KEY": "f00d" * 10,
@@ -43,7 +44,7 @@ def test_neither_a_refusal_nor_a_trace_repeats_a_secret(tmp_path, monkeypatch, c
     words = ["task=listops", "model=transformer", "scale=smoke", f"runs={tmp_path}/runs"]
     for word in ("trainer.accelerator=${oc.env:DATABASE_PASSWORD}", "task.batch_size=${oc.env:DATABASE_PASSWORD}"):
         with pytest.raises(SystemExit):
-            train.one(**train.composed([*words, word, f"data.root={tmp_path}/data", f"results={tmp_path}/results"]))
+            train.one(**composed([*words, word, f"data.root={tmp_path}/data", f"results={tmp_path}/results"]))
         said = capsys.readouterr().err
         assert "[secret]" in said
         assert PLANTED["DATABASE_PASSWORD"] not in said
@@ -54,7 +55,7 @@ def test_neither_a_refusal_nor_a_trace_repeats_a_secret(tmp_path, monkeypatch, c
     monkeypatch.setattr(train, "cell_of", unforeseen)
     monkeypatch.delenv("LRA_TRACE", raising=False)
     with pytest.raises(SystemExit):
-        train.one(**train.composed(words))
+        train.one(**composed(words))
     assert "no login with [secret]" in capsys.readouterr().err
     assert "no login with [secret]" in (tmp_path / "runs" / "traces.txt").read_text()
     assert leaks(tmp_path) == []
