@@ -62,7 +62,8 @@ class Direction(nn.Module):
 
     def forward(self, xBC: Tensor, dt: Tensor, mask: Tensor) -> Tensor:
         """(B, L, E + 2 N), (B, L, H) -> (B, L, E)."""
-        xBC = F.silu(self.conv(xBC.transpose(1, 2))[..., : xBC.shape[1]].transpose(1, 2))
+        # positions first again before anything else: what follows is a tenth faster than on a transposed view
+        xBC = F.silu(self.conv(xBC.transpose(1, 2))[..., : xBC.shape[1]].transpose(1, 2).contiguous())
         # what enters the state is zero at the padding, so a direction that meets it first starts from zero
         exact = torch.promote_types(xBC.dtype, torch.float32)
         xBC = (xBC * mask[..., None]).to(exact)
