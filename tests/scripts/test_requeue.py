@@ -127,8 +127,10 @@ def test_a_cell_at_its_time_limit_saves_and_goes_on_in_the_queue(tmp_path):
         jobs, job = submitted(cell, tmp_path, **LIMIT)
         wait_for(lambda: checkpointed(cell))
         shorten(job)
+        wait_for(lambda: restarts(job) == 1)
+        # however slow this machine is, it is not stopped again before it goes on
+        scontrol("update", f"jobid={job}", "timelimit=60")
         (first, *_) = goes_on(cell)
-        assert restarts(job) >= 1
         assert first == steps(cell, "stopped by SIGTERM at")[0] > 0
         end(cell, jobs, job)
 
