@@ -2,7 +2,7 @@
 
 Imported at the first use, like compiled_pathfinder.py, which draws them, because importing numba takes a second. All
 release the interpreter lock. Plain loops over scalars: slices and array expressions take several times as long to
-compile. numba's cache does not see that a function of another file changed: after an edit, delete `data/__pycache__`.
+compile.
 
 H side of the picture; P paddles of a curve; T stamps (one per direction a paddle can have); K side of a stamp; J points
 an extension may end at; pen, a `data.stamp_pathfinder.Pen`. Coordinates are (y, x) pixels, angles radians, masks and

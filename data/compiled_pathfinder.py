@@ -1,8 +1,4 @@
-"""Compiled loops of `data.generate_pathfinder`: whole pictures, from the curves of compiled_curves.py (see there).
-
-numba's cache does not see that a function of another file changed: after an edit here or there, delete
-`data/__pycache__`.
-"""
+"""Compiled loops of `data.generate_pathfinder`: whole pictures, from the curves of compiled_curves.py (see there)."""
 
 import numpy as np
 from numba import njit

@@ -3,11 +3,21 @@
 SplitMix64 (Steele, Lea & Flood 2014): a counter moves by an odd constant, and a mixing function of it is the output. A
 stream is one `uint64` counter in an array of length 1; where it starts is mixed from (seed, index). Compiled; the
 constants and every operand are `uint64`, since numba turns a sum of signed and unsigned integers into a float.
-numba's cache does not see that a function of another file changed: after an edit here, delete `data/__pycache__`.
+
+numba's cache does not see that a function of another file changed, so each state of the compiled files of this folder
+has a cache of its own.
 """
 
+import hashlib
+from pathlib import Path
+
+import numba
 import numpy as np
 from numba import njit
+
+FOLDER = Path(__file__).parent
+STATE = hashlib.sha256(b"".join(p.read_bytes() for p in (Path(__file__), *sorted(FOLDER.glob("compiled_*.py")))))
+numba.config.CACHE_DIR = str(Path(numba.config.CACHE_DIR or FOLDER / "__pycache__") / STATE.hexdigest()[:16])
 
 STEP = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -42,13 +42,14 @@ def kernel_groups(
     raises  ValueError for a rate of a kind that the layer does not have
     """
     known = set(kinds.values())
-    if not isinstance(lr, Mapping):
-        lr = dict.fromkeys(known, lr)
-    if stray := set(lr) - known:
+    rates = dict(lr) if isinstance(lr, Mapping) else dict.fromkeys(known, lr)
+    if stray := set(rates) - known:
         raise ValueError(f"lr: {', '.join(sorted(stray))} is none of {', '.join(sorted(known))}")
-    return {
-        name: {"weight_decay": 0.0} | ({} if lr.get(kind) is None else {"lr": lr[kind]}) for name, kind in kinds.items()
-    }
+    options = {name: {"weight_decay": 0.0} for name in kinds}
+    for name, kind in kinds.items():
+        if (rate := rates.get(kind)) is not None:
+            options[name]["lr"] = rate
+    return options
 
 
 def adamw(
