@@ -103,6 +103,7 @@ def test_any_value_of_any_option_is_understood_or_one_line(place, case):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 @settings(max_examples=800, **ANY)
 @given(case=CASES)
 def test_thousands_of_values_are_understood_or_one_line(place, case):
@@ -174,6 +175,7 @@ def test_any_command_line_is_understood_or_one_line(before, arguments):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 @settings(max_examples=800, **ANY)
 @given(arguments=st.lists(WORDS, max_size=4))
 def test_thousands_of_command_lines_are_understood_or_one_line(before, arguments):
