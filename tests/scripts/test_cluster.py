@@ -36,7 +36,7 @@ def slurm():
         yield
 
 
-def wait_for(what, seconds: float = 120):
+def wait_for(what, seconds: float = 300):
     until = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < until
@@ -65,7 +65,7 @@ def test_a_grid_is_submitted_once_found_again_requeued_and_ends_whole(slurm, tmp
     stopped = grid[0]
     wait_for(lambda: list(stopped.log.parent.glob("*/last.ckpt")))
     subprocess.run(["scancel", "--signal=USR2", first[str(stopped.path)]], check=True)
-    watching.join(200)
+    watching.join(250)
     assert not watching.is_alive()
     assert [cell.record().status for cell in grid] == ["ok", "ok"]
     assert "stopped by SIGTERM" in stopped.log.read_text()
