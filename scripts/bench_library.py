@@ -58,9 +58,17 @@ def torch_attention(D: int, H: int, B: int, L: int) -> Library:
     return Library(inner, lambda x: inner(x, x, x, key_padding_mask=padding, need_weights=False)[0])
 
 
-def torch_recurrent(make: type[nn.Module], D: int, H: int, B: int, L: int) -> Library:
-    inner = make(D, D // 2, batch_first=True, bidirectional=True)
-    return Library(inner, lambda x: inner(x)[0], nn.Linear(D, D))
+def torch_recurrent(make: type[nn.Module], packed: bool, D: int, H: int, B: int, L: int) -> Library:
+    """Of rows that may be padded torch asks them packed; ``packed`` false is its call without that care."""
+    inner, lengths = make(D, D // 2, batch_first=True, bidirectional=True), torch.full((B,), L)
+
+    def call(x: Tensor) -> Tensor:
+        if not packed:
+            return inner(x)[0]
+        states, _ = inner(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+        return nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=L)[0]
+
+    return Library(inner, call, nn.Linear(D, D))
 
 
 def fnet(D: int, H: int, B: int, L: int) -> Library:
@@ -122,8 +130,10 @@ def mamba2(D: int, H: int, B: int, L: int) -> Library:
 # name: ours from (D, L, H), and theirs from (D, H, B, L)
 PAIRS: dict[str, tuple[Callable[[int, int, int], nn.Module], Callable[[int, int, int, int], Library]]] = {
     "transformer": (lambda D, L, H: Attention(D, L, n_heads=H), torch_attention),
-    "lstm": (lambda D, L, H: LSTM(D, L), partial(torch_recurrent, nn.LSTM)),
-    "gru": (lambda D, L, H: GRU(D, L), partial(torch_recurrent, nn.GRU)),
+    "lstm": (lambda D, L, H: LSTM(D, L), partial(torch_recurrent, nn.LSTM, True)),
+    "lstm_unpacked": (lambda D, L, H: LSTM(D, L), partial(torch_recurrent, nn.LSTM, False)),
+    "gru": (lambda D, L, H: GRU(D, L), partial(torch_recurrent, nn.GRU, True)),
+    "gru_unpacked": (lambda D, L, H: GRU(D, L), partial(torch_recurrent, nn.GRU, False)),
     "rope_transformer": (lambda D, L, H: RotaryAttention(D, L, n_heads=H), roformer),
     "longformer": (lambda D, L, H: Longformer(D, L, window=512, n_heads=H), longformer),
     "bigbird": (lambda D, L, H: BigBird(D, L, block=64, n_random=3, n_heads=H), bigbird),

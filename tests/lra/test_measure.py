@@ -36,6 +36,35 @@ def test_peak_counts_what_the_backward_keeps():
     assert 3 * 4e6 <= peak_bytes(work, torch.device("cpu")) <= 5 * 4e6
 
 
+def test_peak_is_that_of_the_whole_profile():
+    """The profiler's public face, which notes the operations too, counts the same bytes."""
+    net = torch.nn.GRU(8, 8, batch_first=True)
+    x = torch.ones(2, 30, 8)
+
+    def work():
+        torch.autograd.grad(net(x)[0].sum(), list(net.parameters()))
+
+    work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as whole:
+        work()
+    held, peaks = 0, []
+    for event in sorted(whole.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peaks.append(held)
+    assert len(peaks) > 1000
+    assert peak_bytes(work, torch.device("cpu")) == max(peaks)
+
+
+def test_a_failure_while_measured_leaves_the_profiler_as_it_was():
+    def fails():
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        peak_bytes(fails, torch.device("cpu"))
+    assert peak_bytes(lambda: torch.ones(1000), torch.device("cpu")) == 4000
+
+
 def test_cells_of_the_lssl_table_stand_where_the_paper_has_them():
     row = {f"{name} {unit}": 1.0 for name in ("LSSL", "S4") for unit in ("ms", "MB")}
     rows = [{"H": H, **row, "ms ratio": 1.0, "MB ratio": 1.0} for H in (128, 256, 512)]

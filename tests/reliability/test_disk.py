@@ -124,7 +124,6 @@ MAY_WRITE = {
     "lra/checkpoint.py trainer.save_checkpoint": "goes to WholeFiles",
     "lra/checkpoint.py self.save": "its own, two lines above",
     "lra/experiment.py weights.save": "lra.weights, which writes whole",
-    "lra/measure.py profiler.export_chrome_trace": "a trace read back at once",
     "lra/picture.py image.save": "into memory",
     "lra/weights.py safetensors.torch.save": "into memory",
     "scripts/bench_loop.py Path(answer).write_text": "of a process, read once it has ended",
