@@ -8,6 +8,7 @@ B batch, L length, D model width, N blocks of W positions, A blocks seen by one,
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class BigBird(nn.Module):
@@ -100,7 +101,8 @@ class BigBird(nn.Module):
 
     def blockwise(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> Tensor:
         """Every block by its pattern, then the first and the last by theirs: (B, H, N, W, K)."""
-        y = self.sparse(q, k, v, real, last)
+        # every block gathers its keys and values, together eight times all there are: for the backward pass once more
+        y = checkpoint(self.sparse, q, k, v, real, last, use_reentrant=False)
         first, final = self.everywhere(q, k, v, real, last)
         is_last = torch.arange(y.shape[2], device=q.device) == last[:, None]
         y = torch.where(is_last[:, None, :, None, None], final[:, :, None], y)

@@ -8,6 +8,7 @@ B batch, L length, D model width, N blocks of W positions, G global positions, H
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def with_neighbours(x: Tensor) -> Tensor:
@@ -61,20 +62,25 @@ class Longformer(nn.Module):
     def sliding(self, x: Tensor, mask: Tensor) -> Tensor:
         """Attention of every position to its window and to the global positions: (B, L, d_qkv)."""
         length = x.shape[1]
-        side = self.window // 2
         # an input shorter than half the window is one block
-        width = min(side, length)
+        width = min(self.window // 2, length)
         missing = -length % width
         x, mask = F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing))
-        n_global = min(self.n_global, length)
         qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))  # (B, L, 3, H, K)
+        # every block copies its neighbours: for the backward pass once more
+        y = checkpoint(self.blockwise, qkv, mask, width, use_reentrant=False)
+        return y[:, :length]
+
+    def blockwise(self, qkv: Tensor, mask: Tensor, width: int) -> Tensor:
+        """Attention of each block of positions to itself, its neighbours and the global positions: (B, L, d_qkv)."""
+        side, n_global = self.window // 2, min(self.n_global, mask.shape[1])
         q, k, v = qkv.unflatten(1, (-1, width)).unbind(3)  # each (B, N, W, H, K)
         k, v = with_neighbours(k), with_neighbours(v)  # (B, N, 3 W, H, K)
         # global keys join every block, and leave the windows so that none counts twice
         local = mask.clone()
         local[:, :n_global] = False
         real = with_neighbours(local.unflatten(1, (-1, width)))  # (B, N, 3 W)
-        query, key = torch.arange(width, device=x.device), torch.arange(-width, 2 * width, device=x.device)
+        query, key = torch.arange(width, device=qkv.device), torch.arange(-width, 2 * width, device=qkv.device)
         near = (query[:, None] - key).abs() <= side  # (W, 3 W)
         allowed = near & real[:, :, None]
         if n_global:
@@ -87,7 +93,7 @@ class Longformer(nn.Module):
         q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B * N, H, W or 3 W + G, K)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed.flatten(0, 1)[:, None], dropout_p=dropout)
-        return y.transpose(1, 2).flatten(-2).view(len(x), length + missing, -1)[:, :length]
+        return y.transpose(1, 2).flatten(-2).view(*mask.shape, -1)
 
     def everywhere(self, x: Tensor, mask: Tensor) -> Tensor:
         """Attention of the global positions to all, by projections of their own: (B, G, d_qkv)."""
