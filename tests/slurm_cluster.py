@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -94,9 +95,27 @@ def said(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
+def fail(node: str, daemon: subprocess.Popen) -> None:
+    """End everything on a node at once, as when a machine loses its power; SLURM is told, and need not find out."""
+    daemon.kill()
+    on_node = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        # processes of others, and such as have just ended, cannot be read
+        with suppress(OSError):
+            if f"SLURMD_NODENAME={node}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                on_node |= {int(process.name)}
+                if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                    on_node.add(int(parent))
+    for pid in on_node:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
+
+
 @contextmanager
-def cluster(base: Path, *partitions: str, **more: Any) -> Iterator[None]:
-    """Two nodes with four cores each; SLURM's commands find it through SLURM_CONF.
+def cluster(base: Path, *partitions: str, **more: Any) -> Iterator[dict[str, subprocess.Popen]]:
+    """Two nodes with four cores each, by name; SLURM's commands find the cluster through SLURM_CONF.
 
     base        a folder of a short path
     partitions  lines of slurm.conf in place of the one partition
@@ -122,9 +141,10 @@ def cluster(base: Path, *partitions: str, **more: Any) -> Iterator[None]:
         daemons.append(subprocess.Popen(["munged", "-F", *options], **quiet))
         wait_for((base / "munge/sock").exists)
         daemons.append(subprocess.Popen(["slurmctld", "-D", "-c"], **quiet))
-        daemons += [subprocess.Popen(["slurmd", "-D", "-N", node], **quiet) for node in ("n1", "n2")]
+        nodes = {node: subprocess.Popen(["slurmd", "-D", "-N", node], **quiet) for node in ("n1", "n2")}
+        daemons += nodes.values()
         wait_for(lambda: said("sinfo", "-h", "-o", "%T").split() == ["idle"])
-        yield
+        yield nodes
     finally:
         user = said("id", "-un").strip()
         with suppress(TimeoutError):

@@ -28,7 +28,7 @@ LONG = "100000"
 
 
 @contextmanager
-def slurm(grace: int = 0) -> Iterator[None]:
+def slurm(grace: int = 0) -> Iterator[dict[str, subprocess.Popen]]:
     if reason := slurm_cluster.why_not():
         pytest.skip(reason)
     pytest.importorskip("submitit")
@@ -36,9 +36,9 @@ def slurm(grace: int = 0) -> Iterator[None]:
     # sockets want a short path
     with (
         tempfile.TemporaryDirectory(prefix="lra", dir="/tmp") as base,
-        slurm_cluster.cluster(Path(base), *partitions, **PREEMPTION),
+        slurm_cluster.cluster(Path(base), *partitions, **PREEMPTION) as nodes,
     ):
-        yield
+        yield nodes
 
 
 @pytest.fixture(autouse=True)
@@ -164,21 +164,29 @@ def test_a_preempted_cell_goes_on_when_the_nodes_are_free_again(tmp_path, grace)
         end(cell, jobs, job)
 
 
-@pytest.mark.parametrize("how", ["requeue", "node down"])
-def test_a_cell_put_back_by_hand_or_whose_node_fails_goes_on(tmp_path, how):
+def test_a_cell_put_back_by_hand_goes_on(tmp_path):
     with slurm():
         cell = cell_of(tmp_path)
         jobs, job = submitted(cell, tmp_path)
         wait_for(lambda: checkpointed(cell))
-        if how == "requeue":
-            scontrol("requeue", job)
-        else:
-            node = re.findall(r" NodeList=(\S+)", scontrol("--oneliner", "show", "job", job))[0]
-            scontrol("update", f"nodename={node}", "state=down", "reason=test")
+        scontrol("requeue", job)
         assert goes_on(cell)[0] > 0
         assert restarts(job) == 1
-        if how == "node down":
-            assert f" NodeList={node} " not in scontrol("--oneliner", "show", "job", job)
+        end(cell, jobs, job)
+
+
+def test_a_cell_whose_node_fails_goes_on_at_another(tmp_path):
+    with slurm() as nodes:
+        cell = cell_of(tmp_path)
+        jobs, job = submitted(cell, tmp_path)
+        wait_for(lambda: checkpointed(cell))
+        (node,) = re.findall(r" NodeList=(\S+)", scontrol("--oneliner", "show", "job", job))
+        slurm_cluster.fail(node, nodes[node])
+        assert goes_on(cell)[0] > 0
+        assert restarts(job) == 1
+        (other,) = re.findall(r" NodeList=(\S+)", scontrol("--oneliner", "show", "job", job))
+        assert {node, other} == set(nodes)
+        assert "stopped by" not in cell.log.read_text()
         end(cell, jobs, job)
 
 
