@@ -41,8 +41,8 @@ test: lint  ## lint, types and the whole test suite
 test-fast: $(READY)  ## the tests that take seconds
 	@$(RUN) -m pytest -m "not nightly and not slow" $(ARGS)
 
-nightly: $(READY)  ## long randomised tests
-	@$(RUN) -m pytest -m nightly $(ARGS)
+nightly: $(READY)  ## the long tests: kills, faults, thousands of inputs, large steps (an hour on two cores)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m nightly $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	@$(VENV)/bin/ruff check .

@@ -10,11 +10,15 @@ floor is the time of a step that only did what cannot be avoided, at the rates m
     FLOPs   three times those of a forward pass, as `lra.flops` counts them
 
 whichever takes longer; bytes move at the rate of a copy, FLOPs at that of a matrix product in the run's precision.
+
+Several ways (`--as float32 bf16 compile`) take turns, and "times as fast" is the median over rounds of the first one's
+time by that of the row.
 """
 
 import argparse
-import contextlib
+import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -25,13 +29,19 @@ from torch import Tensor, nn
 
 from lra.budget import parameters
 from lra.flops import forward_flops
-from lra.measure import cost, seconds
+from lra.measure import peak_bytes, seconds
 from lra.optim import adamw
 from lra.task import Batch, TaskSpec
 from lra.whole import write_figure
 from scripts import conditions, peer, tuned
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+WAYS = {
+    "float32": "",
+    "bf16": "autocast to bfloat16",
+    "compile": "torch.compile of every block",
+    "bf16+compile": "both",
+}
 TASKS = ["listops", "text", "retrieval", "image", "pathfinder", "pathx"]
 
 
@@ -43,8 +53,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="as for scripts/train.py, for every row"
     )
     parser.add_argument("--B", type=int, default=None, help="examples of a batch at most; the recipe's if not given")
-    parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile every block")
+    meaning = ", ".join(f"{way}: {what}" for way, what in WAYS.items() if what)
+    parser.add_argument("--as", dest="ways", nargs="+", choices=WAYS, default=["float32"], metavar="WAY", help=meaning)
     conditions.arguments(parser, peer=True)
     parser.add_argument("--profile", type=Path, metavar="FILE", help="print where the time goes, and write a trace")
 
@@ -53,14 +63,15 @@ def run(args: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     tuned.offer()
     device = torch.device(args.device)
-    rates = byte_rate(device), flop_rate(device, torch.bfloat16 if args.bf16 else torch.float32)
-    print(f"ceilings: {rates[0] / 1e9:.1f} GB/s, {rates[1] / 1e9:.0f} GFLOP/s", flush=True)
+    rates = {"bytes": byte_rate(device)} | {precision(way): flop_rate(device, precision(way)) for way in args.ways}
+    products = [f"{rate / 1e9:.0f} GFLOP/s in {kind}" for kind, rate in rates.items() if kind != "bytes"]
+    print(f"ceilings: {rates['bytes'] / 1e9:.1f} GB/s, {', '.join(products)}", flush=True)
     rows = []
     for task in args.task:
         for model in args.model:
             print(f"{model} on {task}", flush=True)
             cfg = composed(task, model, args)
-            rows.append(measure(cfg, task, model, args, rates))
+            rows += measure(cfg, task, model, args, rates)
             if args.peer and model == "s4":
                 rows += [peer_row(cfg, task, path, args) for path in args.peer_path]
     return rows
@@ -76,25 +87,41 @@ def batch_size(cfg: DictConfig, args: argparse.Namespace) -> int:
     return min(cfg.task.batch_size, args.B or cfg.task.batch_size)
 
 
-def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, rates: tuple[float, float]) -> dict:
-    torch.manual_seed(0)
+def precision(way: str) -> torch.dtype:
+    return torch.bfloat16 if "bf16" in way else torch.float32
+
+
+def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, rates: dict) -> list[dict]:
+    """A row for each way of taking the step."""
     device, spec, B = torch.device(args.device), instantiate(cfg.task).spec, batch_size(cfg, args)
-    net = instantiate(cfg.model, spec=spec)
-    flops = 3 * B * forward_flops(net, spec, longest=spec.max_len)
-    step = training_step(net.to(device), random_batch(spec, B).to(device), cfg, args)
-    taken = cost(step, device, repeats=args.repeats)
-    if args.profile:
-        profile(step, args.profile.with_stem(f"{args.profile.stem}_{model}_{task}"))
-    B *= 1 + spec.paired
-    moved = 12 * B * spec.max_len * cfg.model.d_model * cfg.model.n_layers * (2 if args.bf16 else 4)
-    moved += 40 * parameters(net)
-    floor = max(moved / rates[0], flops / rates[1])
-    return {
-        "task": task, "model": model, "B": batch_size(cfg, args), "L": spec.max_len, "parameters": parameters(net),
-        "ms": 1e3 * taken.seconds, "steps/s": 1 / taken.seconds, "examples/s": batch_size(cfg, args) / taken.seconds,
-        "peak MiB": taken.peak_bytes / 2**20, "first step s": taken.first_seconds,
-        "GB": moved / 1e9, "GFLOP": flops / 1e9, "floor ms": 1e3 * floor, "share of floor": floor / taken.seconds,
-    }  # fmt: skip
+    nets, steps = [], []
+    for way in args.ways:
+        torch.manual_seed(0)
+        nets.append(instantiate(cfg.model, spec=spec))
+        steps.append(training_step(nets[-1].to(device), random_batch(spec, B).to(device), cfg, way))
+    flops = 3 * B * forward_flops(nets[0], spec, longest=spec.max_len)
+    rows_in, held = B * (1 + spec.paired), parameters(nets[0])
+    first = [seconds(step, device) for step in steps]
+    for step in steps:
+        step()
+    times = [[seconds(step, device) for step in steps] for _ in range(args.repeats)]
+    table = []
+    for i, way in enumerate(args.ways):
+        taken = statistics.median(round_[i] for round_ in times)
+        moved = 12 * rows_in * spec.max_len * cfg.model.d_model * cfg.model.n_layers * precision(way).itemsize
+        moved += 40 * held
+        floor = max(moved / rates["bytes"], flops / rates[precision(way)])
+        table.append({
+            "task": task, "model": model, "as": way, "B": B, "L": spec.max_len, "parameters": held,
+            "ms": 1e3 * taken, "times as fast": statistics.median(round_[0] / round_[i] for round_ in times),
+            "steps/s": 1 / taken, "examples/s": B / taken,
+            "peak MiB": peak_bytes(steps[i], device) / 2**20, "first step s": first[i],
+            "GB": moved / 1e9, "GFLOP": flops / 1e9, "floor ms": 1e3 * floor, "share of floor": floor / taken,
+        })  # fmt: skip
+        if args.profile:
+            parts = [args.profile.stem, model, task, *[way] * (len(args.ways) > 1)]
+            profile(steps[i], args.profile.with_stem("_".join(parts)))
+    return table
 
 
 class Input(Batch):
@@ -110,16 +137,17 @@ def random_batch(spec: TaskSpec, B: int) -> Input:
     return Input(x, torch.ones(rows, spec.max_len, dtype=torch.bool), torch.arange(B) % spec.n_classes)
 
 
-def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, args: argparse.Namespace) -> Callable[[], None]:
+def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, way: str) -> Callable[[], None]:
     """Forward, backward, clipping and optimiser, as in a run of this configuration."""
-    if args.compile:
+    if "compile" in way:
         for block in net.encoder.blocks:  # type: ignore[union-attr]
             block.compile()
     optimizer = adamw(net, **cfg.optimizer)
+    autocast = partial(torch.autocast, batch.x.device.type, torch.bfloat16, enabled="bf16" in way)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(batch.x.device.type, torch.bfloat16) if args.bf16 else contextlib.nullcontext():
+        with autocast():
             loss = nn.functional.cross_entropy(net(batch.x, batch.mask).float(), batch.y)
         loss.backward()
         if cfg.training.clip:
@@ -130,14 +158,14 @@ def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, args: argparse.
 
 
 def peer_row(cfg: DictConfig, task: str, path: str, args: argparse.Namespace) -> dict:
-    """Their layers at the same sizes, in their own residual blocks, under their own parameter groups."""
+    """Their layers at the same sizes, in their own residual blocks, under their own parameter groups; the first way."""
     spec, m, mixer = instantiate(cfg.task).spec, cfg.model, cfg.model.mixer
     B = batch_size(cfg, args)
     sizes = {
         "rows": 2 * B if spec.paired else B, "n_layers": m.n_layers, "prenorm": m.prenorm, "norm": m.norm,
         "dropout": m.dropout, "tie_dropout": m.tie_dropout, "n_ssm": mixer.n_ssm, "dt_min": mixer.dt_min,
-        "dt_max": mixer.dt_max, "vocab_size": spec.vocab_size, "n_classes": spec.n_classes, "bf16": args.bf16,
-        "lr": cfg.optimizer.lr, "weight_decay": cfg.optimizer.weight_decay,
+        "dt_max": mixer.dt_max, "vocab_size": spec.vocab_size, "n_classes": spec.n_classes,
+        "bf16": "bf16" in args.ways[0], "lr": cfg.optimizer.lr, "weight_decay": cfg.optimizer.weight_decay,
     }  # fmt: skip
     print(f"peer, {path}, on {task}", flush=True)
     row = peer.row("step", args, path, B=B, H=m.d_model, N=mixer.d_state, L=spec.max_len, sizes=sizes)
@@ -193,7 +221,11 @@ def plot(rows: list[dict], path: Path) -> None:
     rows = [row for row in rows if row.get("ms")]
     figure = Figure(figsize=(8, 0.4 * len(rows) + 1), layout="constrained")
     axes = figure.subplots()
-    labels = [f"{row['task']}, B {row['B']}: {row['model']}" for row in rows]
+    several = len({row.get("as") for row in rows}) > 2
+    labels = [
+        f"{row['task']}, B {row['B']}: {row['model']}" + (f", {row['as']}" if several and "as" in row else "")
+        for row in rows
+    ]
     bars = axes.barh(labels, [row["ms"] for row in rows], color=[f"C{'peer' in row['model']:d}" for row in rows])
     axes.bar_label(bars, [f"{row['ms']:.3g}" for row in rows], fontsize=8)
     axes.invert_yaxis()

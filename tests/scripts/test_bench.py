@@ -48,6 +48,17 @@ def test_share_of_the_floor_is_what_its_formula_says(monkeypatch):
     assert row["share of floor"] == pytest.approx(row["floor ms"] / row["ms"])
 
 
+def test_ways_of_a_step_are_compared_with_the_first(tmp_path):
+    ways = ["float32", "bf16"]
+    module, rows = run("step", "--task", "listops", "--model", "s4", "--as", *ways)
+    assert [row["as"] for row in rows] == ways
+    # one round, so the ratio of medians is the median of ratios
+    assert rows[1]["times as fast"] == pytest.approx(rows[0]["ms"] / rows[1]["ms"])
+    assert rows[0]["times as fast"] == 1
+    assert rows[1]["GB"] < rows[0]["GB"]
+    module.plot(rows, tmp_path / "plot.png")
+
+
 def test_a_profile_names_the_operators_and_leaves_a_trace(tmp_path, capsys):
     run("step", "--task", "listops", "--model", "s4", "--profile", str(tmp_path / "trace.json"))
     assert "aten::" in capsys.readouterr().out
