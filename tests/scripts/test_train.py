@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,20 @@ def test_two_processes_cannot_hold_one_cell(tmp_path, capsys):
     assert "is training this cell" in capsys.readouterr().err
     held.close()
     claim(tmp_path).close()
+
+
+def test_a_process_that_is_just_ending_is_waited_for(tmp_path, monkeypatch, capsys):
+    held = claim(tmp_path)
+    monkeypatch.setenv("LRA_PATIENCE", "0.5")
+    with pytest.raises(SystemExit):
+        claim(tmp_path)
+    assert "is training this cell" in capsys.readouterr().err
+    monkeypatch.setenv("LRA_PATIENCE", "60")
+    ending = threading.Timer(0.5, held.close)
+    ending.start()
+    claim(tmp_path).close()
+    ending.join()
+    assert held.closed
 
 
 def test_ctrl_c_before_the_training_is_one_line_and_status_130(tmp_path, monkeypatch, capsys):
