@@ -5,6 +5,7 @@ B batch, H features, L length, n the length of the transform.
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # floats of one padded block of the batch: small enough that no transform is held whole, and for a CPU's cache
 BLOCK = {"cpu": 2**21}
@@ -48,6 +49,7 @@ class LongConv(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor):
         u, kernel, D, mask = ctx.saved_tensors
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
@@ -69,7 +71,7 @@ class Transform:
 
     def __init__(self, u: Tensor, n: int, dtype: torch.dtype):
         B, H, L = u.shape
-        count = min(B, max(1, BLOCK.get(u.device.type, LARGE_BLOCK) // (H * n)))
+        count = max(1, min(B, BLOCK.get(u.device.type, LARGE_BLOCK) // (H * n)))
         self.blocks = [slice(start, start + count) for start in range(0, B, count)]
         self.buffer = u.new_zeros(count, H, n, dtype=dtype)
         self.L = L

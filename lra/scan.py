@@ -40,8 +40,9 @@ def scan(a: Tensor, b: Tensor, initial: Tensor | None = None, *, reverse: bool =
         edge, rest = (b[:, -1:], b[:, :-1]) if reverse else (b[:, :1], b[:, 1:])
         edge = edge + (a[:, -1:] if reverse else a[:, :1]) * initial.to(dtype)[:, None]
         b = torch.cat([rest, edge] if reverse else [edge, rest], 1)
-    a = a.expand(*a.shape[:2], *b.shape[2:]).reshape(*a.shape[:2], -1)
-    h = Scan.apply(a, b.reshape(*b.shape[:2], -1), reverse)
+    K = math.prod(b.shape[2:])
+    a = a.expand(*a.shape[:2], *b.shape[2:]).reshape(*a.shape[:2], K)
+    h = Scan.apply(a, b.reshape(*b.shape[:2], K), reverse)
     return h.reshape(b.shape).to(given)
 
 

@@ -42,7 +42,8 @@ def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int
     if P.shape[1:] != A.shape:
         raise ValueError(f"P has shape {tuple(P.shape)}: (R, S, N) with (S, N) = {tuple(A.shape)} is needed")
     module = take("nplr_spectrum", backend, A.device, dt.dtype, len(P))
-    with torch.autocast(A.device.type, enabled=False):
+    # triton launches on the current device, wherever the tensors are
+    with torch.autocast(A.device.type, enabled=False), torch.cuda.device_of(A):
         if not module.__name__.endswith("triton"):
             # the fused kernels index the copies instead
             A, B, P = (copies(x, len(dt)) for x in (A, B, P))
@@ -74,7 +75,7 @@ def diagonal_kernel(
     if discretization not in DISCRETIZATIONS:
         raise ValueError(f"discretization {discretization!r} is unknown: use {' or '.join(DISCRETIZATIONS)}")
     module = take("diagonal_kernel", backend, A.device, dt.dtype)
-    with torch.autocast(A.device.type, enabled=False):
+    with torch.autocast(A.device.type, enabled=False), torch.cuda.device_of(A):
         return module.diagonal_kernel(dt, copies(A, len(dt)), copies(B, len(dt)), C, L, discretization)
 
 
@@ -85,7 +86,12 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
     """
     if backend not in BACKENDS:
         raise ValueError(f"kernel backend {backend!r} is unknown: use one of auto, {', '.join(BACKENDS)}")
-    return import_module(f"lra.kernels.{backend}").why_not(torch.device(device), dtype, rank)
+    try:
+        module = import_module(f"lra.kernels.{backend}")
+    except ModuleNotFoundError as error:
+        # triton has no build for macOS
+        return f"the package {error.name} is not installed"
+    return module.why_not(torch.device(device), dtype, rank)
 
 
 def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, rank: int = 1) -> str:
@@ -102,7 +108,7 @@ def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.
         # asked for exactness, not speed, and a compilation in that precision serves nothing else
         return "reference"
     reasons = {}
-    for name in ORDER.get(device.type, ("reference",)):
+    for name in ORDER.get(device.type, ("keops", "reference")):
         reason = why_not(name, device, dtype, rank)
         if reason is None:
             break

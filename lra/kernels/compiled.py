@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lra.kernels.pairs import nodes, pairs
 from lra.kernels.reference import discretise
@@ -63,6 +64,7 @@ class Spectrum(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         gradients = [torch.empty_like(x) for x in ctx.saved_tensors]
         call("spectrum_backward", ctx.sizes, ctx.saved_tensors, [grad.contiguous(), *gradients])
@@ -103,18 +105,24 @@ def library(dtype: torch.dtype, K: int, R: int) -> ctypes.CDLL:
     built_from = "\0".join([SOURCE.read_text(), version, processor(), *FLAGS, *defines])
     path = cache_folder() / f"{hashlib.sha256(built_from.encode()).hexdigest()[:24]}.so"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # two processes may build at once: each its own file, moved into place whole
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / "loops.so"
-            run = subprocess.run(
-                [compiler, *FLAGS, *defines, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
-            )
-            if run.returncode:
-                reason = next((line for line in run.stderr.splitlines() if "error" in line), run.stderr[:200])
-                raise RuntimeError(f"{compiler} cannot build {SOURCE.name}: {reason}")
-            made.replace(path)
+        try:
+            build([compiler, *FLAGS, *defines], path)
+        except OSError as error:
+            cure = "set XDG_CACHE_HOME to a folder that can be written"
+            raise RuntimeError(f"{path.parent} cannot keep what is built ({error.strerror}): {cure}") from None
     return ctypes.CDLL(str(path))
+
+
+def build(command: list[str], path: Path) -> None:
+    """Two processes may build at once: each its own file, moved into place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / "loops.so"
+        run = subprocess.run([*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False)
+        if run.returncode:
+            reason = next((line for line in run.stderr.splitlines() if "error" in line), run.stderr[:200])
+            raise RuntimeError(f"{command[0]} cannot build {SOURCE.name}: {reason}")
+        made.replace(path)
 
 
 def cache_folder() -> Path:

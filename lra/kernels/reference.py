@@ -37,7 +37,9 @@ def discretise(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, discretization: str)
     dtA = dt[:, None] * A
     if discretization == "zoh":
         return C * (torch.expm1(dtA) / A * B), dtA
-    return C * (dt[:, None] / (1 - dtA / 2) * B), torch.log((1 + dtA / 2) / (1 - dtA / 2))
+    Ab = (1 + dtA / 2) / (1 - dtA / 2)
+    # a real pole at dt A = -2 is gone after one position: its zero has no logarithm
+    return C * (dt[:, None] / (1 - dtA / 2) * B), torch.log(Ab + 1e-30 * (Ab == 0))
 
 
 def _nplr_spectrum(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> Tensor:

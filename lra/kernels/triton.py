@@ -16,6 +16,7 @@ import os
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lra.kernels.pairs import nodes
 from lra.kernels.reference import discretise
@@ -87,6 +88,7 @@ class Spectrum(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         dt, A, B, C, P = ctx.saved_tensors
         s, c = cached_nodes(ctx.L, A.device)
@@ -118,6 +120,7 @@ class Powers(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         weight, exponent = ctx.saved_tensors
         K, H, N = weight.shape[:3]

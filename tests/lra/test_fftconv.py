@@ -77,6 +77,13 @@ def test_fast_lengths_are_even_and_of_small_primes():
     assert [fast_length(n) for n in (1, 2, 3, 11, 127, 2049)] == [2, 2, 4, 12, 128, 2058]
 
 
+def test_an_empty_batch_gives_an_empty_batch_and_no_gradient():
+    u, kernel = random(0, 3, 5), random(2, 3, 5)
+    y = long_conv(u, kernel)
+    y.sum().backward()
+    assert (y.shape, u.grad.shape, kernel.grad.abs().max()) == ((0, 3, 5), (0, 3, 5), 0)
+
+
 def test_kernel_of_other_features_is_refused():
     with pytest.raises(ValueError, match=r"kernel \(1, 2, 5\) for input \(1, 3, 5\)"):
         long_conv(torch.zeros(1, 3, 5), torch.zeros(1, 2, 5))

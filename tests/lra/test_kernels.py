@@ -231,6 +231,41 @@ def test_definition_in_blocks_equals_the_definition(monkeypatch):
         torch.testing.assert_close(x, whole[name])
 
 
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+def test_a_real_pole_that_the_bilinear_rule_maps_to_zero_lasts_one_position(backend):
+    dt = torch.tensor([0.5])
+    A, B, C = (torch.full(shape, x, dtype=torch.complex64) for shape, x in (((1, 1), -4), ((1, 1), 1), ((1, 1, 1), 1)))
+    A.requires_grad_()
+    kernel = diagonal_kernel(dt, A, B, C, 5, discretization="bilinear", backend=backend)
+    torch.testing.assert_close(kernel, torch.tensor([[[0.5, 0, 0, 0, 0]]]))
+    (gradient,) = torch.autograd.grad(kernel[..., :2].sum(), A)
+    # of 2 Bb (1 + Ab), Bb = dt / (1 - dt A / 2), Ab = (1 + dt A / 2) / (1 - dt A / 2)
+    torch.testing.assert_close(gradient, torch.tensor([[0.125 + 0j]]))
+
+
+def test_compiled_spectrum_says_that_it_has_no_second_derivative():
+    parameters = [x.requires_grad_() for x in system(2, 2, 1, 1)]
+    y = nplr_spectrum(*parameters, 8, backend="compiled")
+    (gradient,) = torch.autograd.grad(torch.view_as_real(y).square().sum(), parameters[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_kernels_run_on_the_device_of_their_parameters(monkeypatch):
+    """Triton launches on the current device: on the second of two it would fail."""
+    entered = []
+
+    class Current(torch.cuda.device_of):
+        def __enter__(self):
+            entered.append(self.idx)
+
+    monkeypatch.setattr("torch.cuda.device_of", Current)
+    dt, A, B, C, P = system(2, 2, 1, 1)
+    nplr_spectrum(dt, A, B, C, P, 8)
+    diagonal_kernel(dt, A, B, C, 8)
+    assert entered == [-1, -1]
+
+
 def test_unknown_backend_and_discretization_are_refused():
     dt, A, B, C, P = system(2, 2, 1, 1)
     with pytest.raises(ValueError, match="'cuda' is unknown: use one of auto, reference"):
@@ -246,6 +281,17 @@ def test_named_backend_that_cannot_run_says_why():
     dt, A, B, C, P = system(2, 2, 1, 1)
     with pytest.raises(RuntimeError, match="'triton' cannot run on cpu: it runs on cuda"):
         nplr_spectrum(dt, A, B, C, P, 8, backend="triton")
+
+
+def test_a_package_that_is_missing_is_a_reason(monkeypatch):
+    monkeypatch.delitem(sys.modules, "lra.kernels.triton", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert kernels.why_not("triton", "cpu") == "the package triton is not installed"
+
+
+def test_auto_says_aloud_on_a_device_that_no_backend_knows():
+    with pytest.warns(UserWarning, match="slow reference.*keops: it runs on cpu and cuda, not on meta"):
+        assert kernels.choose("auto", "meta") == "reference"
 
 
 def test_auto_says_aloud_when_only_the_definition_can_run(monkeypatch):
@@ -266,6 +312,14 @@ def test_compiled_loops_are_built_once_and_a_missing_compiler_is_named(tmp_path,
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler: install"):
+        build(torch.float32, 1, 1)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_a_reason_with_its_cure(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    build = kernels.import_module("lra.kernels.compiled").library.__wrapped__
+    with pytest.raises(RuntimeError, match=r"cannot keep what is built .*set XDG_CACHE_HOME to a folder"):
         build(torch.float32, 1, 1)
 
 

@@ -75,6 +75,15 @@ def test_a_scan_in_two_parts_carries_its_state():
     torch.testing.assert_close(torch.cat([first, second], 1), scan(a, b))
 
 
+@pytest.mark.parametrize("path", ["compiled", "blocks"])
+def test_an_empty_batch_gives_an_empty_batch_and_no_gradient(path, monkeypatch):
+    monkeypatch.setattr("lra.scan.compiled_here", lambda device: path == "compiled")
+    a, b = draw((1, 1, 3), torch.float64), draw((0, 9, 3), torch.float64)
+    h = scan(a, b)
+    h.sum().backward()
+    assert (h.shape, b.grad.shape, a.grad.abs().max()) == ((0, 9, 3), (0, 9, 3), 0)
+
+
 def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"\(2, 5, 3\).*\(2, 6, 3\)"):
         scan(torch.zeros(2, 5, 3), torch.zeros(2, 6, 3))
