@@ -4,7 +4,7 @@ A state x(t) in R^N follows x' = A x + B u and is read by y = C x + D u. HiPPO (
 chooses (A, B) so that x(t) holds the coefficients of the history u(t - s), s >= 0, in a basis of orthogonal functions
 of the age s. S4 (Gu et al. 2022, arXiv:2111.00396) uses that each such A is a normal matrix minus a low-rank one.
 
-Everything is float64 and pure. Letters: N state, M = ceil(N / 2) conjugate pairs, r rank, L length.
+All but the initial time steps is float64 and pure. Letters: N state, M = ceil(N / 2) conjugate pairs, r rank, L length.
 """
 
 import math
@@ -172,6 +172,22 @@ def legendre(N: int, x: Tensor) -> list[Tensor]:
     for n in range(1, N - 1):
         p.append(((2 * n + 1) * x * p[n] - n * p[n - 1]) / (n + 1))
     return p[:N]
+
+
+def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
+    """Logarithms (count,) of initial time steps, float32, uniform between those of dt_min and dt_max.
+
+    raises  ValueError unless 0 < dt_min <= dt_max
+    """
+    if not 0 < dt_min <= dt_max:
+        raise ValueError(f"time steps from dt_min {dt_min} to dt_max {dt_max}: 0 < dt_min <= dt_max is needed")
+    return torch.empty(count).uniform_(math.log(dt_min), math.log(dt_max))
+
+
+def check_sampling(length: int, rate: float) -> None:
+    """Refuses what no layer can be fitted to; raises ValueError."""
+    if length < 1 or not 0 < rate < math.inf:
+        raise ValueError(f"length {length} at {rate} times the sampling rate: both must be positive")
 
 
 def bilinear(A: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lra.backbone import Dropout
 from lra.fftconv import long_conv
-from lra.hippo import nplr
+from lra.hippo import check_sampling, log_steps, nplr
 from lra.kernels import diagonal_kernel
 
 # keeps 1 / sum finite where a complex softmax has sum zero (the paper's section 3.1)
@@ -74,7 +74,7 @@ class DSS(nn.Module):
         self.A_imag = nn.Parameter(A.imag.float())
         self.C = nn.Parameter(torch.randn(1 + bidirectional, d_model, d_state, 2))
         self.D = nn.Parameter(torch.randn(d_model))
-        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, 2 * d_model)
         self.discrete: DiscreteSSM | None = None
@@ -128,6 +128,7 @@ class DSS(nn.Module):
         The softmax form depends on its length: it is normalised anew and C takes up the difference, so the beginning of
         the kernel stays what it was.
         """
+        check_sampling(length, rate)
         before = self.system()[2] if self.form == "softmax" else None
         if before is not None and (self.A_real > 0).any():
             raise ValueError("a softmax DSS with growing states is a function of its length and cannot be fitted anew")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lra.fftconv import long_conv
+from lra.hippo import log_steps
 from lra.kernels import diagonal_kernel
 
 
@@ -48,7 +49,7 @@ class H3(nn.Module):
         self.maps = nn.Linear(d_model, 3 * d_model)
         self.shift = nn.Parameter(torch.randn(directions, d_model, min(d_state, max_len)))
         self.shift_D = nn.Parameter(torch.randn(d_model))
-        self.log_dt = nn.Parameter(torch.empty(features).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.log_dt = nn.Parameter(log_steps(features, dt_min, dt_max))
         self.A_log_decay = nn.Parameter(torch.full((features, pairs), math.log(0.5)))
         self.A_imag = nn.Parameter(math.pi * torch.arange(pairs).repeat(features, 1))
         self.C = nn.Parameter(torch.randn(directions, features, pairs, 2))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.backbone import Dropout
+from lra.hippo import check_sampling
 from lra.scan import mimo_ssm
 
 
@@ -51,6 +52,8 @@ class LRU(nn.Module):
         lr: float | None = 0.001,
     ):
         super().__init__()
+        if d_state < 1:
+            raise ValueError(f"a state of {d_state} is empty: d_state must be at least 1")
         if not 0 <= r_min < r_max <= 1:
             raise ValueError(f"ring {r_min} to {r_max} is not inside the unit disc: 0 <= r_min < r_max <= 1 is needed")
         self.bidirectional = bidirectional
@@ -88,6 +91,7 @@ class LRU(nn.Module):
         a^(1 / rate) is the same motion in shorter or longer steps (of a turn beyond half a circle, the shorter way
         round), and (a^(1 / rate) - 1) / (a - 1) what an input held over one of them adds; its phase is given to B.
         """
+        check_sampling(length, rate)
         angle = torch.remainder(self.theta.double().exp() + math.pi, 2 * math.pi) - math.pi
         motion = torch.complex(-self.nu.double().exp(), angle)
         scale = torch.expm1(motion / rate) / torch.expm1(motion)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lra.backbone import Dropout
 from lra.fftconv import long_conv
-from lra.hippo import bilinear, transition
+from lra.hippo import bilinear, check_sampling, log_steps, transition
 
 
 def krylov(A: Tensor, B: Tensor, L: int) -> Tensor:
@@ -64,7 +64,7 @@ class LSSL(nn.Module):
         super().__init__()
         self.bidirectional = bidirectional
         A, B = transition(init, d_state)
-        log_dt = torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max))
+        log_dt = log_steps(d_model, dt_min, dt_max)
         for name, value in (("A", A.float()), ("B", B.float()), ("log_dt", log_dt)):
             if learn:
                 self.register_parameter(name, nn.Parameter(value))
@@ -99,6 +99,7 @@ class LSSL(nn.Module):
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
         """Fit the layer, in place, to inputs sampled `rate` times as often as before; it has no length to fit."""
+        check_sampling(length, rate)
         self.log_dt -= math.log(rate)
         self.discrete = None
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.hippo import log_steps
 from lra.selective import selective_scan
 
 
@@ -32,7 +33,7 @@ class Direction(nn.Module):
         self.log_A = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         nn.init.uniform_(self.dt.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        log_dt = torch.empty(d_inner).uniform_(math.log(dt_min), math.log(dt_max))
+        log_dt = log_steps(d_inner, dt_min, dt_max)
         with torch.no_grad():
             self.dt.bias.copy_(inverse_softplus(log_dt.exp()))
         self.optim = {"log_A": {"weight_decay": 0.0}, "D": {"weight_decay": 0.0}, "dt.bias": {"weight_decay": 0.0}}

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.hippo import log_steps
 from lra.scan import scan
 
 
@@ -54,7 +55,7 @@ class Direction(nn.Module):
         self.n_heads, self.d_inner, self.d_state, self.chunk = n_heads, n_heads * head_dim, d_state, chunk
         width = self.d_inner + 2 * d_state
         self.conv = nn.Conv1d(width, width, d_conv, groups=width, padding=d_conv - 1)
-        dt = torch.empty(n_heads).uniform_(math.log(dt_min), math.log(dt_max)).exp()
+        dt = log_steps(n_heads, dt_min, dt_max).exp()
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus gives dt back
         self.log_A = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(n_heads))

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from lra.backbone import ACTIVATIONS, Dropout
 from lra.fftconv import long_conv
-from lra.hippo import bilinear, nplr
+from lra.hippo import bilinear, check_sampling, log_steps, nplr
 from lra.kernels import copies, nplr_spectrum
 from lra.optim import kernel_groups
 
@@ -128,7 +128,7 @@ class S4(nn.Module):
     ):
         super().__init__()
         n_ssm = n_ssm or d_model
-        if d_model % n_ssm:
+        if n_ssm < 1 or d_model % n_ssm:
             raise ValueError(f"n_ssm: {n_ssm} copies do not divide {d_model} features")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
@@ -139,7 +139,7 @@ class S4(nn.Module):
         A, P, B, _ = nplr(init, d_state)
         # in the eigenbasis of A and random: a change of basis would only draw it anew
         C = torch.randn(1 + bidirectional, d_model, len(A), dtype=torch.cfloat)
-        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
         # some measures have poles on the imaginary axis, whose logarithm would be infinite
         self.A_log_decay = nn.Parameter((-A.real).clamp(min=1e-4).log().float().repeat(n_ssm, 1))  # (S, M)
         self.A_imag = nn.Parameter(A.imag.float().repeat(n_ssm, 1))
@@ -184,6 +184,7 @@ class S4(nn.Module):
 
         The continuous system is kept. Half the rate means steps twice as long (section 4.3, the 0.5x experiment).
         """
+        check_sampling(length, rate)
         C = self.true_C()
         self.log_dt -= math.log(rate)
         self.length, self.discrete = length, None

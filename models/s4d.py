@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lra.backbone import ACTIVATIONS, Dropout
 from lra.fftconv import long_conv
-from lra.hippo import nplr
+from lra.hippo import check_sampling, log_steps, nplr
 from lra.kernels import DISCRETIZATIONS, copies, diagonal_kernel
 from lra.optim import kernel_groups
 
@@ -37,6 +37,8 @@ def poles(init: str, N: int) -> tuple[Tensor, Tensor]:
     """
     if init not in INITS:
         raise ValueError(f"init {init!r} is no diagonal system: use one of {', '.join(INITS)}, or the model s4")
+    if N < 1:
+        raise ValueError(f"a state of {N} is empty: N must be at least 1")
     if init == "legs":
         A, _, B, _ = nplr("legs", N)
         return A, B / 2
@@ -85,7 +87,7 @@ class S4D(nn.Module):
     ):
         super().__init__()
         n_ssm = n_ssm or d_model
-        if d_model % n_ssm:
+        if n_ssm < 1 or d_model % n_ssm:
             raise ValueError(f"n_ssm: {n_ssm} copies do not divide {d_model} features")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
@@ -98,7 +100,7 @@ class S4D(nn.Module):
         A, B = poles(init, d_state)
         shape = (1 + bidirectional, d_model, len(A))
         C = torch.randn(shape) if self.real else torch.view_as_real(torch.randn(shape, dtype=torch.cfloat))
-        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
         self.A_log_decay = nn.Parameter((-A.real).log().float().repeat(n_ssm, 1))  # (S, M)
         if not self.real:
             self.A_imag = nn.Parameter(A.imag.float().repeat(n_ssm, 1))
@@ -142,6 +144,7 @@ class S4D(nn.Module):
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
         """Fit the layer, in place, to inputs sampled `rate` times as often as before; any length will do."""
+        check_sampling(length, rate)
         self.log_dt -= math.log(rate)
         self.discrete = None
 

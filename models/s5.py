@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.backbone import Dropout
-from lra.hippo import nplr
+from lra.hippo import check_sampling, log_steps, nplr
 from lra.scan import mimo_ssm
 
 OUTPUTS = ("full_glu", "half_glu1", "half_glu2", "gelu")
@@ -58,7 +58,7 @@ class S5(nn.Module):
         lr: float | None = 0.001,
     ):
         super().__init__()
-        if d_state % n_blocks:
+        if n_blocks < 1 or d_state % n_blocks:
             raise ValueError(f"n_blocks: {n_blocks} blocks do not divide a state of {d_state}")
         if output not in OUTPUTS:
             raise ValueError(f"output: {output!r} is not one of {', '.join(OUTPUTS)}")
@@ -73,7 +73,7 @@ class S5(nn.Module):
         self.B = nn.Parameter(pair(V.mH @ B.to(V.dtype)))  # (M, H, 2)
         self.C = nn.Parameter(pair(torch.view_as_complex(C) @ V))  # (K, H, M, 2)
         self.D = nn.Parameter(torch.randn(d_model))
-        self.log_dt = nn.Parameter(torch.empty(len(A)).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.log_dt = nn.Parameter(log_steps(len(A), dt_min, dt_max))
 
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.value = nn.Linear(d_model, d_model) if output == "full_glu" else None
@@ -106,6 +106,7 @@ class S5(nn.Module):
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
         """Fit the layer, in place, to inputs sampled `rate` times as often as before; it has no length to fit."""
+        check_sampling(length, rate)
         self.log_dt -= math.log(rate)
         self.discrete = None
 

@@ -5,8 +5,11 @@ import torch
 from stepping import stepped
 
 from models.dss import DSS
+from models.h3 import H3
 from models.lru import LRU
 from models.lssl import LSSL
+from models.mamba import Mamba
+from models.mamba2 import Mamba2
 from models.s4 import S4
 from models.s4d import S4D
 from models.s5 import S5
@@ -70,6 +73,34 @@ def test_four_times_the_length_continues_the_same_recurrence(name):
     long = respond(model, u)
     torch.testing.assert_close(long[:, :400], short, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(stepped(model, u), long, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_no_length_and_no_rate_are_refused_and_change_nothing(name):
+    model = make(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for length, rate in ((0, 1.0), (400, 0.0), (400, -1.0)):
+        with pytest.raises(ValueError, match=f"length {length} at {rate} times the sampling rate: both must be pos"):
+            model.prepare(length, rate=rate)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("maker", [S4, S4D, DSS, LSSL, S5, H3, Mamba, Mamba2])
+@pytest.mark.parametrize(("dt_min", "dt_max"), [(0.0, 0.1), (0.2, 0.1)])
+def test_time_steps_that_are_none_are_named(maker, dt_min, dt_max):
+    with pytest.raises(ValueError, match=f"dt_min {dt_min} to dt_max {dt_max}: 0 < dt_min <= dt_max is needed"):
+        maker(8, 16, dt_min=dt_min, dt_max=dt_max)
+
+
+def test_empty_states_and_copies_are_refused():
+    for build in (lambda: S4D(8, 16, init="lin", d_state=0), lambda: LRU(8, 16, d_state=0)):
+        with pytest.raises(ValueError, match="a state of 0 is empty"):
+            build()
+    for maker in (S4, S4D):
+        with pytest.raises(ValueError, match="n_ssm: -1 copies do not divide 8 features"):
+            maker(8, 16, n_ssm=-1)
+    with pytest.raises(ValueError, match="n_blocks: 0 blocks do not divide"):
+        S5(8, 16, n_blocks=0)
 
 
 @pytest.mark.parametrize("name", ["s4", "dss softmax"])
