@@ -13,6 +13,14 @@ ROOM = 1.1
 STEPS = (8, 16, 32, 64, 128)  # heads, groups and chunks of features want a multiple of one of these
 
 
+class TooLarge(ValueError):
+    """No width is small enough: `width` is the least that the model takes, and `limit` parameters are allowed."""
+
+    def __init__(self, least: int, width: int, limit: float) -> None:
+        super().__init__(f"has {least:,} parameters at the least width, {width}, and {limit:,.0f} is the limit")
+        self.width, self.limit = width, limit
+
+
 def parameters(model: nn.Module) -> int:
     """Trainable numbers, real and imaginary parts counted apart."""
     return sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters() if p.requires_grad)
@@ -32,14 +40,11 @@ def fitting_width(count_at: Callable[[int], int], reference: int) -> int:
 
     count_at   parameters at a width, never fewer at a larger one; ValueError where the model refuses the width
     reference  the Transformer's parameters
-    raises     ValueError if the narrowest is too large, or no width is taken
+    raises     TooLarge if the narrowest is, another ValueError if no width is taken
     """
     step = _step(count_at)
     if (least := count_at(step)) > ROOM * reference:
-        raise ValueError(
-            f"has {least:,} parameters at the least width, {step}, and {ROOM * reference:,.0f} is the limit; "
-            "give it fewer layers (model.n_layers)"
-        )
+        raise TooLarge(least, step, ROOM * reference)
     low, high, halve = 1, None, False  # in steps; count_at(low) <= reference < count_at(high)
     while high is None or high - low > 1:
         few = count_at(low * step)

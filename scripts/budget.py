@@ -1,6 +1,8 @@
 """budget=lra: any model at the size of the Transformer on the same task."""
 
 import functools
+from bisect import bisect_right
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lra.budget import count, fitting_width
+from lra.budget import TooLarge, count, fitting_width
 from scripts.commandline import CONFIGS
 
 
@@ -41,12 +43,31 @@ def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> st
     recipe = cfg.model.d_model
     try:
         chosen = fitting_width(count_at, reference)
+    except TooLarge as error:
+        raise ValueError(f"budget=lra: on {task} the model {error}; {cure(cfg, build, error)}") from None
     except ValueError as error:
         raise ValueError(f"budget=lra: on {task} the model {error}") from None
     cfg.model.d_model = chosen
     return (
         f"budget lra: width {chosen} for the recipe's {recipe}, {count_at(chosen):,} parameters, "
         f"{100 * count_at(chosen) / reference:.1f} % of the Transformer's {reference:,}"
+    )
+
+
+def cure(cfg: DictConfig, build: Callable[[], Any], error: TooLarge) -> str:
+    """What makes a model fit that is too large at the least width: fewer layers, if any number is few enough."""
+    cfg.model.d_model = error.width
+
+    def count_with(layers: int) -> int:
+        cfg.model.n_layers = layers
+        return count(build)
+
+    if layers := bisect_right(range(1, cfg.model.n_layers), error.limit, key=count_with):
+        return f"give it fewer layers: model.n_layers={layers} fits"
+    part = "encoder" if "encoder" in cfg.model else "mixer"
+    return (
+        f"fewer layers do not help, for one alone makes it {count_with(1):,}: "
+        f"leave budget=lra out, or make it smaller by settings of its own (model.{part}.*)"
     )
 
 

@@ -205,8 +205,24 @@ def test_a_budget_that_cannot_be_kept_is_refused():
         sized(cfg, task="listops", scale="mini", overrides=[])
     with pytest.raises(ValueError, match="leave out one"):
         fitted("s4", "listops", "model.d_model=32")
-    with pytest.raises(ValueError, match=r"budget=lra: on listops the model has .*model\.n_layers"):
+
+
+def test_the_number_of_layers_that_a_refused_model_is_told_fits_and_no_more_do():
+    with pytest.raises(ValueError, match=r"on listops the model has .*model\.n_layers=\d+ fits") as refused:
         fitted("long_conv", "listops", "model.n_layers=50")
+    layers = int(str(refused.value).split("model.n_layers=")[1].split()[0])
+    assert fitted("long_conv", "listops", f"model.n_layers={layers}")
+    with pytest.raises(ValueError, match=f"n_layers={layers} fits"):
+        fitted("long_conv", "listops", f"model.n_layers={layers + 1}")
+
+
+def test_a_model_too_large_at_any_depth_is_not_told_to_have_fewer_layers():
+    with pytest.raises(ValueError, match=r"fewer layers do not help, .*model\.mixer\.\*"):
+        fitted("synthesizer", "pathfinder")
+    with pytest.raises(ValueError, match="the model has"):
+        fitted("synthesizer", "pathfinder", "model.n_layers=1")
+    # what it is told instead is true
+    assert fitted("synthesizer", "pathfinder", "model.mixer.parts=[factorised_random,dot]", "model.mixer.rank=8")
 
 
 def test_a_run_keeps_to_its_budget(tmp_path):

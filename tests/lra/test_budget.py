@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lra.budget import count, fitting_width
+from lra.budget import TooLarge, count, fitting_width
 
 
 def square(width: int) -> int:
@@ -56,9 +56,10 @@ def test_only_widths_that_the_model_takes_are_chosen():
         fitting_width(never, 1000)
 
 
-def test_too_large_a_model_says_what_helps():
-    with pytest.raises(ValueError, match=r"1,064 parameters at the least width, 8, .* 550 is the limit.*n_layers"):
+def test_too_large_a_model_is_refused_with_its_least_width():
+    with pytest.raises(TooLarge, match=r"1,064 parameters at the least width, 8, .* 550 is the limit$") as refused:
         fitting_width(lambda width: 1000 + square(width), 500)
+    assert refused.value.width == 8
 
 
 def test_counting_takes_no_memory_and_no_random_numbers_where_it_can():
