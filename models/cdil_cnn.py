@@ -43,7 +43,7 @@ class Block(nn.Module):
 class CDIL(nn.Module):
     """The whole encoder: cycles of blocks with dilations 1, 2, 4, ...
 
-    n_layers     blocks, but never fewer than it takes until a position has heard of max_len - 1 others: 9 at length
+    n_layers     blocks, but never fewer than it takes until a position has heard of max_len - 2 others: 9 at length
                  1024 and 11 at 4000, the published depths; more blocks begin the next cycle
     kernel_size  odd, so that a neighbourhood has a centre
     """

@@ -1,8 +1,8 @@
 """Sparse Sinkhorn attention: blocks attend to themselves and to blocks that a learned soft permutation sends to them.
 
 Tay et al. 2020 (arXiv:2002.11296), section 3: sorting network, Sinkhorn balancing, attention. As in Long Range Arena
-the sorting network is one linear map of the mean key of a block, and the attention to a block's own keys and the
-attention to the sorted keys, each with its own softmax, are added.
+the sorting network is one linear map of the keys of a block (here their mean, there their sum), and the attention to a
+block's own keys and the attention to the sorted keys, each with its own softmax, are added.
 B batch, L length, D model width, N blocks of W positions, H heads, K width of a head; H * K = d_qkv.
 """
 
