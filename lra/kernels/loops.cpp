@@ -67,24 +67,38 @@ static inline void pole_sums(const Pole* poles, long N, const Node& w, Complex* 
     }
 }
 
-// x = M P* D B and M, the inverse of 1 + c P* D P
-static inline void woodbury(const Complex* sums, const Node& w, Complex M[R + 1][R + 1], Complex* x) {
-    const Complex* low = sums + K * (1 + R);
+typedef decltype(V{} > V{}) Mask;
+static inline Complex pick(Mask first, Complex a, Complex b) {
+    return {first ? a.re : b.re, first ? a.im : b.im};
+}
+static inline V square(Complex a) { return a.re * a.re + a.im * a.im; }
+
+// M x = y, or of the transpose. Close to a pole the rows are nearly parallel: their determinant loses what tells them
+// apart, elimination by the larger one keeps it
+static inline void solve(const Complex M[R + 1][R + 1], bool transpose, const Complex* y, Complex* x) {
     if constexpr (R == 1) {
-        Complex core = w.c * low[1];
-        core.re += T(1);
-        M[0][0] = inverse(core);
+        x[0] = inverse(M[0][0]) * y[0];
     } else if constexpr (R == 2) {
-        Complex a = w.c * low[1], b = w.c * low[2], c = w.c * low[4], d = w.c * low[5];
-        a.re += T(1);
-        d.re += T(1);
-        Complex det = inverse(a * d - b * c), minus = {-det.re, -det.im};
-        M[0][0] = det * d, M[0][1] = minus * b, M[1][0] = minus * c, M[1][1] = det * a;
+        Complex a = M[0][0], b = M[0][1], c = M[1][0], d = M[1][1];
+        if (transpose) std::swap(b, c);
+        Mask second = square(c) > square(a);
+        Complex pivot = inverse(pick(second, c, a)), ratio = pick(second, a, c) * pivot;
+        Complex beside = pick(second, d, b), top = pick(second, y[1], y[0]);
+        x[1] = inverse(pick(second, b, d) - ratio * beside) * (pick(second, y[0], y[1]) - ratio * top);
+        x[0] = pivot * (top - beside * x[1]);
     }
+}
+
+// M = 1 + c P* D P, and x with M x = P* D B
+static inline void woodbury(const Complex* sums, const Node& w, Complex M[R + 1][R + 1], Complex* x) {
+    Complex y[R + 1];
     for (int r = 0; r < R; ++r) {
-        x[r] = M[r][0] * low[0];
-        for (int t = 1; t < R; ++t) x[r] = x[r] + M[r][t] * low[t * (1 + R)];
+        const Complex* low = sums + (K + r) * (1 + R);
+        y[r] = low[0];
+        for (int t = 0; t < R; ++t) M[r][t] = w.c * low[1 + t];
+        M[r][r].re += T(1);
     }
+    solve(M, false, y, x);
 }
 
 static void read_poles(const T* alpha, const T* beta, const T* p, const T* q, long H, long N, long h, Pole* poles) {
@@ -137,9 +151,9 @@ extern "C" void spectrum(const T* alpha, const T* beta, const T* p, const T* q, 
 }
 
 // the conjugates e of the gradients of the sums, from that of the spectrum:
-// y_k = a_k - c u_k x with x = M b:  da = g,  du = -c g conj x,  db = -c M* sum_k conj(u_k) g_k,  d core = -db conj x
+// y_k = a_k - c u_k x with M x = b:  da = g,  du = -c g conj x,  M* db = -c sum_k conj(u_k) g_k,  dM = -db conj x
 static inline void woodbury_backward(const Complex* sums, const Node& w, const Complex* g, Complex* e) {
-    Complex M[R + 1][R + 1], x[R + 1], dx[R + 1];
+    Complex M[R + 1][R + 1], x[R + 1], dx[R + 1], db[R + 1];
     woodbury(sums, w, M, x);
     for (int r = 0; r < R; ++r) dx[r] = {V{}, V{}};
     for (int k = 0; k < K; ++k) {
@@ -151,11 +165,10 @@ static inline void woodbury_backward(const Complex* sums, const Node& w, const C
             dx[r] = dx[r] + cy * row[1 + r];
         }
     }
+    solve(M, true, dx, db);
     for (int r = 0; r < R; ++r) {
-        Complex db = M[0][r] * dx[0];
-        for (int t = 1; t < R; ++t) db = db + M[t][r] * dx[t];
-        e[(K + r) * (1 + R)] = db;
-        for (int t = 0; t < R; ++t) e[(K + r) * (1 + R) + 1 + t] = -w.c * (db * x[t]);
+        e[(K + r) * (1 + R)] = db[r];
+        for (int t = 0; t < R; ++t) e[(K + r) * (1 + R) + 1 + t] = -w.c * (db[r] * x[t]);
     }
 }
 

@@ -87,6 +87,24 @@ def test_diagonal_kernel_and_its_gradients_match_the_definition(H, N, K, L, disc
     compare("diagonal_kernel", function, H, N, K, 1, backend, device)
 
 
+def test_two_ranks_stay_apart_close_to_the_poles_of_legt():
+    """On the imaginary axis, but for 1e-4, one pole outweighs all others: its determinant would be rounding alone."""
+    A, P, B, _ = nplr("legt", 64)
+    torch.manual_seed(0)
+    A = torch.complex(torch.full_like(A.real, -1e-4), A.imag).repeat(8, 1)
+    C = torch.randn(2, 8, 32, dtype=torch.complex64)
+    dt = torch.logspace(-4, -1, 8)
+    rounded = [dt, *(x.to(torch.complex64) for x in (A, B.repeat(8, 1), C, P[:, None].repeat(1, 8, 1)))]
+    exact = [x.to(torch.complex128 if x.is_complex() else torch.float64) for x in rounded]
+    truth = value_and_gradients(lambda *p: nplr_spectrum(*p, 4096, backend="reference"), exact)
+    budget, found = (
+        errors(value_and_gradients(lambda *p, name=name: nplr_spectrum(*p, 4096, backend=name), rounded), truth)
+        for name in ("reference", "compiled")
+    )
+    for name in ("value", "B", "C", "P"):
+        assert found[name] <= 5 * budget[name], f"{name}: {found[name]:.1e}, definition {budget[name]:.1e}"
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", FAST)
 def test_tied_copies_match_the_definition(backend, device):
