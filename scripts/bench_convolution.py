@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     rows = []
     for shape in args.shapes:
-        B, H, L = (int(size) for size in shape.split(","))
+        B, H, L = conditions.sizes(shape)
         print(f"B {B} H {H} L {L}", flush=True)
         rows.append(compare(B, H, L, args))
     return rows

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     rows = []
     for shape in args.shapes:
-        B, H, L = (int(size) for size in shape.split(","))
+        B, H, L = conditions.sizes(shape)
         for model in args.model:
             for backend in args.backends:
                 if backend != "auto" and (reason := why_not(backend, args.device)):

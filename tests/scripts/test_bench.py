@@ -93,6 +93,20 @@ def test_a_cold_first_call_builds_the_loops_where_nothing_was_built(monkeypatch)
     assert rows[0]["first call s"] > 0.2
 
 
+@pytest.mark.parametrize("shape", ["2,4", "2,4,x", "0,4,64"])
+@pytest.mark.parametrize("name", ["layer", "convolution"])
+def test_a_shape_that_is_none_is_named(name, shape):
+    with pytest.raises(ValueError, match=f"--shapes {shape}: three sizes from 1 on are needed"):
+        run(name, "--shapes", shape)
+
+
+@pytest.mark.parametrize("words", [("--repeats", "0"), ("--threads", "-1")])
+def test_counts_start_at_one(words, capsys):
+    with pytest.raises(SystemExit):
+        run("kernel", *words)
+    assert f"{words[0]}: '{words[1]}': a whole number from 1 on is needed" in capsys.readouterr().err
+
+
 def test_a_model_without_kernel_backends_is_refused():
     with pytest.raises(ValueError, match="transformer has no kernel backend"):
         run("model", "--model", "transformer", "--task", "listops")
