@@ -17,6 +17,14 @@ def scales_of(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys([*(s for s in ("paper", "mini") if s in found), *sorted(found)]))
 
 
+def main_scale(records: Sequence[Record]) -> str:
+    """The scale to show where none is asked for: the largest with a run of a recipe as it is.
+
+    Variants alone do not make a scale the main one, unless there is nothing else.
+    """
+    return next(iter(scales_of([r for r in records if not r.variant]) or scales_of(records)), "paper")
+
+
 def table_files(records: Sequence[Record], published: Published, benches: Sequence[Bench]) -> dict[str, str]:
     """File name -> content: one set for each scale with records and for scale paper, and the papers' own tables."""
     scales = list(dict.fromkeys(["paper", *scales_of(records)]))

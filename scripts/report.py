@@ -10,7 +10,7 @@ from lra.jsonfile import write_atomically
 from lra.published import load_published
 from lra.report import page
 from lra.results import load_all
-from lra.tableset import scales_of
+from lra.tableset import main_scale
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,7 +19,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     places.arguments(parser)
     parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file the page is written to")
-    parser.add_argument("--scale", help="paper, mini or smoke; default: the largest that has runs")
+    parser.add_argument("--scale", help="paper, mini or smoke; default: the largest with runs of an unchanged recipe")
     return parser.parse_args()
 
 
@@ -27,7 +27,7 @@ def main() -> int:
     args = arguments()
     try:
         records = load_all(args.runs)
-        scale = args.scale or next(iter(scales_of(records)), "paper")
+        scale = args.scale or main_scale(records)
         text = page(records, load_published(args.published), scale, load_bench(args.bench))
         write_atomically(args.out, text, cure="--out=/some/file.html")
     except (ValueError, OSError) as error:

@@ -12,7 +12,7 @@ from lra.jsonfile import write_atomically
 from lra.published import load_published
 from lra.results import load_all
 from lra.tables import render_rich
-from lra.tableset import scales_of, table_files
+from lra.tableset import main_scale, table_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +21,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     places.arguments(parser)
     parser.add_argument("--out", type=Path, default=ROOT / "results/tables", help="folder the tables are written to")
-    parser.add_argument("--scale", help="show this scale; default: the largest that has runs")
+    parser.add_argument("--scale", help="show this scale; default: the largest with runs of an unchanged recipe")
     parser.add_argument("--quiet", action="store_true", help="write the files and show nothing")
     return parser.parse_args()
 
@@ -38,7 +38,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if not args.quiet:
-        shown = args.scale or next(iter(scales_of(records)), "paper")
+        shown = args.scale or main_scale(records)
         console = Console()
         console.print(render_rich(records, published, shown))
         console.print(f"[dim]{len(files)} files in {args.out}[/dim]")

@@ -14,7 +14,7 @@ import pytest
 from lra.efficiency import load_bench
 from lra.published import load_published
 from lra.results import Data, Git, Record, config_hash, load
-from lra.tableset import scales_of, table_files
+from lra.tableset import main_scale, scales_of, table_files
 
 ROOT = Path(__file__).parents[2]
 BASE = load(ROOT / "tests" / "golden" / "record.json")
@@ -201,3 +201,12 @@ def test_scales_come_largest_first():
         "big",
         "smoke",
     ]
+
+
+def test_variants_alone_do_not_make_a_scale_the_one_that_is_shown():
+    long, short = (replace(BASE, scale=scale) for scale in ("paper", "mini"))
+    variant = replace(long, variant=["training.epochs=3"])
+    assert main_scale([variant, short]) == "mini"
+    assert main_scale([variant, long, short]) == "paper"
+    assert main_scale([variant]) == "paper"
+    assert main_scale([]) == "paper"
