@@ -149,12 +149,26 @@ def name_of(git: Any) -> str:
 
 def main() -> int:
     chosen = options(sys.argv[1:])
-    path = Path(chosen["checkpoint"])
-    path = path / "model.safetensors" if path.is_dir() else path
     try:
-        return evaluate(path, chosen)
+        return evaluate(weights_file(Path(chosen["checkpoint"])), chosen)
     except (ValueError, OSError) as error:
         die(str(error))
+
+
+def weights_file(given: Path) -> Path:
+    """The file of weights of a run's folder, or the file itself.
+
+    raises  ValueError, one line that names the nearest finished runs, if there is none
+    """
+    path = given / "model.safetensors" if given.is_dir() else given
+    if path.is_file():
+        return path
+    if (given / "last.ckpt").is_file():
+        raise ValueError(f"{given}: this run has not ended; give its command again, and it goes on")
+    finished = sorted(str(found.parent) for found in Path("runs").rglob("model.safetensors"))
+    near = difflib.get_close_matches(str(given), finished, n=3, cutoff=0.0)
+    cure = f"finished and nearest by name: {', '.join(near)}" if near else "no run under runs/ has ended"
+    raise ValueError(f"{given}: no finished run, and no file of weights; {cure}")
 
 
 def evaluate(path: Path, chosen: dict[str, str]) -> int:

@@ -42,6 +42,22 @@ def test_the_recorded_number_of_right_answers_comes_out(finished, monkeypatch, c
         assert "differs" not in out
 
 
+def test_a_run_that_is_not_there_is_one_line_with_those_that_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call(monkeypatch, capsys, "checkpoint=runs/mini/listops/s4/0-1234abcd")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "0-1234abcd: no finished run, and no file of weights; no run under runs/ has ended" in err
+    begun = tmp_path / "runs/mini/listops/s4/1-00000000"
+    begun.mkdir(parents=True)
+    (begun / "last.ckpt").touch()
+    assert "this run has not ended" in call(monkeypatch, capsys, f"checkpoint={begun}")[2]
+    (begun.parent / "0-12345678").mkdir()
+    (begun.parent / "0-12345678" / "model.safetensors").touch()
+    for wrong in ("runs/mini/listops/s4/0-1234abcd", "runs/mini/listops/s4"):
+        err = call(monkeypatch, capsys, f"checkpoint={wrong}")[2]
+        assert "finished and nearest by name: runs/mini/listops/s4/0-12345678" in err
+
+
 def test_the_file_holds_the_whole_record(finished):
     folder, record = finished
     assert weights.load(folder / "run/model.safetensors")[1] == record
