@@ -12,6 +12,7 @@ Keys are those of training: groups (task, scale), data.root, data.source, seed; 
 import contextlib
 import io
 import itertools
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -97,6 +98,14 @@ def prepare(task: TaskData) -> None:
         console.print(note, soft_wrap=True, markup=False)
 
 
+def ensure_prepared(task: TaskData, words: list[str]) -> None:
+    """Ends with the command that prepares this very data, under its own arguments, where there is none yet."""
+    folder = task.folder(task.origin().edition)
+    if not folder.is_dir():
+        same = shlex.join(word for word in words if not word.startswith(("n=", "to=")))
+        die(f"{folder}: not prepared yet; .venv/bin/python scripts/data.py prepare {same}")
+
+
 def figures(task: TaskData, choices: list[str]) -> Table:
     """Statistics of the data chosen and, where it is prepared, of the same task's data of another origin."""
     tasks = [task]
@@ -159,7 +168,9 @@ def main(arguments: list[str]) -> None:
         task = instantiate(task_config(overrides))
         if command in ("prepare", "generate"):
             prepare(task)
-        elif command == "verify":
+            return
+        ensure_prepared(task, rest)
+        if command == "verify":
             for line in verify(task):
                 console.print(line, soft_wrap=True, markup=False)
         else:
@@ -170,7 +181,7 @@ def main(arguments: list[str]) -> None:
     except (DataError, HydraException, OmegaConfBaseException, OSError) as error:
         die(error)
     except KeyboardInterrupt:
-        die("stopped; what was generated is kept, the same command goes on")
+        die("stopped; give the same command again")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,15 @@ def test_prepare_then_verify_then_show(script, here, tmp_path, capsys):
     assert np.asarray(Image.open(sheet)).shape == (4 * 34, 4 * 34 * 3)
 
 
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_what_is_not_prepared_is_named_with_the_command_that_prepares_it(script, here, capsys, command):
+    said = refused(script, capsys, command, "task=listops", "scale=smoke", "n=2", *here)
+    words = said.partition("; .venv/bin/python scripts/data.py ")[2].split()
+    assert words == ["prepare", "task=listops", "scale=smoke", *here]
+    script.main(words)
+    script.main([command, "task=listops", "scale=smoke", *here])
+
+
 def test_show_writes_text_and_draws_in_the_terminal(script, here, capsys):
     script.main(["prepare", "task=listops", *here])
     script.main(["show", "task=listops", "n=1", *here])
