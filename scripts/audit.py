@@ -10,8 +10,9 @@ from lra import places
 from lra.audit import audit_benches, audit_csv, audit_files, audit_records
 from lra.efficiency import load_bench
 from lra.published import load_published
+from lra.report import page
 from lra.results import Record, scan
-from lra.tableset import table_files
+from lra.tableset import scales_of, table_files
 
 ROOT = Path(__file__).resolve().parent.parent
 # benchmarks of code that nobody can see, which wait to be measured again; the audit names each all the same
@@ -57,6 +58,10 @@ def main() -> int:
         findings.append(str(error))
     else:
         findings += audit_files(args.tables, table_files(records, published, benches))
+        report = args.tables.parent / "report.html"
+        pages = (page(records, published, scale, benches) for scale in scales_of(records))
+        if report.is_file() and report.read_text(encoding="utf-8") not in pages:
+            findings.append(f"{report}: not what the records give; make report")
         for path in sorted(args.tables.glob("*.csv")):
             text = path.read_text(encoding="utf-8")
             # the papers' own tables take their measured numbers from the table of scale paper

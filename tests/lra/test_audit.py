@@ -13,6 +13,7 @@ import pytest
 
 from lra.efficiency import load_bench
 from lra.published import load_published
+from lra.report import page
 from lra.results import Data, Git, Record, config_hash, load
 from lra.tableset import main_scale, scales_of, table_files
 
@@ -179,6 +180,17 @@ def test_a_record_newer_than_the_tables_is_found(place, audit):
     out = audit()[1]
     assert "s4d on listops has 1 records and no line" in out
     assert "tables/mini.md: not what the records give; make tables" in out
+
+
+def test_a_report_of_other_records_is_found(place, audit):
+    records = [load(p) for p in sorted((place / "runs").rglob("*.json"))]
+    report = place / "report.html"
+    report.write_text(page(records, PUBLISHED, "mini", []))
+    assert audit()[0] == 0
+    report.write_text(page(records[:2], PUBLISHED, "mini", []))
+    code, out = audit()
+    assert code == 1
+    assert "report.html: not what the records give; make report" in out
 
 
 def test_tampered_and_stray_files_are_found(place, audit):
