@@ -13,10 +13,13 @@ import contextlib
 import io
 import itertools
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while everything is imported leaves no trace
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and this file would hide the package data
 sys.path.insert(0, str(ROOT))
@@ -159,6 +162,8 @@ def main(arguments: list[str]) -> None:
     command, *rest = arguments
     if command not in COMMANDS:
         die(f"{command}: there is no such command{nearest(command, list(COMMANDS))} (known: {', '.join(COMMANDS)})")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         overrides, options = parse(rest)
         if command == "generate":
