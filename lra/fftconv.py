@@ -12,6 +12,7 @@ BLOCK = {"cpu": 2**21}
 LARGE_BLOCK = 2**24
 
 
+@torch.compiler.disable  # transforms and complex numbers: nothing that torch.compile could put together
 def long_conv(u: Tensor, kernel: Tensor, D: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """Convolution of every feature with its own kernel, plus the skip D u.
 

@@ -21,9 +21,13 @@ BACKENDS = ("reference", "compiled", "keops", "triton")
 ORDER = {"cuda": ("triton", "keops", "reference"), "cpu": ("compiled", "keops", "reference")}
 DISCRETIZATIONS = ("zoh", "bilinear")
 
+# torch.compile stops before and goes on behind: within are foreign loops and complex numbers, of which it makes a dozen
+# pieces that gain nothing
+opaque = torch.compiler.disable
 _used: dict[str, set[str]] = {}
 
 
+@opaque
 def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int, *, backend: str = "auto") -> Tensor:
     """Truncated generating function of a normal-plus-low-rank system at the L-th roots of unity.
 
@@ -50,6 +54,7 @@ def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int
         return module.nplr_spectrum(dt, A, B, C, P, L)
 
 
+@opaque
 def diagonal_kernel(
     dt: Tensor,
     A: Tensor,

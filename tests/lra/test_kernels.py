@@ -12,6 +12,7 @@ from lra.hippo import bilinear, nplr, ssm_kernel, transition
 from lra.kernels import diagonal_kernel, nplr_spectrum
 from lra.kernels.pairs import nodes, pairs
 from lra.kernels.reference import woodbury
+from models.s4 import S4
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -356,3 +357,15 @@ def test_gradients_of_the_compiled_loops_do_not_depend_on_the_threads():
 def test_backends_that_ran_are_on_record():
     nplr_spectrum(*system(2, 2, 1, 1), 8, backend="reference")
     assert "reference" in kernels.used()["nplr_spectrum"]
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_torch_compile_leaves_the_kernels_as_they_are(backend):
+    """As trainer.compile=true does it, without its code generator: the same bits, and no more than a few pieces."""
+    torch.manual_seed(0)
+    layer, x, mask = S4(8, 64, backend=backend), torch.randn(2, 64, 8), torch.ones(2, 64, dtype=torch.bool)
+    outputs = [net(x, mask) for net in (layer, torch.compile(layer, backend="aot_eager"))]
+    gradients = [torch.autograd.grad(y.square().sum(), list(layer.parameters())) for y in outputs]
+    assert torch.equal(*outputs)
+    assert all(map(torch.equal, *gradients))
+    assert torch._dynamo.explain(layer)(x, mask).graph_break_count <= 3
