@@ -6,15 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lra import places
-from lra.audit import audit_benches, audit_csv, audit_files, audit_records
-from lra.efficiency import load_bench
-from lra.published import load_published
-from lra.report import page
-from lra.results import Record, scan
-from lra.tableset import scales_of, table_files
-
 ROOT = Path(__file__).resolve().parent.parent
+# a script's own folder comes first on the path, and data.py in it would hide the package data
+sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()
+
+from lra import places  # noqa: E402
+from lra.audit import audit_benches, audit_csv, audit_files, audit_records  # noqa: E402
+from lra.efficiency import load_bench  # noqa: E402
+from lra.published import load_published  # noqa: E402
+from lra.report import page  # noqa: E402
+from lra.results import Record, scan  # noqa: E402
+from lra.tableset import scales_of, table_files  # noqa: E402
+
 # benchmarks of code that nobody can see, which wait to be measured again; the audit names each all the same
 ACCEPTED = {
     "kernel_h100.json": "measured where the code lay without its repository",

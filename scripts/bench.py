@@ -15,20 +15,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-from rich.console import Console
-from rich.table import Table
+ROOT = Path(__file__).resolve().parent.parent
+# a script's own folder comes first on the path, and data.py in it would hide the package data
+sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+    start.script()
 
-from lra.environment import git, hardware, versions
-from lra.jsonfile import write_atomically
-from lra.portable import portable
-from lra.whole import ensure_writable
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from lra.environment import git, hardware, versions  # noqa: E402
+from lra.jsonfile import write_atomically  # noqa: E402
+from lra.portable import portable  # noqa: E402
+from lra.whole import ensure_writable  # noqa: E402
+from scripts import start  # noqa: E402
 
 PICTURES = (".png", ".svg", ".pdf")
 
 
 def main() -> None:
+    start.interruptible()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     modules = {}

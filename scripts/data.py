@@ -13,16 +13,17 @@ import contextlib
 import io
 import itertools
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while everything is imported leaves no trace
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and this file would hide the package data
 sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()
 
 import numpy as np  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
@@ -37,6 +38,7 @@ from rich.table import Table  # noqa: E402
 from data.base import DataError, TaskData  # noqa: E402
 from data.verify import statistics, verify  # noqa: E402
 from lra.whole import write_whole  # noqa: E402
+from scripts import start  # noqa: E402
 from scripts.commandline import CONFIGS, nearest  # noqa: E402
 from scripts.commandline import options as named  # noqa: E402
 
@@ -162,8 +164,7 @@ def main(arguments: list[str]) -> None:
     command, *rest = arguments
     if command not in COMMANDS:
         die(f"{command}: there is no such command{nearest(command, list(COMMANDS))} (known: {', '.join(COMMANDS)})")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    start.interruptible()
     try:
         overrides, options = parse(rest)
         if command == "generate":

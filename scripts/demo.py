@@ -11,9 +11,18 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 ROOT = Path(__file__).resolve().parent.parent
+# a script's own folder comes first on the path, and data.py in it would hide the package data
+sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()
+
+from rich.console import Console  # noqa: E402
+
+from scripts import start  # noqa: E402
+
 DEMO = Path("results/scratch/demo")
 TASKS, MODELS = "listops,pathfinder", "s4,transformer"
 console = Console(stderr=True)
@@ -29,6 +38,7 @@ def script(name: str, *arguments: str) -> int:
 
 
 def main() -> int:
+    start.interruptible()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="forget the last demo and train anew")
     parser.add_argument("--scale", default="mini", help="mini, or smoke to see it run in a minute")
@@ -39,14 +49,14 @@ def main() -> int:
         "[bold]Long Range Arena, in small[/]: S4 and the Transformer on ListOps (what is the value of a nested\n"
         "expression?) and Pathfinder (are two discs joined by a dashed curve?), both generated here.\n"
     )
-    start = time.monotonic()
+    begun = time.monotonic()
     folders = [f"--results={DEMO}/runs", f"--tables={DEMO}/tables"]
     status = script("lra_all.py", f"--scale={args.scale}", f"--tasks={TASKS}", f"--models={MODELS}", *folders)
     if status not in (0, 1):
         return 130 if status < 0 else status
     page = DEMO / "report.html"
     script("report.py", f"--runs={DEMO}/runs", f"--out={page}", f"--scale={args.scale}")
-    console.print(f"\n{(time.monotonic() - start) / 60:.1f} minutes. The report, with learning curves: [bold]{page}[/]")
+    console.print(f"\n{(time.monotonic() - begun) / 60:.1f} minutes. The report, with learning curves: [bold]{page}[/]")
     console.print(
         "\nNext:\n"
         "  .venv/bin/python scripts/train.py task=listops model=linear_transformer scale=mini  # another model\n"

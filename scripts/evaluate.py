@@ -12,18 +12,17 @@ recorded; 1: another; 2: it could not be tested. With another length there is no
 import difflib
 import importlib
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C ends this without a trace: prepared data is there whole or not at all
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()  # Ctrl-C ends it at once: prepared data is there whole or not at all
 
 OPTIONS = {
     "checkpoint": "", "record": "", "length": "", "data.root": "data/prepared", "data.source": "auto",

@@ -13,12 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # until there is something to save, Ctrl-C ends this at once and without a trace
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()
 
 from rich.console import Console  # noqa: E402
 
@@ -98,7 +99,8 @@ def main() -> int:
     if args.overrides:
         tuned.offer()
         check_command_line(cells[0].words)
-    console.print(f"{len(cells)} cells at scale {scale}: {len(cells) - len(todo)} exist, {len(todo)} to do")
+    count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
+    console.print(f"{count} at scale {scale}: {len(cells) - len(todo)} exist, {len(todo)} to do")
     remark([cell for cell in cells if cell.done])
     if args.dry_run:
         for cell in todo:

@@ -10,7 +10,6 @@ here (scripts/cost.py), which runs/plan.json remembers.
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Ctrl-C ends this without a trace: each measurement is kept when it is made
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()  # Ctrl-C ends it at once: each measurement is kept when it is made
 
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402

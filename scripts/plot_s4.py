@@ -10,15 +10,20 @@ import math
 import sys
 from pathlib import Path
 
-import hydra
-import matplotlib
-import torch
-from hydra.errors import HydraException
-from hydra.utils import instantiate
-
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()
+
+import hydra  # noqa: E402
+import matplotlib  # noqa: E402
+import torch  # noqa: E402
+from hydra.errors import HydraException  # noqa: E402
+from hydra.utils import instantiate  # noqa: E402
+
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt  # noqa: E402

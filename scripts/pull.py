@@ -17,10 +17,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()
 
 from lra.cells import UNFINISHED  # noqa: E402
 from lra.jsonfile import read_text, write_atomically  # noqa: E402
 from lra.results import Record, load, parse  # noqa: E402
+from scripts import start  # noqa: E402
 
 RECORD = "record.json"
 
@@ -123,6 +128,7 @@ def runs_of(args: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
 
 
 def main() -> int:
+    start.interruptible()
     args = arguments()
     notes: list[str] = []
     try:

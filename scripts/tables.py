@@ -4,17 +4,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from lra import places
-from lra.efficiency import load_bench
-from lra.jsonfile import write_atomically
-from lra.published import load_published
-from lra.results import load_all
-from lra.tables import render_rich
-from lra.tableset import main_scale, table_files
-
 ROOT = Path(__file__).resolve().parent.parent
+# a script's own folder comes first on the path, and data.py in it would hide the package data
+sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()
+
+from rich.console import Console  # noqa: E402
+
+from lra import places  # noqa: E402
+from lra.efficiency import load_bench  # noqa: E402
+from lra.jsonfile import write_atomically  # noqa: E402
+from lra.published import load_published  # noqa: E402
+from lra.results import load_all  # noqa: E402
+from lra.tables import render_rich  # noqa: E402
+from lra.tableset import main_scale, table_files  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:

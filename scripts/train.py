@@ -9,7 +9,6 @@ Running it again says that the result exists; an unfinished run goes on where it
 
 import inspect
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -17,21 +16,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while everything is imported leaves no trace
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.types import RunMode
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-
 ROOT = Path(__file__).resolve().parent.parent
 # a script's own folder comes first on the path, and data.py in it would hide the package data
 sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    from scripts import start
+
+    start.script()
+
+import hydra  # noqa: E402
+from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.errors import InstantiationException  # noqa: E402
+from hydra.types import RunMode  # noqa: E402
+from hydra.utils import instantiate  # noqa: E402
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
+from omegaconf.errors import OmegaConfBaseException  # noqa: E402
+from rich.console import Console  # noqa: E402
 
 from scripts.commandline import CONFIGS, check_command_line, check_targets, check_values, die, nearest  # noqa: E402
 
@@ -49,7 +49,7 @@ from lra.pretrain import Pretraining, Pupil  # noqa: E402
 from lra.results import Record, record_path  # noqa: E402
 from lra.settings import Cell, Hardware, Training  # noqa: E402
 from lra.whole import ensure_writable  # noqa: E402
-from scripts import tracking  # noqa: E402
+from scripts import start, tracking  # noqa: E402
 from scripts.budget import sized  # noqa: E402
 from scripts.claim import claim, finished  # noqa: E402
 from scripts.composition import cell_of  # noqa: E402
@@ -209,8 +209,7 @@ def keep_trace(runs: Path) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    start.interruptible()
     chosen = HydraConfig.get()
     words = {"choices": chosen.runtime.choices, "overrides": list(chosen.overrides.task)}
     if chosen.mode != RunMode.MULTIRUN:

@@ -25,7 +25,23 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("script", ["train", "data", "evaluate", "plan", "lra_all"])
+SCRIPTS = [
+    "train",
+    "data",
+    "evaluate",
+    "plan",
+    "lra_all",
+    "tables",
+    "report",
+    "audit",
+    "bench",
+    "pull",
+    "plot_s4",
+    "demo",
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_stopped_while_it_imports_says_nothing(script, tmp_path):
     words = {"data": ["show", "task=listops"], "evaluate": [f"checkpoint={tmp_path / 'model.safetensors'}"]}
     (tmp_path / "model.safetensors").touch()
