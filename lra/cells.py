@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from lra import statistics
 from lra.published import TASKS
@@ -49,8 +49,20 @@ class Cell:
 
     @property
     def data(self) -> tuple[str, str]:
-        """(kind, fingerprint): only results on equal data may be compared."""
+        """(kind, fingerprint): one cell holds results on equal data only."""
         return self.kind, self.runs[0].data.fingerprint
+
+    @property
+    def tested_on(self) -> tuple[str, Any]:
+        """(kind, what tells its test examples apart): only results on equal test examples may be compared.
+
+        Of files that are the same everywhere that is their number and the share of the commonest label, so that
+        Image's two divisions into train and validation, LRA's and the S4 repository's, compete; of generated data the
+        fingerprint.
+        """
+        data = self.runs[0].data
+        fixed = data.kind in ("official", "subset")
+        return self.kind, (data.counts.get("test", 0), data.chance) if fixed else data.fingerprint
 
     @property
     def chance(self) -> float:
@@ -145,9 +157,9 @@ def columns_of(records: Iterable[Record], *, every: bool = True) -> dict[str, st
     return chosen | {t: t for t in sorted(run - set(TASKS))}
 
 
-def common_data(rows: Sequence[Row], task: str) -> tuple[str, str] | None:
-    """The data most cells of a column share; of equals the better kind. Only among those is there a best."""
-    counts = Counter(row.cells[task].data for row in rows if task in row.cells)
+def common_data(rows: Sequence[Row], task: str) -> tuple[str, Any] | None:
+    """The test examples most cells of a column share; of equals the better kind. Only among those is there a best."""
+    counts = Counter(row.cells[task].tested_on for row in rows if task in row.cells)
     return min(counts, key=lambda d: (-counts[d], KINDS.index(d[0]), d[1])) if counts else None
 
 
@@ -155,7 +167,7 @@ def best_cells(rows: Sequence[Row], task: str) -> tuple[set[int], set[int]]:
     """(indices of the rows with the best mean in a column, indices of those that do not differ from it)."""
     data = common_data(rows, task)
     scores = {i: mean for i, row in enumerate(rows) if (mean := _mean_on(row, task, data)) is not None}
-    rivals = [row for row in rows if task in row.cells and row.cells[task].data == data and row.cells[task].tried]
+    rivals = [row for row in rows if task in row.cells and row.cells[task].tested_on == data and row.cells[task].tried]
     if not scores or len(rivals) < 2:
         return set(), set()
     top = max(scores.values())
@@ -164,6 +176,6 @@ def best_cells(rows: Sequence[Row], task: str) -> tuple[set[int], set[int]]:
     return best, {i for i in scores if i not in best and not differ(champion, rows[i].cells[task])}
 
 
-def _mean_on(row: Row, task: str, data: tuple[str, str] | None) -> float | None:
+def _mean_on(row: Row, task: str, data: tuple[str, Any] | None) -> float | None:
     cell = row.cells.get(task)
-    return cell.mean if cell is not None and cell.data == data else None
+    return cell.mean if cell is not None and cell.tested_on == data else None

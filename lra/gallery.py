@@ -27,7 +27,7 @@ def task_card(rows: Sequence[Row], task: str, title: str, colours: dict[int, str
     runs: dict[int, Record] = {}
     for i, row in enumerate(rows):
         cell = row.cells.get(task)
-        if cell is not None and cell.data == data:
+        if cell is not None and cell.tested_on == data:
             kept = [r for r in cell.runs if r.examples]
             runs |= {i: kept[0]} if kept else {}
     if not runs:

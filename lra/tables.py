@@ -160,7 +160,7 @@ def chance_row(rows: Sequence[Row], columns: dict[str, str]) -> list[Entry]:
     entries = [Entry("Commonest label", quiet=True)]
     for task in columns:
         data = cells.common_data(rows, task)
-        share = next((c.chance for r in rows if (c := r.cells.get(task)) and c.data == data), None)
+        share = next((c.chance for r in rows if (c := r.cells.get(task)) and c.tested_on == data), None)
         entries.append(Entry(HOLE if share is None else percent(share), quiet=True))
     return [*entries, Entry("", quiet=True), Entry("", quiet=True)]
 
@@ -194,7 +194,7 @@ def measured_notes(rows: Sequence[Row], columns: dict[str, str]) -> list[str]:
     if not runs:
         return []
     notes = ["mean ± sample standard deviation over the seeds that learned (their number, of seeds tried)"]
-    notes.append("Runs: ended well / begun. Bold: the best mean of a column, among results on the same data")
+    notes.append("Runs: ended well / begun. Bold: the best mean of a column, among results on the same test examples")
     for task, title in columns.items():
         data_sets = {row.cells[task].data for row in rows if task in row.cells}
         if len(data_sets) > 1:

@@ -106,6 +106,14 @@ def test_kinds_of_data_are_never_mixed_in_a_cell():
     assert not any(entry.bold for row in table.rows for entry in row)
 
 
+@pytest.mark.parametrize(("kind", "compete"), [("official", True), ("subset", True), ("generated", False)])
+def test_results_on_equal_test_examples_compete(kind, compete):
+    """Another division into train and validation is another fingerprint; another draw is other test examples."""
+    datas = [Data(kind=kind, fingerprint=name, counts={"test": 1000}, chance=0.1) for name in ("one", "other")]
+    table = paper([ran(m, "image", n, data=d) for m, n, d in zip(("s4", "lstm"), (600, 400), datas, strict=True)])
+    assert [e.text[:5] for row in table.rows for e in row if e.bold] == ["60.00"] * compete
+
+
 def test_scales_are_never_mixed():
     with pytest.raises(ValueError, match="scales mini, paper"):
         cells.rows_of([ran("s4", "listops", 600), ran("s4", "text", 600, scale="mini")])
