@@ -94,12 +94,18 @@ class LSHAttention(nn.Module):
         place = order.argsort(dim=-1)
         rounds = y.shape[3] * torch.arange(y.shape[2], device=y.device)[:, None]  # where each begins
         y = pick(y.flatten(2, 3), (place + rounds).flatten(2)).view_as(y)  # (B, H, R, L, K)
-        log_sum = log_sum.take_along_dim(place, dim=3)
-        y = (y * log_sum.softmax(2)[..., None].to(y.dtype)).sum(2)
+        if log_sum is None:
+            y = y.squeeze(2)
+        else:
+            share = log_sum.take_along_dim(place, dim=3).softmax(2)
+            y = (y * share[..., None].to(y.dtype)).sum(2)
         return self.out(y.transpose(1, 2).flatten(-2)[:, :length])  # (B, L, D)
 
-    def attend(self, qk: Tensor, v: Tensor, order: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Softmax attention of sorted chunks, in sorted order: (B, H, R, L, K) and its log normaliser (B, H, R, L)."""
+    def attend(self, qk: Tensor, v: Tensor, order: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Softmax attention of sorted chunks, in sorted order: (B, H, R, L, K), and its log normaliser (B, H, R, L).
+
+        None for one round, which has no other to be weighed against.
+        """
         n_hashes = order.shape[2]
 
         def sort(t: Tensor) -> Tensor:
@@ -127,10 +133,10 @@ class LSHAttention(nn.Module):
         floor = torch.where(key_real, -1e5, -1e9).to(scores.dtype)[..., None, :]  # itself, and padding
         others = (position[..., None] != key_position[..., None, :]) & key_real[..., None, :]
         scores = torch.where(others, scores, floor)
-        log_sum = scores.logsumexp(-1, keepdim=True)
-        weights = F.dropout((scores - log_sum).exp(), self.dropout, self.training).to(v.dtype)
-        y = weights @ v
-        return y.flatten(3, 4), log_sum.flatten(3)
+        log_sum = None if n_hashes == 1 else scores.logsumexp(-1, keepdim=True)
+        weights = scores.softmax(-1) if log_sum is None else (scores - log_sum).exp()
+        y = F.dropout(weights, self.dropout, self.training).to(v.dtype) @ v
+        return y.flatten(3, 4), None if log_sum is None else log_sum.flatten(3)
 
 
 class ReversibleEncoder(nn.Module):
