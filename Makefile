@@ -79,7 +79,9 @@ dashboard: $(READY)  ## browse the W&B runs made here, in the terminal
 
 wandb-sync: $(READY)  ## upload offline W&B runs
 	@compgen -G "wandb/offline-run-*" >/dev/null || { echo "make: no offline W&B runs here, nothing to upload"; exit 2; }
-	@echo "uploading what was not uploaded yet (once before: $(VENV)/bin/wandb login)"
+	@$(RUN) -c 'import sys; from scripts.tracking import has_key; sys.exit(not has_key())' 2>/dev/null || \
+	  { echo "make: no W&B key on this machine; run $(VENV)/bin/wandb login"; exit 2; }
+	@echo "uploading what was not uploaded yet"
 	@WANDB_X_GRAPHQL_RETRY_MAX=3 $(VENV)/bin/wandb sync --yes </dev/null
 
 data: $(READY)  ## prepare the data of all six tasks

@@ -28,7 +28,6 @@ from lra.portable import portable
 from lra.results import Record
 from lra.settings import Cell
 
-ROOT = Path(__file__).resolve().parent.parent
 # of the run's own files in W&B; scripts/pull.py looks for it
 RECORD = "record.json"
 # seconds to wait for the server when a run begins, and for the last upload when it has ended
@@ -212,8 +211,8 @@ def has_key() -> bool:
 
 
 def place() -> Path:
-    """The folder that holds the folder wandb: $WANDB_DIR, or the repository."""
-    return Path(os.environ.get("WANDB_DIR") or ROOT).resolve()
+    """The folder that holds the folder wandb: $WANDB_DIR, or where results and runs go by default, too."""
+    return Path(os.environ.get("WANDB_DIR") or Path.cwd()).resolve()
 
 
 def folder_of(run: Any) -> Path:
