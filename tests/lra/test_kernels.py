@@ -12,7 +12,6 @@ from lra.hippo import bilinear, nplr, ssm_kernel, transition
 from lra.kernels import diagonal_kernel, nplr_spectrum
 from lra.kernels.pairs import nodes, pairs
 from lra.kernels.reference import woodbury
-from models.s4 import S4
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -270,78 +269,6 @@ def test_compiled_spectrum_says_that_it_has_no_second_derivative():
         gradient.sum().backward()
 
 
-def test_kernels_run_on_the_device_of_their_parameters(monkeypatch):
-    """Triton launches on the current device: on the second of two it would fail."""
-    entered = []
-
-    class Current(torch.cuda.device_of):
-        def __enter__(self):
-            entered.append(self.idx)
-
-    monkeypatch.setattr("torch.cuda.device_of", Current)
-    dt, A, B, C, P = system(2, 2, 1, 1)
-    nplr_spectrum(dt, A, B, C, P, 8)
-    diagonal_kernel(dt, A, B, C, 8)
-    assert entered == [-1, -1]
-
-
-def test_unknown_backend_and_discretization_are_refused():
-    dt, A, B, C, P = system(2, 2, 1, 1)
-    with pytest.raises(ValueError, match="'cuda' is unknown: use one of auto, reference"):
-        nplr_spectrum(dt, A, B, C, P, 8, backend="cuda")
-    with pytest.raises(ValueError, match="'euler' is unknown"):
-        diagonal_kernel(dt, A, B, C, 8, discretization="euler")
-    with pytest.raises(ValueError, match="at least 1"):
-        nplr_spectrum(dt, A, B, C, P, 0)
-
-
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels do run on a CPU")
-def test_named_backend_that_cannot_run_says_why():
-    dt, A, B, C, P = system(2, 2, 1, 1)
-    with pytest.raises(RuntimeError, match="'triton' cannot run on cpu: it runs on cuda"):
-        nplr_spectrum(dt, A, B, C, P, 8, backend="triton")
-
-
-def test_a_package_that_is_missing_is_a_reason(monkeypatch):
-    monkeypatch.delitem(sys.modules, "lra.kernels.triton", raising=False)
-    monkeypatch.setitem(sys.modules, "triton", None)
-    assert kernels.why_not("triton", "cpu") == "the package triton is not installed"
-
-
-def test_auto_says_aloud_on_a_device_that_no_backend_knows():
-    with pytest.warns(UserWarning, match="slow reference.*keops: it runs on cpu and cuda, not on meta"):
-        assert kernels.choose("auto", "meta") == "reference"
-
-
-def test_auto_says_aloud_when_only_the_definition_can_run(monkeypatch):
-    for name in ("compiled", "keops"):
-        monkeypatch.setattr(f"lra.kernels.{name}.why_not", lambda *_: "no compiler")
-    with pytest.warns(UserWarning, match="slow reference.*compiled: no compiler"):
-        assert kernels.choose("auto", "cpu") == "reference"
-
-
-def test_compiled_loops_are_built_once_and_a_missing_compiler_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build = kernels.import_module("lra.kernels.compiled").library.__wrapped__
-    build(torch.float32, 1, 1)
-    (built,) = (tmp_path / "lra" / "kernels").iterdir()
-    before = built.stat().st_mtime_ns
-    build(torch.float32, 1, 1)
-    assert built.stat().st_mtime_ns == before
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler: install"):
-        build(torch.float32, 1, 1)
-
-
-def test_a_cache_folder_that_cannot_be_written_is_a_reason_with_its_cure(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    build = kernels.import_module("lra.kernels.compiled").library.__wrapped__
-    with pytest.raises(RuntimeError, match=r"cannot keep what is built .*set XDG_CACHE_HOME to a folder"):
-        build(torch.float32, 1, 1)
-
-
 def test_gradients_of_the_compiled_loops_do_not_depend_on_the_threads():
     parameters = system(6, 8, 2, 1)
     threads = torch.get_num_threads()
@@ -352,20 +279,3 @@ def test_gradients_of_the_compiled_loops_do_not_depend_on_the_threads():
     torch.set_num_threads(threads)
     for name, x in results[0].items():
         assert torch.equal(x, results[1][name])
-
-
-def test_backends_that_ran_are_on_record():
-    nplr_spectrum(*system(2, 2, 1, 1), 8, backend="reference")
-    assert "reference" in kernels.used()["nplr_spectrum"]
-
-
-@pytest.mark.parametrize("backend", ["compiled", "reference"])
-def test_torch_compile_leaves_the_kernels_as_they_are(backend):
-    """As trainer.compile=true does it, without its code generator: the same bits, and no more than a few pieces."""
-    torch.manual_seed(0)
-    layer, x, mask = S4(8, 64, backend=backend), torch.randn(2, 64, 8), torch.ones(2, 64, dtype=torch.bool)
-    outputs = [net(x, mask) for net in (layer, torch.compile(layer, backend="aot_eager"))]
-    gradients = [torch.autograd.grad(y.square().sum(), list(layer.parameters())) for y in outputs]
-    assert torch.equal(*outputs)
-    assert all(map(torch.equal, *gradients))
-    assert torch._dynamo.explain(layer)(x, mask).graph_break_count <= 3
