@@ -94,6 +94,18 @@ class Learner(pl.LightningModule):
             self.window.add(*seen)
         self._batch, self._seen = None, []
 
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By the norm of the whole gradient.
+
+        Lightning itself refuses a fused optimizer under autocast, which might undo a scaling of the loss first;
+        bfloat16 needs none.
+        """
+        if gradient_clip_val:
+            held = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(held, gradient_clip_val)
+
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer, optimizer_closure=None) -> None:
         while True:
             try:
