@@ -137,7 +137,7 @@ def test_keops_spectrum_and_its_gradients_match_the_definition(R, device):
         compare("nplr_spectrum", lambda *p, name, L=L: nplr_spectrum(*p, L, backend=name), H, N, 2, R, "keops", device)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("device", DEVICES)
 def test_keops_diagonal_kernel_and_its_gradients_match_the_definition(device):
     for H, N, L in KEOPS_SIZES:

@@ -25,6 +25,7 @@ def test_work_and_the_rest_of_a_step_are_told_apart(monkeypatch):
     assert (answer["step"], answer["work"]) == (pytest.approx(4.0), pytest.approx(3.0))
 
 
+@pytest.mark.nightly
 def test_a_run_is_watched_as_a_user_starts_it(tmp_path):
     words = ["task=listops", "model=fnet", "scale=smoke", "trainer=cpu", "trainer.threads=1", "wandb.mode=disabled"]
     row = bench_loop.watched([*words, "training.steps=8", f"data.root={tmp_path}"])
