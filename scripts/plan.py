@@ -141,6 +141,10 @@ def table_of(cells: Sequence[Cell], jobs: int = 1) -> Table:
     return table
 
 
+def hours(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
+
+
 def mebibytes(amount: float | None) -> str:
     if amount is None:
         return "?"
@@ -194,16 +198,18 @@ def markdown(cells: Sequence[Cell]) -> str:
     lines = [f"| model | {' | '.join(TASKS.get(t, t) for t in tasks)} | all |", "|---|" + "---:|" * (len(tasks) + 1)]
     for model in models:
         mine = {c.task: found.get(key_of(c)) for c in cells if c.model == model}
-        texts = [f"{c.seconds / 3600:.3g} h, {mebibytes(c.memory_mib)}" if (c := mine[t]) else "?" for t in tasks]
-        whole = sum(c.seconds for c in mine.values() if c) / 3600
-        lines.append(f"| {model} | {' | '.join(texts)} | {whole:.3g} h{'' if all(mine.values()) else ' and more'} |")
+        texts = [f"{hours(c.seconds)}, {mebibytes(c.memory_mib)}" if (c := mine[t]) else "?" for t in tasks]
+        whole = hours(sum(c.seconds for c in mine.values() if c))
+        lines.append(f"| {model} | {' | '.join(texts)} | {whole}{'' if all(mine.values()) else ' and more'} |")
     git = environment.git()
     commit = (git.commit or "unknown")[:10] + (" with uncommitted changes" if git.dirty else "")
     when = datetime.now(UTC).date().isoformat()
     head = f"Hours and memory of one run at scale {cells[0].scale} on {device_name()}, {environment.cores()} cores."
     bases = {cost.basis.partition(",")[0].split(" with ")[0].split(" of seed")[0] for cost in found.values()}
     command = " ".join(["python scripts/plan.py", *sys.argv[1:]])
-    how = f"Known from: {', '.join(sorted(bases))}. Made {when} at commit {commit} by `{command}`."
+    scaled = any("measured with" in cost.basis for cost in found.values())
+    parts = " (of large batches a part, time and memory scaled up)" * scaled
+    how = f"Known from: {', '.join(sorted(bases))}{parts}. Made {when} at commit {commit} by `{command}`."
     return "\n".join([head, "", *lines, "", how, ""])
 
 
