@@ -11,7 +11,6 @@ import json
 import sys
 import warnings
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +21,8 @@ if __name__ == "__main__":
     from scripts import start
 
     start.script()
+
+from datetime import UTC, datetime  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402

@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ if __name__ == "__main__":
     from scripts import start
 
     start.script()  # Ctrl-C ends it at once: each measurement is kept when it is made
+
+from datetime import UTC, datetime  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402

@@ -3,6 +3,8 @@
 Written for any Python 3, and without a library: the one that was asked may have none.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import signal
