@@ -196,9 +196,9 @@ def measured_notes(rows: Sequence[Row], columns: dict[str, str]) -> list[str]:
     notes = ["mean ± sample standard deviation over the seeds that learned (their number, of seeds tried)"]
     notes.append("Runs: ended well / begun. Bold: the best mean of a column, among results on the same test examples")
     for task, title in columns.items():
-        data_sets = {row.cells[task].data for row in rows if task in row.cells}
-        if len(data_sets) > 1:
-            notes.append(f"{title}: {len(data_sets)} different data sets in this column; compare within one only")
+        sets = len({row.cells[task].tested_on for row in rows if task in row.cells})
+        if sets > 1:
+            notes.append(f"{title}: {sets} different sets of test examples in this column; compare within one only")
     notes += failure_notes(rows, columns)
     notes.append("Hardware: " + tally(machine(r.hardware) for r in runs))
     notes.append("Commit: " + tally(commit_name(r.git) for r in runs))

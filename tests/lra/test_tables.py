@@ -102,7 +102,7 @@ def test_kinds_of_data_are_never_mixed_in_a_cell():
     table = paper([ran("s4", "listops", 600), ran("s4", "listops", 900, seed=1, data=toy)])
     assert row_of(table, "S4")["ListOps"] == "60.00 (1)"
     assert row_of(table, "S4 (other data)")["ListOps"] == "90.00ᵗ (1)"
-    assert any("2 different data sets" in note for note in table.notes)
+    assert any("2 different sets of test examples" in note for note in table.notes)
     assert not any(entry.bold for row in table.rows for entry in row)
 
 
