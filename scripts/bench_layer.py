@@ -8,10 +8,9 @@ import torch
 
 from lra.kernels import BACKENDS, choose, why_not
 from lra.measure import cost
-from lra.whole import write_figure
 from models.s4 import S4
 from models.s4d import S4D
-from scripts import conditions, peer
+from scripts import bars, conditions, peer
 
 MODELS = {"s4": S4, "s4d": S4D}
 # features on which errors are measured: the float64 definition is slow
@@ -94,21 +93,10 @@ def relative_errors(layer: torch.nn.Module, L: int) -> tuple[float, float]:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Forward and backward time of every implementation, one group of bars for each shape."""
-    from matplotlib.figure import Figure
-
-    shapes = list(dict.fromkeys((row["B"], row["H"], row["L"]) for row in rows))
-    names = list(dict.fromkeys(f"{row['model']}, {row['backend']}" for row in rows))
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(names)
-    for place, name in enumerate(names):
-        ran = [r for r in rows if f"{r['model']}, {r['backend']}" == name and r.get("forward+backward ms")]
-        at = [shapes.index((r["B"], r["H"], r["L"])) + (place - (len(names) - 1) / 2) * width for r in ran]
-        bars = axes.bar(at, [r["forward+backward ms"] for r in ran], width, label=name)
-        axes.bar_label(bars, [f"{r['forward+backward ms']:.3g}" for r in ran], fontsize=8)
-    axes.set_yscale("log")
-    axes.set_xticks(range(len(shapes)), [f"B {B}, H {H}, L {L}" for B, H, L in shapes])
-    axes.set(ylabel="forward + backward, ms", title="one layer, two-sided, gated output; a missing bar did not run")
-    axes.legend()
-    write_figure(figure, path, dpi=120)
+    bars.grouped(
+        rows,
+        path,
+        group=lambda row: f"B {row['B']}, H {row['H']}, L {row['L']}",
+        name=lambda row: f"{row['model']}, {row['backend']}",
+        title="one layer, two-sided, gated output; a missing bar did not run",
+    )

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from lra import kernels
 from lra.measure import cost
-from lra.whole import write_figure
-from scripts import conditions, tuned
+from scripts import bars, conditions, tuned
 from scripts.bench_step import batch_size, composed, random_batch
 
 
@@ -89,21 +88,10 @@ def relative_errors(net: nn.Module, batch) -> tuple[float, float]:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Forward and backward time of every backend, one group of bars for each model and task."""
-    from matplotlib.figure import Figure
-
-    groups = list(dict.fromkeys((row["model"], row["task"], row["B"]) for row in rows))
-    backends = list(dict.fromkeys(row["backend"] for row in rows))
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(backends)
-    for place, backend in enumerate(backends):
-        ran = [row for row in rows if row["backend"] == backend]
-        at = [groups.index((r["model"], r["task"], r["B"])) + (place - (len(backends) - 1) / 2) * width for r in ran]
-        bars = axes.bar(at, [row["forward+backward ms"] for row in ran], width, label=backend)
-        axes.bar_label(bars, [f"{row['forward+backward ms']:.3g}" for row in ran], fontsize=8)
-    axes.set_yscale("log")
-    axes.set_xticks(range(len(groups)), [f"{model}, {task}, B {B}" for model, task, B in groups])
-    axes.set(ylabel="forward + backward, ms", title="the whole model of a recipe by every kernel backend")
-    axes.legend()
-    write_figure(figure, path, dpi=120)
+    bars.grouped(
+        rows,
+        path,
+        group=lambda row: f"{row['model']}, {row['task']}, B {row['B']}",
+        name=lambda row: row["backend"],
+        title="the whole model of a recipe by every kernel backend",
+    )
