@@ -99,10 +99,12 @@ class Learner(pl.LightningModule):
     ) -> None:
         """By the norm of the whole gradient.
 
-        Lightning itself refuses a fused optimizer under autocast, which might undo a scaling of the loss first;
-        bfloat16 needs none.
+        Lightning refuses a fused optimizer under every autocast, for float16 scales the loss and the optimizer takes
+        that back only after the clipping. bfloat16 scales nothing.
         """
-        if gradient_clip_val:
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
             held = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(held, gradient_clip_val)
 

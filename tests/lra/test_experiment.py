@@ -1,13 +1,16 @@
 """A run from data to record on a tiny task, and what becomes of it when it is stopped, repeated or goes wrong."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from tiny_run import Majority, Pool, StopsAt, go, losses
 
 from lra.checkpoint import discard
+from lra.learner import Learner
 from lra.settings import Hardware, Training
 
 
@@ -34,6 +37,15 @@ def test_gradients_are_clipped_under_autocast_too(tmp_path):
     # AdamW divides by the gradient's size, of which so little is left that its small constant counts
     moved, stayed = (abs(r.curve[-1].train_loss - r.curve[0].train_loss) for r in records)
     assert stayed < moved / 2
+
+
+def test_scaled_gradients_are_not_clipped_as_if_they_were_not(monkeypatch):
+    """float16 scales the loss: a fused optimizer is still refused."""
+    plugin = MixedPrecision("16-mixed", "cuda", scaler=torch.amp.GradScaler("cpu"))
+    learner = Learner(torch.nn.Linear(2, 2), optimizer={"lr": 0.1})
+    learner._trainer = SimpleNamespace(precision_plugin=plugin, gradient_clip_val=1.0, gradient_clip_algorithm=None)
+    with pytest.raises(RuntimeError, match="unscaling"):
+        learner.configure_gradient_clipping(torch.optim.AdamW(learner.parameters(), fused=True), 1.0)
 
 
 def test_the_test_split_is_read_once(tmp_path):
