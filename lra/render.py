@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import rich.box
 import rich.table
 import rich.text
+from rich.cells import cell_len
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -118,8 +119,14 @@ def latex(table: Table) -> str:
     return "\n".join([*parts, r"\end{table}"]) + "\n"
 
 
-def terminal(table: Table, *, notes: bool = True) -> rich.table.Table:
-    """For a rich console: best results bold and green, published rows faint, failures red."""
+NAME = 13  # characters of a name in a line, at least
+
+
+def terminal(table: Table, *, room: int | None = None, notes: bool = True) -> rich.table.Table:
+    """For a rich console: best results bold and green, published rows faint, failures red.
+
+    room  characters of a line, where they are limited: numbers take theirs first, names what is left
+    """
     caption = "\n".join(table.notes) if notes else None
     shown = rich.table.Table(
         title=table.title,
@@ -130,8 +137,12 @@ def terminal(table: Table, *, notes: bool = True) -> rich.table.Table:
         title_style="bold",
         show_edge=False,
         collapse_padding=True,
+        pad_edge=False,
     )
-    shown.add_column(table.header[0], min_width=min(10, max((len(row[0].text) for row in table.rows), default=0)))
+    lines = [table.header, *([e.text for e in row] for row in table.rows)]
+    names, *numbers = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
+    left = names if room is None else room - sum(numbers) - 2 * len(numbers)
+    shown.add_column(table.header[0], width=min(names, max(NAME, left)), overflow="fold")
     for name in table.header[1:]:
         shown.add_column(name, justify="right", overflow="fold")
     for row in table.rows:

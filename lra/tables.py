@@ -136,9 +136,9 @@ def scale_table(
     return Table(f"{scale}", title, header, tuple(map(tuple, body)), tuple(with_signs(body, notes)))
 
 
-def render_rich(records: Sequence[Record], published: Published, scale: str) -> rich.table.Table:
-    """The main table for a terminal, with the tasks that were run."""
-    return terminal(scale_table(records, published, scale, every_task=False))
+def render_rich(records: Sequence[Record], published: Published, scale: str, *, room: int) -> rich.table.Table:
+    """The main table for a terminal of so many characters, with the tasks that were run."""
+    return terminal(scale_table(records, published, scale, every_task=False), room=room)
 
 
 def how_to_run(scale: str) -> str:

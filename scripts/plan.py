@@ -128,7 +128,7 @@ def table_of(cells: Sequence[Cell], jobs: int = 1) -> Table:
     for key, n in counts.items():
         cost = found.get(key)
         if cost is None:
-            table.add_row(key[0], key[1], str(n), "?", "?", "nothing yet: scripts/plan.py measures it")
+            table.add_row(key[0], key[1], str(n), "?", "?", "nothing yet")
         else:
             table.add_row(key[0], key[1], str(n), duration(cost.seconds), mebibytes(cost.memory_mib), cost.basis)
     total = sum(cost.seconds * counts[key] for key, cost in found.items())
@@ -136,7 +136,8 @@ def table_of(cells: Sequence[Cell], jobs: int = 1) -> Table:
     least = "at least " if missing else ""
     most = max((cost.memory_mib or 0 for cost in found.values()), default=0)
     table.add_section()
-    note = f"{missing} of {len(cells)} runs unknown" if missing else f"{total / 3600:.2f} device hours"
+    unknown = f"{missing} of {len(cells)} runs unknown: scripts/plan.py measures them"
+    note = unknown if missing else f"{total / 3600:.2f} device hours"
     together = f"{least}{duration(total / jobs)}" if found else "?"
     table.add_row("all", "", str(len(cells)), together, mebibytes(most * jobs if found else None), note)
     return table

@@ -1,4 +1,4 @@
-"""What every script does first: find the Python that has its libraries, and end on Ctrl-C without a trace.
+"""What every script does first: find the Python that has its libraries, and be ready for Ctrl-C and for `| head`.
 
 Written for any Python 3, and without a library: the one that was asked may have none.
 """
@@ -6,8 +6,10 @@ Written for any Python 3, and without a library: the one that was asked may have
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import signal
+import stat
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,33 @@ def script() -> None:
     if missing:
         print(f"{sys.argv[0]}: {sys.executable} has no {missing[0]}: make setup fills .venv once", file=sys.stderr)
         sys.exit(2)
+    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+
+
+class Pipe(io.FileIO):
+    """An end of a pipe whose reader may leave, as head does, or tee at Ctrl-C: what follows is said to nobody."""
+
+    def write(self, content) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # also of the processes started from now on
+            os.close(nowhere)
+            return super().write(content)
+
+
+def lasting(stream: io.TextIOWrapper | None) -> io.TextIOWrapper | None:
+    """The same stream; of a pipe one that nobody need read to the end."""
+    if stream is None:
+        return None
+    mode = os.fstat(stream.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return stream
+    raw = Pipe(stream.fileno(), "w", closefd=False)
+    buffer = raw if stream.write_through else io.BufferedWriter(raw)  # as Python's own, with and without -u
+    flags = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+    return io.TextIOWrapper(buffer, encoding=stream.encoding, errors=stream.errors, **flags)
 
 
 def interruptible() -> None:

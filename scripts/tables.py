@@ -45,8 +45,8 @@ def main() -> int:
         return 1
     if not args.quiet:
         shown = args.scale or main_scale(records)
-        console = Console()
-        console.print(render_rich(records, published, shown))
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        console.print(render_rich(records, published, shown, room=console.width))
         console.print(f"[dim]{len(files)} files in {args.out}[/dim]")
     return 0
 

@@ -40,6 +40,30 @@ def test_without_any_it_is_one_line(clone):
     assert done.stderr == f"scripts/train.py: {sys.executable} has no torch: make setup fills .venv once\n"
 
 
+SPEAKER = """
+import os, sys
+from scripts import start
+start.script()
+told, other = (sys.stdout, sys.stderr)[:: int(sys.argv[1])]
+for number in range(20_000):
+    print(number, file=told)
+# also what is started from here
+print("still here", os.system(f"echo said to nobody >&{told.fileno()}"), file=other)
+"""
+
+
+@pytest.mark.parametrize(("python", "order"), [([], 1), (["-u"], 1), ([], -1)])
+def test_a_reader_that_leaves_ends_nothing_and_leaves_no_trace(python, order):
+    """As `head` does, and `tee` at Ctrl-C."""
+    command = [sys.executable, *python, "-c", SPEAKER, str(order)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told, other = (child.stdout, child.stderr)[::order]
+    assert told.readline() == "0\n"
+    told.close()
+    assert other.read() == "still here 0\n"
+    assert child.wait() == 0
+
+
 def test_every_script_asks_for_it_before_it_imports_a_library():
     """Those that are given to a Python by hand, which is all that a page or a cure names."""
     for path in sorted((ROOT / "scripts").glob("*.py")):
