@@ -1,5 +1,6 @@
 """The command line of scripts/train.py: what may stand on it, and one line for every word that may not."""
 
+import argparse
 import difflib
 import inspect
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
@@ -61,8 +63,9 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 def check_command_line(arguments: list[str]) -> None:
     """Ends with one line if an argument names no option, no choice or no key."""
+    words = options_of_hydra(arguments)
     try:
-        overrides = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+        overrides = OverridesParser.create().parse_overrides(words.overrides)
     except HydraException as error:
         die(str(error).split("\n")[0])
     groups = [p.name for p in CONFIGS.iterdir() if p.is_dir()]
@@ -84,7 +87,19 @@ def check_command_line(arguments: list[str]) -> None:
         key = override.key_or_group
         if not key.startswith("hydra") and not override.is_add() and key not in known:
             die(f"{override.input_line}: there is no option {key}{nearest(key, known)}")
-    check_composition(overrides, several=bool({"-m", "--multirun"} & set(arguments)))
+    check_composition(overrides, several=words.multirun)
+
+
+def options_of_hydra(arguments: list[str]) -> argparse.Namespace:
+    """What Hydra will read: --multirun, --cfg job, ...; `overrides` are the words beside them."""
+    parser = get_args_parser()
+    parser.error = die  # type: ignore[method-assign]
+    words, others = parser.parse_known_args(arguments)
+    for word in others:
+        if word.startswith("-"):
+            die(f"{word}: there is no such option; --hydra-help lists them")
+        die(f"{word}: the words with = stand together, before or behind -m and other options")
+    return words
 
 
 def swept(override: Override) -> list[str]:

@@ -80,6 +80,9 @@ def test_the_number_of_a_record_stands_in_the_table(cell, tmp_path):
         (["model.d_modle=8"], "model.d_modle=8: there is no option model.d_modle; did you mean model.d_model?"),
         (["optimiser.lr=1"], "there is no option optimiser.lr; did you mean optimizer.lr?"),
         (["task=listops", "model"], "model"),
+        (["task=listops", "--cfg", "jbo"], "argument --cfg/-c: invalid choice: 'jbo'"),
+        (["task=listops", "--mutlirun"], "--mutlirun: there is no such option; --hydra-help lists them"),
+        (["task=listops", "-m", "model=s4"], "model=s4: the words with = stand together"),
     ],
 )
 def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(arguments, line, capsys):
@@ -89,6 +92,13 @@ def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(arguments, line,
     said = capsys.readouterr().err
     assert line in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [["--cfg", "job", "--resolve"], ["-c", "job", "-p", "model"], ["--multirun"]])
+@pytest.mark.parametrize("behind", [True, False])
+def test_options_of_hydra_that_take_a_word_are_no_misspelt_key(more, behind):
+    words = ["task=listops", "model=s4"]
+    check_command_line([*words, *more] if behind else [*more, *words])
 
 
 def test_a_misspelt_key_in_a_recipe_is_one_line(capsys):
