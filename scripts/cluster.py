@@ -9,6 +9,7 @@ USR2; the cell then saves and stops, and submitit puts the job back into the que
 
 import contextlib
 import getpass
+import io
 import json
 import os
 import re
@@ -19,11 +20,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -31,101 +30,19 @@ from rich.text import Text
 
 from lra.duration import duration, pause
 from lra.jsonfile import write_atomically
-from scripts.commandline import CONFIGS, ROOT
+from scripts.commandline import ROOT
 from scripts.grid import STOPPED, TRAIN, Cell, last_line, outcome, settle
+from scripts.launcher import Refused, classes_of, refuse, settings_of
 from scripts.local import HEARTBEAT, STEP
 
 EVERY = 5.0  # seconds between two looks at the queue
 GRACE = 30.0  # seconds in which the signal for a requeue follows the one to end
-TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
 
 
-class Refused(Exception):
-    """What a user can mend; one line."""
-
-
-def refuse(message: str) -> NoReturn:
-    raise Refused(message)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a job asks for; the names are those of configs/launcher/slurm.yaml."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str | int = "24:00:00"
-    nodes: int = 1
-    gpus: int = 1
-    cpus: int = 8
-    memory: float = 32
-    parallel: int = 64
-    warning: int = 120
-    requeues: int = 50
-    comment: str | None = None
-    more: dict[str, Any] = field(default_factory=dict)
-    setup: list[str] = field(default_factory=list)
-
-    @property
-    def minutes(self) -> int:
-        # YAML reads 24:00:00 as a number in base 60
-        seconds = self.time if isinstance(self.time, int) else None
-        if seconds is None:
-            parts = TIME.fullmatch(self.time) or refuse(f"time {self.time}: [days-]hours:minutes[:seconds] is expected")
-            days, hours, minutes, rest = (int(part or 0) for part in parts.groups())
-            seconds = ((24 * days + hours) * 60 + minutes) * 60 + rest
-        return max(1, round(seconds / 60))
-
-    @property
-    def processes(self) -> int:
-        """Of each node: one for each GPU, or one."""
-        return max(1, self.gpus)
-
-    def parameters(self) -> dict[str, Any]:
-        """Arguments of submitit's executor."""
-        asked: dict[str, Any] = {
-            "job_name": "lra",
-            "time": self.minutes,
-            "nodes": self.nodes,
-            "ntasks_per_node": self.processes,
-            "cpus_per_task": self.cpus,
-            "mem": f"{round(self.memory * 1024)}M",
-            "array_parallelism": self.parallel,
-            "signal_delay_s": self.warning,
-            "stderr_to_stdout": True,
-            "additional_parameters": {"requeue": True, **self.more},
-            "setup": list(self.setup),
-        }
-        if self.gpus:
-            asked["gpus_per_node"] = self.gpus
-        named = {name: getattr(self, name) for name in ("partition", "account", "qos", "comment")}
-        return asked | {name: value for name, value in named.items() if value is not None}
-
-
-def classes_of(cells: Sequence[Cell], settings: dict[str, Any]) -> dict[str, tuple[Resources, list[Cell]]]:
-    """Cells by what they ask for; raises Refused for a setting that is unknown."""
-    settings = dict(settings)
-    special = settings.pop("classes", None) or []
-    found: dict[str, tuple[Resources, list[Cell]]] = {}
-    for cell in cells:
-        own = next((c for c in special if _matches(c.get("match", {}), cell)), {})
-        merged = settings | {k: v for k, v in own.items() if k != "match"}
-        if unknown := sorted(set(merged) - set(Resources.__dataclass_fields__)):
-            known = ", ".join(Resources.__dataclass_fields__)
-            refuse(f"{unknown[0]}: no such setting of a launcher (known: {known}, classes)")
-        key = json.dumps(merged, sort_keys=True, default=str)
-        found.setdefault(key, (Resources(**merged), []))[1].append(cell)
-    return found
-
-
-def _matches(conditions: dict[str, Any], cell: Cell) -> bool:
-    for name, wanted in conditions.items():
-        if name not in ("task", "model", "scale", "seed"):
-            refuse(f"classes: match on {name}: task, model, scale or seed is expected")
-        if getattr(cell, name) not in (wanted if isinstance(wanted, list) else [wanted]):
-            return False
-    return True
+def said(program: str, error: str) -> str:
+    """The end of what a program of SLURM complains of, as one line without its name."""
+    lines = [re.sub(rf"^{program}: (error|fatal): ", "", line.strip()) for line in error.splitlines() if line.strip()]
+    return "; ".join(lines[-2:]) or "it does not say why"
 
 
 class TrainCell:
@@ -181,7 +98,7 @@ def run(cells: Sequence[Cell], launcher: str, console: Console, *, every: float 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     try:
         jobs = Jobs(launcher, (cells[0].runs if cells else ROOT / "runs") / launcher)
-        jobs.submit(cells, yaml.safe_load((CONFIGS / "launcher" / f"{launcher}.yaml").read_text()), console)
+        jobs.submit(cells, settings_of(launcher), console)
         return jobs.watch(cells, console, every)
     except Refused as error:
         print(f"lra-all: {error}", file=sys.stderr)
@@ -213,10 +130,12 @@ class Jobs:
             whole = resources.processes * resources.nodes
             more = [f"trainer.devices={resources.processes}", f"trainer.nodes={resources.nodes}"] if whole > 1 else []
             try:
-                with executor.batch():
+                # submitit repeats there what sbatch says
+                with contextlib.redirect_stderr(io.StringIO()), executor.batch():
                     jobs = [executor.submit(self._work(cell, more)) for cell in mine]
-            except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
-                refuse(f"sbatch refused: {' '.join(str(error).split())[:300]}")
+            except RuntimeError as error:
+                cure = f"mend configs/launcher/{self.folder.name}.yaml, which says what a job asks for"
+                refuse(f"sbatch refused: {said('sbatch', str(error))}: {cure}")
             self.known |= {str(cell.path): job.job_id for cell, job in zip(mine, jobs, strict=True)}
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.file, json.dumps(self.known, indent=1, sort_keys=True))
@@ -230,9 +149,14 @@ class Jobs:
     def queue(self) -> dict[str, str]:
         """Job -> state, of all that SLURM still has to do; of a waiting one with the reason."""
         command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T %r"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            refuse(f"squeue cannot be run ({error.strerror}): it comes with sbatch, on a login node of the cluster")
         if done.returncode:
-            refuse(f"squeue failed: {' '.join(done.stderr.split())}")
+            refuse(
+                f"squeue failed: {said('squeue', done.stderr)}: SLURM does not answer here; `sinfo` says when it does"
+            )
         states = {}
         for job, state, reason in (line.split(maxsplit=2) for line in done.stdout.splitlines()):
             if state not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"):

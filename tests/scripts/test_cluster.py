@@ -13,7 +13,7 @@ import slurm_cluster
 import yaml
 from rich.console import Console
 
-from scripts import cluster
+from scripts import cluster, launcher
 from scripts.commandline import CONFIGS
 from scripts.grid import Cell
 
@@ -77,7 +77,7 @@ def test_cells_that_ask_for_the_same_are_one_array():
     grid = [
         Cell(model, task, 0, "paper", Path("r")) for task in ("listops", "pathx") for model in ("s4", "transformer")
     ]
-    found = cluster.classes_of(grid, yaml.safe_load((CONFIGS / "launcher/slurm.yaml").read_text()))
+    found = launcher.classes_of(grid, yaml.safe_load((CONFIGS / "launcher/slurm.yaml").read_text()))
     usual, long = found.values()
     assert [cell.task for cell in usual[1] + long[1]] == ["listops", "listops", "pathx", "pathx"]
     assert (usual[0].minutes, long[0].minutes) == (24 * 60, 48 * 60)
@@ -96,14 +96,16 @@ def test_cells_that_ask_for_the_same_are_one_array():
     ("text", "minutes"), [("2-01:00:00", 49 * 60), ("0:30", 30), (86400, 24 * 60), ("08:30:00", 510)]
 )
 def test_times_are_read_as_slurm_writes_them(text, minutes):
-    assert cluster.Resources(time=text).minutes == minutes
+    assert launcher.Resources(time=text).minutes == minutes
 
 
 def test_what_is_missing_or_misspelt_is_one_line(monkeypatch, tmp_path, capsys):
-    with pytest.raises(cluster.Refused, match="memroy: no such setting"):
-        cluster.classes_of(cells(tmp_path), {"memroy": 3})
-    with pytest.raises(cluster.Refused, match="time tomorrow"):
-        _ = cluster.Resources(time="tomorrow").minutes
+    with pytest.raises(launcher.Refused, match="memroy: no such setting"):
+        launcher.classes_of(cells(tmp_path), {"memroy": 3})
+    with pytest.raises(launcher.Refused, match="cpus is 'eight': a whole number is expected"):
+        launcher.classes_of(cells(tmp_path), {"cpus": "eight"})
+    with pytest.raises(launcher.Refused, match="time tomorrow"):
+        _ = launcher.Resources(time="tomorrow").minutes
     monkeypatch.setattr(cluster.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit) as stop:
         cluster.run(cells(tmp_path), "slurm", Console(quiet=True))
@@ -113,11 +115,66 @@ def test_what_is_missing_or_misspelt_is_one_line(monkeypatch, tmp_path, capsys):
     )
 
 
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Puts programs of SLURM on the path, by what they do; no others are there."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+
+    def put(**does):
+        for name, line in does.items():
+            file = tmp_path / "bin" / name
+            file.write_text(f"#!/bin/sh\n{line}\n")
+            file.chmod(0o755)
+
+    return put
+
+
+COMPLAINT = """/bin/cat >&2 <<'END'
+{0}: error: resolve: Unknown host
+{0}: error: invalid partition specified: nowhere
+{0}: error: Batch job submission failed: Invalid partition name specified
+END
+exit 1"""
+
+
+def test_what_slurm_refuses_is_one_line_with_a_cure(programs, tmp_path, capfd):
+    pytest.importorskip("submitit")
+    programs(srun="true", sbatch=COMPLAINT.format("sbatch"), squeue=COMPLAINT.format("squeue"))
+    reason = "invalid partition specified: nowhere; Batch job submission failed: Invalid partition name specified"
+
+    def refused():
+        with pytest.raises(SystemExit) as stop:
+            cluster.run(cells(tmp_path), "slurm", Console(quiet=True))
+        assert stop.value.code == 2
+        return capfd.readouterr().err
+
+    assert refused() == f"lra-all: squeue failed: {reason}: SLURM does not answer here; `sinfo` says when it does\n"
+    programs(squeue="true")
+    cure = "mend configs/launcher/slurm.yaml, which says what a job asks for"
+    assert refused() == f"lra-all: sbatch refused: {reason}: {cure}\n"
+    programs(sbatch="echo hello")
+    assert refused().count("\n") == 1
+    (tmp_path / "bin/squeue").unlink()
+    assert "squeue cannot be run (No such file or directory): it comes with sbatch" in refused()
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: b: c", "time: {", "\x07"])
+def test_a_launcher_that_is_no_list_of_settings_is_one_line(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(launcher, "ROOT", tmp_path)
+    file = tmp_path / "configs/launcher/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(launcher.Refused, match=r"^configs/launcher/mine.yaml: [^\n]+$"):
+        launcher.settings_of("mine")
+
+
 def test_a_queue_that_does_not_answer_for_a_while_ends_nothing(tmp_path, monkeypatch):
     (cell,) = cells(tmp_path, ["fnet"])
     monkeypatch.setattr(cluster.shutil, "which", lambda name: "/bin/true")
     jobs = cluster.Jobs("slurm", tmp_path)
-    answers: list = [cluster.Refused("squeue failed: timed out"), {"7": "pending (Priority)"}, {}]
+    answers: list = [launcher.Refused("squeue failed: timed out"), {"7": "pending (Priority)"}, {}]
     jobs.known = {str(cell.path): "7"}
     said = []
 
