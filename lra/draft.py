@@ -44,9 +44,7 @@ class Draft:
         rule = "best val/accuracy, earliest of equals"
         steps_per_epoch = max(1, self.steps_per_epoch)
         about = {f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)}
-        about["notes"] = [*cell.notes, *self.data.notes, *self.notes]
-        if (n := self.hardware.processes) > 1:
-            about["notes"].append(f"{n} processes, each with an equal share of every batch")
+        about["notes"] = [*cell.notes, *self.data.notes, *self.notes, *self.hardware.notes()]
         return Record(
             **about,
             status=status,

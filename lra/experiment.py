@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from torch import Tensor, nn
 
-from lra import taps, weights
+from lra import graphs, taps, weights
 from lra.checkpoint import Checkpoint, Interrupted
 from lra.divergence import Diverged, Divergence
 from lra.draft import Draft
@@ -49,7 +49,7 @@ def run(
     prepare what comes before the training, to go on with the model it leaves; returns notes for the record
     The test split is read at one place, after training ended, with the weights validation chose.
     Of several processes each gets the same record; the one of rank 0 is the one to keep.
-    raises  ValueError if a batch cannot be shared out equally
+    raises  ValueError if a batch cannot be shared out equally, or steps cannot be recorded as they should
     """
     quiet()
     check_shares(data, hardware)
@@ -57,14 +57,6 @@ def run(
         torch.set_num_threads(hardware.threads)
     draft = Draft(cell, data, model, hardware, wandb)
     draft.total_steps = training.total_steps(draft.steps_per_epoch)
-    learner = Learner(
-        model,
-        optimizer=optimizer,
-        schedule=training.schedule,
-        warmup=training.warmup,
-        total_steps=draft.total_steps,
-        split=hardware.split,
-    )
     if hardware.compile:
         for block in model.encoder.blocks:  # type: ignore[union-attr]
             block.compile()
@@ -80,6 +72,17 @@ def run(
         val_check_interval=training.validate_every(draft.steps_per_epoch),
     )
     draft.device = trainer.strategy.root_device
+    if hardware.graph and (reason := graphs.why_not(draft.device, hardware)):
+        raise ValueError(reason)
+    learner = Learner(
+        model,
+        optimizer=optimizer,
+        schedule=training.schedule,
+        warmup=training.warmup,
+        total_steps=draft.total_steps,
+        split=hardware.split,
+        graph=data.spec.max_len if hardware.graph else None,
+    )
     begin(draft.record("running"))
     try:
         return _carry_out(draft, trainer, learner, checkpoint, prepare)

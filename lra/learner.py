@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.graphs import Graphs, Recording
 from lra.optim import adamw, schedule
 from lra.parts import Parts, release
 from lra.task import Batch
@@ -39,6 +40,7 @@ class Learner(pl.LightningModule):
     warmup       share of all steps if below 1, otherwise a number of steps
     total_steps  optimiser steps of the whole run; the schedule ends there
     split        where memory runs out, compute batches in parts (see `lra.parts`)
+    graph        repeat recorded passes of training (see `lra.graphs`): positions of the longest batch, None for no
     """
 
     def __init__(
@@ -50,39 +52,56 @@ class Learner(pl.LightningModule):
         warmup: float = 0.1,
         total_steps: int = 1,
         split: bool = True,
+        graph: int | None = None,
     ):
         super().__init__()
         self.model = model
+        self.graphs = None if graph is None else Graphs(self._loss, model, graph)
         self.optimizer_arguments, self.schedule, self.warmup = optimizer, schedule, warmup
         self.total_steps = total_steps
         self.window = Tally()  # of the training steps since somebody last looked
         self.evaluation = Tally()
         self.results: dict[str, dict] = {}  # split -> loss, accuracy, correct, examples of its last evaluation
-        self.training_parts = Parts("training", allowed=split)
-        self.evaluation_parts = Parts("evaluation", allowed=split)
+        whole = None if split else "trainer.split=false"
+        self.training_parts = Parts("training", whole=whole if graph is None else "trainer.graph=true")
+        self.evaluation_parts = Parts("evaluation", whole=whole)
         self.loss = torch.zeros(())  # of the last training step
         self._batch: Batch | None = None  # of the step at hand, until its gradient is there
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, scores and labels of its parts
+        self._repeated: Recording | None = None  # whose gradient it has already
 
     def forward(self, batch: Batch) -> Tensor:
         return self.model(batch.x, batch.mask)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self._batch, self._seen = batch, []
+        self._batch, self._seen, self._repeated = batch, [], None
+        if self.graphs is not None:
+            batch = self._batch = self.graphs.padded(batch)
+            self._repeated = self.graphs.repeat(batch)
+        if self._repeated is not None:
+            self._seen.append((self._repeated.loss, self._repeated.scores, batch.y))
+            return self._repeated.loss
         return self._part_loss(self.training_parts.of(batch)[0])
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean over the batch, and the scores (B, n_classes)."""
+        logits = self(batch).float()
+        return F.cross_entropy(logits, batch.y), logits
 
     def _part_loss(self, part: Batch) -> Tensor:
         """What a part of the batch contributes to its loss: all of it, if it is the only one."""
         assert self._batch is not None
-        logits = self(part).float()
-        loss = F.cross_entropy(logits, part.y)
+        loss, logits = self._loss(part)
         self._seen.append((loss.detach(), logits.detach(), part.y))
         return loss if len(part.y) == len(self._batch.y) else loss * (len(part.y) / len(self._batch.y))
 
     def backward(self, loss: Tensor, *args, **kwargs) -> None:
         """The gradient of the whole batch: of `loss`, then of the parts training_step has left out."""
         assert self._batch is not None
-        super().backward(loss, *args, **kwargs)
+        if self.graphs is not None and self._repeated is not None:
+            self.graphs.give(self._repeated)
+        else:
+            super().backward(loss, *args, **kwargs)
         for part in self.training_parts.of(self._batch)[1:]:
             with self.trainer.precision_plugin.train_step_context():
                 piece = self._part_loss(part)
@@ -171,6 +190,8 @@ class Learner(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         for parts, state in zip((self.training_parts, self.evaluation_parts), checkpoint["parts"], strict=True):
             parts.load_state_dict(state)
+        if self.graphs is not None and self.training_parts.n > 1:
+            raise ValueError(f"trainer.graph=true: {self.training_parts.note()}, which is not recorded: leave it out")
         if rank() > 0:  # the first of several processes carries on the sums of all
             checkpoint["state_dict"]["window.sums"].zero_()
 

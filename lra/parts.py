@@ -13,10 +13,14 @@ from lra.task import Batch
 
 
 class Parts:
-    """Into how many parts a batch is divided: one, doubled each time memory runs out, kept for the rest of the run."""
+    """Into how many parts a batch is divided: one, doubled each time memory runs out, kept for the rest of the run.
 
-    def __init__(self, what: str, *, allowed: bool = True):
-        self.what, self.allowed = what, allowed
+    what   is computed: "training", "evaluation"
+    whole  the setting that keeps batches whole; None: nothing does
+    """
+
+    def __init__(self, what: str, *, whole: str | None = None):
+        self.what, self.whole = what, whole
         self.n = 1
         self.since = 0  # the step at which n became what it is
 
@@ -27,8 +31,8 @@ class Parts:
         """Twice as many parts from now on; raises torch.OutOfMemoryError, one line with the need, if that cannot be."""
         rows = -(-len(batch.y) // self.n)
         why = None
-        if not self.allowed:
-            why = "trainer.split=false keeps batches whole"
+        if self.whole is not None:
+            why = f"{self.whole} keeps batches whole"
         elif world > 1:
             why = "of several processes none can divide its share alone"
         elif rows == 1:

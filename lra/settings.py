@@ -72,6 +72,7 @@ class Hardware:
 
     devices, nodes  devices of each node, and nodes: a process for each device, and every batch shared out between them
     compile         torch.compile every block
+    graph           record forward and backward passes as CUDA graphs (see `lra.graphs`)
     threads         None leaves torch's choice
     split           compute a batch in parts where memory runs out (see `lra.parts`); otherwise the run ends as oom
     """
@@ -81,6 +82,7 @@ class Hardware:
     nodes: int = 1
     precision: str = "32-true"
     compile: bool = False
+    graph: bool = False
     threads: int | None = None
     deterministic: bool = False
     checkpoint_seconds: float = 300.0
@@ -95,6 +97,15 @@ class Hardware:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: not one of {', '.join(known)}")
         if self.checkpoint_seconds < 0:
             raise ValueError(f"trainer.checkpoint_seconds={self.checkpoint_seconds}: time is not negative")
+
+    def notes(self) -> list[str]:
+        """What the record says of how steps were computed, beside its own fields."""
+        ways = {
+            f"{self.processes} processes, each with an equal share of every batch": self.processes > 1,
+            "blocks compiled by torch.compile": self.compile,
+            "steps of training recorded as CUDA graphs": self.graph,
+        }
+        return [way for way, taken in ways.items() if taken]
 
     @property
     def processes(self) -> int:

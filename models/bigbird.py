@@ -102,7 +102,7 @@ class BigBird(nn.Module):
     def blockwise(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> Tensor:
         """Every block by its pattern, then the first and the last by theirs: (B, H, N, W, K)."""
         # every block gathers its keys and values, together eight times all there are: for the backward pass once more
-        y = checkpoint(self.sparse, q, k, v, real, last, use_reentrant=False)
+        y = checkpoint(self.sparse, q, k, v, real, last, use_reentrant=False, preserve_rng_state=self.dropout > 0)
         first, final = self.everywhere(q, k, v, real, last)
         is_last = torch.arange(y.shape[2], device=q.device) == last[:, None]
         y = torch.where(is_last[:, None, :, None, None], final[:, :, None], y)

@@ -68,7 +68,7 @@ class Longformer(nn.Module):
         x, mask = F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing))
         qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))  # (B, L, 3, H, K)
         # every block copies its neighbours: for the backward pass once more
-        y = checkpoint(self.blockwise, qkv, mask, width, use_reentrant=False)
+        y = checkpoint(self.blockwise, qkv, mask, width, use_reentrant=False, preserve_rng_state=self.dropout > 0)
         return y[:, :length]
 
     def blockwise(self, qkv: Tensor, mask: Tensor, width: int) -> Tensor:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from lra.budget import parameters
 from lra.flops import forward_flops
+from lra.graphs import WARM, Graphs
 from lra.measure import peak_bytes, seconds
 from lra.optim import adamw
 from lra.task import Batch, TaskSpec
@@ -41,6 +42,9 @@ WAYS = {
     "bf16": "autocast to bfloat16",
     "compile": "torch.compile of every block",
     "bf16+compile": "both",
+    "graph": "forward and backward pass recorded as a CUDA graph",
+    "compile+graph": "both",
+    "bf16+compile+graph": "all three",
 }
 TASKS = ["listops", "text", "retrieval", "image", "pathfinder", "pathx"]
 
@@ -63,6 +67,8 @@ def run(args: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     tuned.offer()
     device = torch.device(args.device)
+    if device.type != "cuda" and (graphs := [way for way in args.ways if "graph" in way]):
+        raise ValueError(f"--as {' '.join(graphs)}: only CUDA has graphs: leave it out, or give --device cuda")
     rates = {"bytes": byte_rate(device)} | {precision(way): flop_rate(device, precision(way)) for way in args.ways}
     products = [f"{rate / 1e9:.0f} GFLOP/s in {kind}" for kind, rate in rates.items() if kind != "bytes"]
     print(f"ceilings: {rates['bytes'] / 1e9:.1f} GB/s, {', '.join(products)}", flush=True)
@@ -102,8 +108,8 @@ def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, ra
     flops = 3 * B * forward_flops(nets[0], spec, longest=spec.max_len)
     rows_in, held = B * (1 + spec.paired), parameters(nets[0])
     first = [seconds(step, device) for step in steps]
-    for step in steps:
-        step()
+    # so many that what is recorded has been; the memory of a recording is taken when it is made
+    peaks = [max(peak_bytes(step, device) for _ in range(WARM + 1)) for step in steps]
     times = [[seconds(step, device) for step in steps] for _ in range(args.repeats)]
     table = []
     for i, way in enumerate(args.ways):
@@ -115,7 +121,7 @@ def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, ra
             "task": task, "model": model, "as": way, "B": B, "L": spec.max_len, "parameters": held,
             "ms": 1e3 * taken, "times as fast": statistics.median(round_[0] / round_[i] for round_ in times),
             "steps/s": 1 / taken, "examples/s": B / taken,
-            "peak MiB": peak_bytes(steps[i], device) / 2**20, "first step s": first[i],
+            "peak MiB": peaks[i] / 2**20, "first step s": first[i],
             "GB": moved / 1e9, "GFLOP": flops / 1e9, "floor ms": 1e3 * floor, "share of floor": floor / taken,
         })  # fmt: skip
         if args.profile:
@@ -145,11 +151,21 @@ def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, way: str) -> Ca
     optimizer = adamw(net, **cfg.optimizer)
     autocast = partial(torch.autocast, batch.x.device.type, torch.bfloat16, enabled="bf16" in way)
 
+    def work(batch: Batch) -> tuple[Tensor, Tensor]:
+        scores = net(batch.x, batch.mask).float()
+        return nn.functional.cross_entropy(scores, batch.y), scores
+
+    passes = Graphs(work, net, batch.x.shape[1]) if "graph" in way else None
+
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with autocast():
-            loss = nn.functional.cross_entropy(net(batch.x, batch.mask).float(), batch.y)
-        loss.backward()
+            done = passes.repeat(batch) if passes else None
+            loss = work(batch)[0] if done is None else done.loss
+        if passes and done:
+            passes.give(done)
+        else:
+            loss.backward()
         if cfg.training.clip:
             nn.utils.clip_grad_norm_(net.parameters(), cfg.training.clip)
         optimizer.step()

@@ -26,7 +26,7 @@ CONFIGS = ROOT / "configs"
 NAMES = {"task", "model", "scale", "seed"}
 SETTING = re.compile(
     r"wandb\b.*|force|results|runs|data\..*|hydra\b.*|trainer|"
-    r"trainer\.(accelerator|devices|nodes|compile|threads|deterministic|checkpoint_seconds|split)"
+    r"trainer\.(accelerator|devices|nodes|compile|graph|threads|deterministic|checkpoint_seconds|split)"
 )
 
 

@@ -59,6 +59,11 @@ def test_ways_of_a_step_are_compared_with_the_first(tmp_path):
     module.plot(rows, tmp_path / "plot.png")
 
 
+def test_a_step_on_a_graph_needs_cuda():
+    with pytest.raises(ValueError, match="--as graph: only CUDA has graphs"):
+        run("step", "--as", "float32", "graph")
+
+
 def test_a_profile_names_the_operators_and_leaves_a_trace(tmp_path, capsys):
     run("step", "--task", "listops", "--model", "s4", "--profile", str(tmp_path / "trace.json"))
     assert "aten::" in capsys.readouterr().out
