@@ -39,7 +39,7 @@ class TaskData(Contract, pl.LightningDataModule):
     """Base of the tasks; subclasses add their own arguments and hand these on, and answer what is in `Contract`.
 
     batch_size       examples of a training batch, over all processes; it must be a multiple of their number
-    eval_batch_size  of an evaluation batch; None: batch_size
+    eval_batch_size  of an evaluation batch; None: four times batch_size, for without gradients it takes no more memory
     seed             decides the order of training examples, with the epoch; nothing else
     root             prepared data lies in <root>/<task>, downloads in <root>/raw
     source           "auto"      what $LRA_MIRROR or <root>/raw holds, else what is prepared, else generated or fetched
@@ -71,7 +71,7 @@ class TaskData(Contract, pl.LightningDataModule):
     ):
         super().__init__()
         self.name = name or self.name
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or 4 * batch_size
         self.seed, self.data_seed = seed, data_seed
         self.root, self.source = Path(root), str(source)
         self.resident, self.pad, self.length_aware = resident, pad, length_aware

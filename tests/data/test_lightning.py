@@ -110,3 +110,12 @@ def test_two_processes_prepare_once_and_see_together_what_one_sees(tmp_path):
     task.setup()
     assert [a + b for a, b in zip(left, right, strict=True)] == [b.x.tolist() for b in task.train_dataloader()]
     assert first + second == [y for b in task.test_dataloader() for y in b.y.tolist()]
+
+
+@pytest.mark.parametrize(("asked", "rows"), [(None, 8), (3, 3)])
+def test_evaluation_takes_larger_batches(tmp_path, asked, rows):
+    data = ListOps(batch_size=2, eval_batch_size=asked, root=tmp_path, source="toy")
+    data.prepare_data()
+    data.setup()
+    assert len(next(iter(data.train_dataloader())).y) == 2
+    assert len(next(iter(data.val_dataloader())).y) == len(next(iter(data.test_dataloader())).y) == rows

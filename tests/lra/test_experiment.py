@@ -8,6 +8,7 @@ import pytest
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from tiny_run import Majority, Pool, StopsAt, go, losses
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lra.checkpoint import discard
 from lra.learner import Learner
@@ -140,3 +141,23 @@ def test_length_is_given_once():
     for given in ({}, {"epochs": 1, "steps": 1}):
         with pytest.raises(ValueError, match="give one of the two"):
             Training(**given)
+
+
+class Asked(TorchDispatchMode):
+    """Counts the values that the host waits for."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += "_local_scalar_dense" in function.name()
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_nothing(tmp_path):
+    """Twice the steps, and the host asks for no value more: loss, gradients and scores stay where they are."""
+    counts = []
+    for steps in (20, 40):
+        with Asked() as asked:
+            go(tmp_path / str(steps), steps=steps, clip=1.0)
+        counts.append(asked.n)
+    assert counts[0] == counts[1] > 0
