@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.accelerators import Accelerator, CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lra.checkpoint import WholeFiles
 from lra.settings import Hardware
@@ -29,30 +31,44 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated.*")
 
 
+def ensure_there(hardware: Hardware) -> None:
+    """ValueError if this machine has not what the run is to use: before data is made and a run begun."""
+    cuda, mps, tpu = CUDAAccelerator, MPSAccelerator, XLAAccelerator
+    kinds: dict[str, list[type[Accelerator]]] = {"gpu": [cuda, mps], "cuda": [cuda], "mps": [mps], "tpu": [tpu]}
+    wanted = kinds.get(hardware.accelerator)
+    if wanted and not any(kind.is_available() for kind in wanted):
+        none = f"PyTorch finds no {hardware.accelerator} on this machine"
+        raise ValueError(f"trainer.accelerator={hardware.accelerator}: {none}; trainer=cpu runs on its processor")
+
+
 def trainer_for(
     hardware: Hardware, *, folder: Path, max_steps: int, clip: float | None, callbacks: list[Callback], **more: Any
 ) -> pl.Trainer:
-    """more: further arguments of Lightning's Trainer."""
-    return pl.Trainer(
-        accelerator=hardware.accelerator,
-        # the buffers are equal everywhere, or each process's own sums
-        strategy="auto" if hardware.processes == 1 else DDPStrategy(broadcast_buffers=False),
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        precision=hardware.precision,  # type: ignore[arg-type]
-        deterministic=hardware.deterministic,
-        max_steps=max_steps,
-        max_epochs=-1,
-        check_val_every_n_epoch=None,
-        gradient_clip_val=clip,
-        callbacks=callbacks,
-        plugins=[WholeFiles()],
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        **more,
-    )
+    """more: further arguments of Lightning's Trainer. ValueError if there are fewer devices than asked for."""
+    try:
+        return pl.Trainer(
+            accelerator=hardware.accelerator,
+            # the buffers are equal everywhere, or each process's own sums
+            strategy="auto" if hardware.processes == 1 else DDPStrategy(broadcast_buffers=False),
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            precision=hardware.precision,  # type: ignore[arg-type]
+            deterministic=hardware.deterministic,
+            max_steps=max_steps,
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            gradient_clip_val=clip,
+            callbacks=callbacks,
+            plugins=[WholeFiles()],
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+            **more,
+        )
+    except MisconfigurationException as error:
+        asked = f"trainer.accelerator={hardware.accelerator}, trainer.devices={hardware.devices}"
+        raise ValueError(f"{asked}: {error}") from None

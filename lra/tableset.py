@@ -18,11 +18,13 @@ def scales_of(records: Sequence[Record]) -> list[str]:
 
 
 def main_scale(records: Sequence[Record]) -> str:
-    """The scale to show where none is asked for: the largest with a run of a recipe as it is.
+    """The scale to show where none is asked for: the largest with a run of a recipe as it is that came to its end.
 
-    Variants alone do not make a scale the main one, unless there is nothing else.
+    Variants, and runs that were begun and stopped, do not make a scale the main one, unless there is nothing else.
     """
-    return next(iter(scales_of([r for r in records if not r.variant]) or scales_of(records)), "paper")
+    unchanged = [r for r in records if not r.variant]
+    ended = [r for r in unchanged if r.status not in ("running", "interrupted", "crashed")]
+    return next(iter(scales_of(ended) or scales_of(unchanged) or scales_of(records)), "paper")
 
 
 def table_files(records: Sequence[Record], published: Published, benches: Sequence[Bench]) -> dict[str, str]:

@@ -44,8 +44,9 @@ def die(message: str) -> NoReturn:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-    return f"; did you mean {close[0]}?" if close else ""
+    sections = [name for name in known if name.endswith(f".{word}")]  # lr: optimizer.lr
+    close = sections[:3] or difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def options(group: str) -> list[str]:
@@ -64,6 +65,9 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
 def check_command_line(arguments: list[str]) -> None:
     """Ends with one line if an argument names no option, no choice or no key."""
     words = options_of_hydra(arguments)
+    for word in words.overrides:
+        if "=" not in word and word[:1] != "~":
+            die(f"{word!r}: a word such as task=listops is expected")
     try:
         overrides = OverridesParser.create().parse_overrides(words.overrides)
     except HydraException as error:
@@ -97,7 +101,7 @@ def options_of_hydra(arguments: list[str]) -> argparse.Namespace:
     words, others = parser.parse_known_args(arguments)
     for word in others:
         if word.startswith("-"):
-            die(f"{word}: there is no such option; --hydra-help lists them")
+            die(f"{word}: there is no such option (--hydra-help lists them); a setting is a word such as task=listops")
         die(f"{word}: the words with = stand together, before or behind -m and other options")
     return words
 

@@ -35,7 +35,8 @@ def script() -> None:
     if missing:
         print(f"{sys.argv[0]}: {sys.executable} has no {missing[0]}: make setup fills .venv once", file=sys.stderr)
         sys.exit(2)
-    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:  # not put there by a caller
+        sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
 
 
 class Pipe(io.FileIO):

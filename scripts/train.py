@@ -44,6 +44,7 @@ from data.base import DataError  # noqa: E402
 from lra import crash, experiment, together  # noqa: E402
 from lra.budget import parameters  # noqa: E402
 from lra.checkpoint import discard  # noqa: E402
+from lra.lightning import ensure_there  # noqa: E402
 from lra.portable import discreet, portable  # noqa: E402
 from lra.pretrain import Pretraining, Pupil  # noqa: E402
 from lra.results import Record, record_path  # noqa: E402
@@ -89,6 +90,8 @@ def run(
     path = record_path(Path(results), **names)
     if finished(path, cell.config_hash, force, say):
         return 0
+    hardware, lesson = Hardware(**trainer), Training(**training)
+    ensure_there(hardware)
     if first:
         ensure_writable(path.parent, "results=/some/dir")
     with claim(folder) if first else nullcontext():
@@ -100,7 +103,6 @@ def run(
         net = instantiate(model, spec=module.spec)
         module.prepare_data()
         module.setup()
-        hardware, lesson = Hardware(**trainer), Training(**training)
         about = {"optimizer": OmegaConf.to_container(optimizer, resolve=True), "training": lesson, "hardware": hardware}
         about |= {"folder": folder, "console": say}
         prepare = {}

@@ -222,3 +222,12 @@ def test_variants_alone_do_not_make_a_scale_the_one_that_is_shown():
     assert main_scale([variant, long, short]) == "paper"
     assert main_scale([variant]) == "paper"
     assert main_scale([]) == "paper"
+
+
+def test_a_run_that_was_stopped_does_not_make_its_scale_the_one_that_is_shown():
+    long, short = (replace(BASE, scale=scale) for scale in ("paper", "mini"))
+    for status in ("running", "interrupted", "crashed"):
+        stopped = replace(long, status=status, reason="...")
+        assert main_scale([stopped, short]) == "mini"
+        assert main_scale([stopped]) == "paper"
+    assert main_scale([replace(long, status="diverged", reason="..."), short]) == "paper"

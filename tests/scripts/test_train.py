@@ -81,7 +81,11 @@ def test_the_number_of_a_record_stands_in_the_table(cell, tmp_path):
         (["optimiser.lr=1"], "there is no option optimiser.lr; did you mean optimizer.lr?"),
         (["task=listops", "model"], "model"),
         (["task=listops", "--cfg", "jbo"], "argument --cfg/-c: invalid choice: 'jbo'"),
-        (["task=listops", "--mutlirun"], "--mutlirun: there is no such option; --hydra-help lists them"),
+        (["task=listops", "--mutlirun"], "--mutlirun: there is no such option (--hydra-help lists them)"),
+        (["--task", "listops"], "a setting is a word such as task=listops"),
+        (["listops", "s4"], "'listops': a word such as task=listops is expected"),
+        (["lr=0.1"], "lr=0.1: there is no option lr; did you mean optimizer.lr"),
+        (["batch_size=8"], "there is no option batch_size; did you mean task.batch_size?"),
         (["task=listops", "-m", "model=s4"], "model=s4: the words with = stand together"),
     ],
 )

@@ -1,0 +1,28 @@
+"""What a machine has not is said in one line, before anything is begun."""
+
+import pytest
+from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
+
+from lra.lightning import ensure_there, trainer_for
+from lra.settings import Hardware
+
+
+def test_an_accelerator_that_is_not_there_is_one_line_with_a_cure(monkeypatch):
+    for kind in (CUDAAccelerator, MPSAccelerator):
+        monkeypatch.setattr(kind, "is_available", staticmethod(lambda: False))
+    for name in ("gpu", "cuda", "mps"):
+        with pytest.raises(ValueError, match=rf"^trainer.accelerator={name}: PyTorch finds no {name} .*trainer=cpu"):
+            ensure_there(Hardware(accelerator=name))
+    for name in ("auto", "cpu"):
+        ensure_there(Hardware(accelerator=name))
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    for name in ("gpu", "cuda"):
+        ensure_there(Hardware(accelerator=name))
+
+
+def test_more_devices_than_there_are_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: False))
+    with pytest.raises(ValueError, match=r"^trainer.accelerator=cuda, trainer.devices=9: \S[^\n]+$"):
+        trainer_for(
+            Hardware(accelerator="cuda", devices=9, nodes=1), folder=tmp_path, max_steps=1, clip=None, callbacks=[]
+        )
