@@ -46,11 +46,13 @@ def batches(n: int):
         yield Batch(x, mask, torch.randint(3, (3,), generator=generator))
 
 
-def trained(model: str, *, recorded: bool, precision: torch.dtype | None = None) -> list[torch.Tensor]:
+def trained(
+    model: str, *, recorded: bool, precision: torch.dtype | None = None, device: str = "cpu"
+) -> list[torch.Tensor]:
     """The losses of a few steps, and the weights after them."""
     torch.manual_seed(0)
     cfg = compose(f"model={model}", "task=listops", "scale=smoke", "model.d_model=32", "model.dropout=0.1")
-    net = classifier(cfg, TaskSpec("test", L, 3, 11, ragged=True)).train()
+    net = classifier(cfg, TaskSpec("test", L, 3, 11, ragged=True)).train().to(device)
     optimizer = adamw(net, lr=0.01)
 
     def work(batch):
@@ -60,9 +62,9 @@ def trained(model: str, *, recorded: bool, precision: torch.dtype | None = None)
     passes = Graphs(work, net, L)
     told = []
     for batch in batches(7):
-        batch = passes.padded(batch)
+        batch = passes.padded(Batch(*(t.to(device) for t in batch)))
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", precision, enabled=precision is not None):
+        with torch.autocast(device, precision, enabled=precision is not None):
             done = passes.repeat(batch) if recorded else None
             loss = done.loss if done else work(batch)[0]
         if done:
@@ -162,9 +164,27 @@ def test_a_run_without_a_gpu_says_so_at_once(tmp_path):
         go(tmp_path, hardware=ON_GRAPHS)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=on_gpu) for name in names("model") if name not in WAITING | UNTOLD]
+)
+def test_a_pass_recorded_by_cuda_is_the_pass(monkeypatch, model):
+    monkeypatch.setattr(graphs, "WARM", 1)
+    made = [trained(model, recorded=recorded, device="cuda") for recorded in (True, False)]
+    # sums over tokens are taken in any order there
+    torch.testing.assert_close(*made, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [pytest.param(name, marks=on_gpu) for name in sorted(WAITING | UNTOLD)])
+def test_what_cuda_cannot_record_is_named(monkeypatch, model):
+    monkeypatch.setattr(graphs, "WARM", 1)
+    with pytest.raises(ValueError, match=r"trainer.graph=true: a step cannot be recorded"):
+        trained(model, recorded=True, device="cuda")
+
+
+@pytest.mark.parametrize("precision", [pytest.param(p, marks=on_gpu) for p in ("32-true", "bf16-mixed")])
 def test_a_run_on_cuda_graphs_is_the_run(tmp_path, precision):
     made = []
     for graph in (False, True):
