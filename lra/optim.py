@@ -58,9 +58,16 @@ def adamw(
     """AdamW (Loshchilov and Hutter 2019) over the declared groups, in its fused form where the device has one."""
     groups = param_groups(model)
     devices = {p.device.type for p in model.parameters()}
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         groups, lr=lr, weight_decay=weight_decay, betas=tuple(betas), eps=eps, fused=devices <= {"cpu", "cuda"}
     )
+    optimizer.register_step_post_hook(count_change)
+    return optimizer
+
+
+def count_change(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """The fused form writes to parameters without PyTorch's count of changes, by which others notice them."""
+    torch.autograd.graph.increment_version(p for group in optimizer.param_groups for p in group["params"])
 
 
 def cosine(total_steps: int, warmup_steps: int) -> Callable[[int], float]:

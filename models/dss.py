@@ -25,6 +25,7 @@ from lra.backbone import Dropout
 from lra.fftconv import long_conv
 from lra.hippo import check_sampling, log_steps, nplr
 from lra.kernels import diagonal_kernel
+from lra.recurrent import Recurrent
 
 # keeps 1 / sum finite where a complex softmax has sum zero (the paper's section 3.1)
 EPS = 1e-7
@@ -37,7 +38,7 @@ class DiscreteSSM(NamedTuple):
     C: Tensor
 
 
-class DSS(nn.Module):
+class DSS(Recurrent):
     """DSS layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     d_state        N; A starts as the eigenvalues of the normal part of HiPPO-LegS of size 2N with imaginary part >= 0
@@ -77,7 +78,6 @@ class DSS(nn.Module):
         self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, 2 * d_model)
-        self.discrete: DiscreteSSM | None = None
         special = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
         self.optim = dict.fromkeys(("A_real", "A_imag", "log_dt"), special)
 
@@ -133,7 +133,7 @@ class DSS(nn.Module):
         if before is not None and (self.A_real > 0).any():
             raise ValueError("a softmax DSS with growing states is a function of its length and cannot be fitted anew")
         self.log_dt -= math.log(rate)
-        self.length, self.discrete = length, None
+        self.length = length
         if before is not None:
             after = self.system()[2]
             self.C.copy_(torch.view_as_real(torch.view_as_complex(self.C) * (before / after)))
@@ -144,14 +144,7 @@ class DSS(nn.Module):
     def set_extra_state(self, length: Tensor) -> None:
         self.length = int(length)
 
-    @torch.no_grad()
-    def setup_step(self) -> None:
-        """Discretise for `step`; to be called again after the parameters change.
-
-        raises  RuntimeError for a two-sided layer, which reads the future
-        """
-        if self.bidirectional:
-            raise RuntimeError("a two-sided DSS reads the future and has no recurrent view: use bidirectional=False")
+    def discretise(self) -> DiscreteSSM:
         dt, A, C = self.system()
         step = dt[:, None] * A
         C = C[0] * torch.expm1(step) / A
@@ -160,7 +153,7 @@ class DSS(nn.Module):
             # unmirrored again: exp(-(length - 1 - l) dt A), a growing mode of tiny weight
             C = C * torch.where(growing, torch.exp((self.length - 1) * step), 1)
             step = torch.where(growing, -step, step)
-        self.discrete = DiscreteSSM(step.exp(), C)
+        return DiscreteSSM(step.exp(), C)
 
     def default_state(self, batch: int) -> Tensor:
         """The state before the first position: zeros (batch, H, N), complex."""
@@ -168,7 +161,6 @@ class DSS(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One position: x (B, H) and the state before it to y (B, H) and the state after it."""
-        if self.discrete is None:
-            raise RuntimeError("the layer is not discretised: call setup_step() first")
-        state = self.discrete.a * state + x[..., None]
-        return self.mix(2 * (self.discrete.C * state).sum(-1).real + self.D * x), state
+        a, C = self.discrete
+        state = a * state + x[..., None]
+        return self.mix(2 * (C * state).sum(-1).real + self.D * x), state

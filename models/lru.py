@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lra.backbone import Dropout
 from lra.hippo import check_sampling
+from lra.recurrent import Recurrent
 from lra.scan import mimo_ssm
 
 
@@ -27,7 +28,7 @@ def ring(N: int, r_min: float, r_max: float, max_phase: float) -> tuple[Tensor, 
     return (-0.5 * radius.log()).log(), phase.log()
 
 
-class LRU(nn.Module):
+class LRU(Recurrent):
     """LRU layer: recurrence, activation, gated linear map. Residual and norm are the backbone's.
 
     d_state        N
@@ -65,7 +66,6 @@ class LRU(nn.Module):
         self.D = nn.Parameter(torch.randn(d_model))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, 2 * d_model)
-        self.discrete: tuple[Tensor, Tensor, Tensor] | None = None
         special = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
         self.optim = {"nu": special, "theta": special, "log_gamma": special}
 
@@ -99,17 +99,9 @@ class LRU(nn.Module):
         self.log_gamma += scale.abs().log()
         self.nu -= math.log(rate)
         self.theta.copy_(torch.remainder(angle / rate, 2 * math.pi).clamp(min=1e-12).log())
-        self.discrete = None
 
-    @torch.no_grad()
-    def setup_step(self) -> None:
-        """Fix the system for `step`; to be called again after the parameters change.
-
-        raises  RuntimeError for a two-sided layer, which reads the future
-        """
-        if self.bidirectional:
-            raise RuntimeError("a two-sided LRU reads the future and has no recurrent view: use bidirectional=False")
-        self.discrete = self.system()
+    def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.system()
 
     def default_state(self, batch: int) -> Tensor:
         """The state before the first position: zeros (batch, N), complex."""
@@ -117,8 +109,6 @@ class LRU(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One position: x (B, H) and the state before it to y (B, H) and the state after it."""
-        if self.discrete is None:
-            raise RuntimeError("the layer is not discretised: call setup_step() first")
         a, B, C = self.discrete
         state = a * state + x.to(B.dtype) @ B.mT
         return self.mix((state @ C[0].mT).real + self.D * x), state

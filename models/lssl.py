@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lra.backbone import Dropout
 from lra.fftconv import long_conv
 from lra.hippo import bilinear, check_sampling, log_steps, transition
+from lra.recurrent import Recurrent
 
 
 def krylov(A: Tensor, B: Tensor, L: int) -> Tensor:
@@ -34,7 +35,7 @@ def krylov(A: Tensor, B: Tensor, L: int) -> Tensor:
     return columns[..., :L]
 
 
-class LSSL(nn.Module):
+class LSSL(Recurrent):
     """LSSL layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     d_state        N
@@ -74,7 +75,6 @@ class LSSL(nn.Module):
         self.D = nn.Parameter(torch.randn(d_model))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, 2 * d_model)
-        self.discrete: tuple[Tensor, Tensor] | None = None
         special = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
         self.optim = dict.fromkeys(("A", "B", "log_dt"), special) if learn else {}
 
@@ -101,17 +101,9 @@ class LSSL(nn.Module):
         """Fit the layer, in place, to inputs sampled `rate` times as often as before; it has no length to fit."""
         check_sampling(length, rate)
         self.log_dt -= math.log(rate)
-        self.discrete = None
 
-    @torch.no_grad()
-    def setup_step(self) -> None:
-        """Discretise for `step`; to be called again after the parameters change.
-
-        raises  RuntimeError for a two-sided layer, which reads the future
-        """
-        if self.bidirectional:
-            raise RuntimeError("a two-sided LSSL reads the future and has no recurrent view: use bidirectional=False")
-        self.discrete = self.system()
+    def discretise(self) -> tuple[Tensor, Tensor]:
+        return self.system()
 
     def default_state(self, batch: int) -> Tensor:
         """The state before the first position: zeros (batch, H, N)."""
@@ -119,8 +111,6 @@ class LSSL(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One position, O(H N^2): x (B, H) and the state before it to y (B, H) and the state after it."""
-        if self.discrete is None:
-            raise RuntimeError("the layer is not discretised: call setup_step() first")
         A, B = self.discrete
         state = torch.einsum("hmn,bhn->bhm", A, state) + B * x[..., None]
         return self.mix((self.C[0] * state).sum(-1) + self.D * x), state

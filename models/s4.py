@@ -12,7 +12,7 @@ generating function, a Cauchy sum at each root of unity, and a step of the recur
     Woodbury, inverse FFT                            lra/kernels/reference.py defines in thirty lines
     C (I - Ab^L), section 3.2                        S4.correct_length, S4.true_C, by the dense matrices below
     convolution with the kernel                      S4.forward: lra.fftconv.long_conv
-    the recurrence, appendix C.2                     DiscreteSSM; S4.setup_step, default_state, step
+    the recurrence, appendix C.2                     DiscreteSSM; S4.discretise, default_state, step
 
 B batch, L length, H features (the model width), S copies of (A, B, P), M conjugate pairs of the state (half of N),
 K outputs per feature (2 if two-sided), R rank. `A` is the diagonal part throughout (the paper's Lambda) and Q = P. Of
@@ -32,6 +32,7 @@ from lra.fftconv import long_conv
 from lra.hippo import bilinear, check_sampling, log_steps, nplr
 from lra.kernels import copies, nplr_spectrum
 from lra.optim import kernel_groups
+from lra.recurrent import Recurrent
 
 
 def pair(z: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class DiscreteSSM(NamedTuple):
         return torch.einsum("rhm,bhr->bhm", self.P, y.to(self.P.dtype))
 
 
-class S4(nn.Module):
+class S4(Recurrent):
     """S4 layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     The parameter C holds C (I - Ab^length), Ab the discrete state matrix: only so is the generating function cut at
@@ -134,7 +135,6 @@ class S4(nn.Module):
             raise ValueError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
         self.bidirectional, self.glu, self.backend = bidirectional, glu, backend
         self.length = max_len
-        self.discrete: DiscreteSSM | None = None
 
         A, P, B, _ = nplr(init, d_state)
         # in the eigenbasis of A and random: a change of basis would only draw it anew
@@ -187,7 +187,7 @@ class S4(nn.Module):
         check_sampling(length, rate)
         C = self.true_C()
         self.log_dt -= math.log(rate)
-        self.length, self.discrete = length, None
+        self.length = length
         self.correct_length(C)
 
     @torch.no_grad()
@@ -218,20 +218,13 @@ class S4(nn.Module):
 
     # --- recurrent view
 
-    @torch.no_grad()
-    def setup_step(self) -> None:
-        """Discretise for `step`; to be called again after the parameters change.
-
-        raises  RuntimeError for a two-sided layer, which reads the future
-        """
-        if self.bidirectional:
-            raise RuntimeError("a two-sided S4 reads the future and has no recurrent view: use bidirectional=False")
+    def discretise(self) -> DiscreteSSM:
         dt, A, B, _, P = self.system()
         A, B, P = (copies(z, len(dt)) for z in (A, B, P))
         D = 1 / (2 / dt[:, None] - A)
         PDP = 2 * torch.einsum("rhm,hm,shm->hrs", P.conj(), D, P).real
         core = torch.linalg.inv(torch.eye(len(P), dtype=dt.dtype, device=dt.device) + PDP)
-        self.discrete = DiscreteSSM(2 / dt[:, None] + A, D, P, core, 2 * B, self.true_C()[0].to(A.dtype))
+        return DiscreteSSM(2 / dt[:, None] + A, D, P, core, 2 * B, self.true_C()[0].to(A.dtype))
 
     def default_state(self, batch: int) -> Tensor:
         """The state before the first position: zeros (batch, H, M), complex."""
@@ -240,7 +233,5 @@ class S4(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One position, O(N): x (B, H) and the state before it to y (B, H) and the state after it."""
-        if self.discrete is None:
-            raise RuntimeError("the layer is not discretised: call setup_step() first")
         y, state = self.discrete.step(x, state)
         return self.mix(self.activation(y + self.D * x)), state

@@ -22,6 +22,7 @@ from lra.fftconv import long_conv
 from lra.hippo import check_sampling, log_steps, nplr
 from lra.kernels import DISCRETIZATIONS, copies, diagonal_kernel
 from lra.optim import kernel_groups
+from lra.recurrent import Recurrent
 
 INITS = ("lin", "inv", "legs", "real")
 
@@ -52,7 +53,7 @@ def poles(init: str, N: int) -> tuple[Tensor, Tensor]:
     return A, torch.ones_like(A)
 
 
-class S4D(nn.Module):
+class S4D(Recurrent):
     """S4D layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     d_state         N
@@ -95,7 +96,6 @@ class S4D(nn.Module):
             raise ValueError(f"discretization: {discretization!r} is not one of {', '.join(DISCRETIZATIONS)}")
         self.discretization, self.bidirectional = discretization, bidirectional
         self.glu, self.backend, self.real = glu, backend, init == "real"
-        self.discrete: tuple[Tensor, Tensor, Tensor] | None = None
 
         A, B = poles(init, d_state)
         shape = (1 + bidirectional, d_model, len(A))
@@ -146,23 +146,14 @@ class S4D(nn.Module):
         """Fit the layer, in place, to inputs sampled `rate` times as often as before; any length will do."""
         check_sampling(length, rate)
         self.log_dt -= math.log(rate)
-        self.discrete = None
 
-    @torch.no_grad()
-    def setup_step(self) -> None:
-        """Discretise for `step`; to be called again after the parameters change.
-
-        raises  RuntimeError for a two-sided layer, which reads the future
-        """
-        if self.bidirectional:
-            raise RuntimeError("a two-sided S4D reads the future and has no recurrent view: use bidirectional=False")
+    def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
         dt, A, B, C = self.system()
         A, B = copies(A, len(dt)), copies(B, len(dt))
         dtA = dt[:, None] * A
         if self.discretization == "zoh":
-            self.discrete = torch.exp(dtA), torch.expm1(dtA) / A * B, C[0]
-        else:
-            self.discrete = (1 + dtA / 2) / (1 - dtA / 2), dt[:, None] / (1 - dtA / 2) * B, C[0]
+            return torch.exp(dtA), torch.expm1(dtA) / A * B, C[0]
+        return (1 + dtA / 2) / (1 - dtA / 2), dt[:, None] / (1 - dtA / 2) * B, C[0]
 
     def default_state(self, batch: int) -> Tensor:
         """The state before the first position: zeros (batch, H, M), complex."""
@@ -170,8 +161,6 @@ class S4D(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One position, O(N): x (B, H) and the state before it to y (B, H) and the state after it."""
-        if self.discrete is None:
-            raise RuntimeError("the layer is not discretised: call setup_step() first")
         Ab, Bb, C = self.discrete
         state = Ab * state + Bb * x[..., None]
         y = 2 * (C * state).sum(-1).real + self.D * x

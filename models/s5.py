@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lra.backbone import Dropout
 from lra.hippo import check_sampling, log_steps, nplr
+from lra.recurrent import Recurrent
 from lra.scan import mimo_ssm
 
 OUTPUTS = ("full_glu", "half_glu1", "half_glu2", "gelu")
@@ -27,7 +28,7 @@ def pair(z: Tensor) -> Tensor:
     return torch.view_as_real(z.resolve_conj()).float()
 
 
-class S5(nn.Module):
+class S5(Recurrent):
     """S5 layer: state space, activation, gate. Residual and norm are the backbone's.
 
     d_state        N, split evenly into the blocks
@@ -78,7 +79,6 @@ class S5(nn.Module):
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.value = nn.Linear(d_model, d_model) if output == "full_glu" else None
         self.gate = nn.Linear(d_model, d_model) if output != "gelu" else None
-        self.discrete: tuple[Tensor, Tensor, Tensor] | None = None
         special = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
         self.optim = dict.fromkeys(("A_real", "A_imag", "B", "log_dt"), special)
 
@@ -108,17 +108,9 @@ class S5(nn.Module):
         """Fit the layer, in place, to inputs sampled `rate` times as often as before; it has no length to fit."""
         check_sampling(length, rate)
         self.log_dt -= math.log(rate)
-        self.discrete = None
 
-    @torch.no_grad()
-    def setup_step(self) -> None:
-        """Discretise for `step`; to be called again after the parameters change.
-
-        raises  RuntimeError for a two-sided layer, which reads the future
-        """
-        if self.bidirectional:
-            raise RuntimeError("a two-sided S5 reads the future and has no recurrent view: use bidirectional=False")
-        self.discrete = self.system()
+    def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.system()
 
     def default_state(self, batch: int) -> Tensor:
         """The state before the first position: zeros (batch, M), complex."""
@@ -126,8 +118,6 @@ class S5(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One position: x (B, H) and the state before it to y (B, H) and the state after it."""
-        if self.discrete is None:
-            raise RuntimeError("the layer is not discretised: call setup_step() first")
         a, B, C = self.discrete
         state = a * state + x.to(B.dtype) @ B.mT
         return self.mix((state @ C[0].mT).real + self.D * x), state
