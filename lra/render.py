@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import rich.box
+import rich.console
 import rich.table
 import rich.text
 from rich.cells import cell_len
@@ -122,23 +123,12 @@ def latex(table: Table) -> str:
 NAME = 13  # characters of a name in a line, at least
 
 
-def terminal(table: Table, *, room: int | None = None, notes: bool = True) -> rich.table.Table:
+def terminal(table: Table, *, room: int | None = None) -> rich.console.Group:
     """For a rich console: best results bold and green, published rows faint, failures red.
 
     room  characters of a line, where they are limited: numbers take theirs first, names what is left
     """
-    caption = "\n".join(table.notes) if notes else None
-    shown = rich.table.Table(
-        title=table.title,
-        caption=rich.text.Text(caption, style="dim") if caption else None,
-        box=rich.box.SIMPLE_HEAD,
-        caption_justify="left",
-        title_justify="left",
-        title_style="bold",
-        show_edge=False,
-        collapse_padding=True,
-        pad_edge=False,
-    )
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False)
     lines = [table.header, *([e.text for e in row] for row in table.rows)]
     names, *numbers = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
     left = names if room is None else room - sum(numbers) - 2 * len(numbers)
@@ -147,7 +137,9 @@ def terminal(table: Table, *, room: int | None = None, notes: bool = True) -> ri
         shown.add_column(name, justify="right", overflow="fold")
     for row in table.rows:
         shown.add_row(*(rich.text.Text(e.text, style=style(e)) for e in row))
-    return shown
+    # not as title and caption of the table: a narrow one would break them into many lines
+    notes = [rich.text.Text(note, style="dim") for note in table.notes]
+    return rich.console.Group(rich.text.Text(table.title, style="bold"), shown, *notes)
 
 
 def style(entry: Entry) -> str:

@@ -7,7 +7,7 @@ Measured and published numbers stand side by side; scales, kinds of data and var
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import rich.table
+import rich.console
 
 from lra import cells, statistics
 from lra.cells import Cell, Row
@@ -136,7 +136,7 @@ def scale_table(
     return Table(f"{scale}", title, header, tuple(map(tuple, body)), tuple(with_signs(body, notes)))
 
 
-def render_rich(records: Sequence[Record], published: Published, scale: str, *, room: int) -> rich.table.Table:
+def render_rich(records: Sequence[Record], published: Published, scale: str, *, room: int) -> rich.console.Group:
     """The main table for a terminal of so many characters, with the tasks that were run."""
     return terminal(scale_table(records, published, scale, every_task=False), room=room)
 

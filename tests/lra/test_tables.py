@@ -217,14 +217,22 @@ def test_the_terminal_shows_everything_at_any_width(width):
     table = paper(ZOO)
     console = rich.console.Console(width=width, record=True, file=io.StringIO())
     console.print(terminal(table, room=console.width))
-    body = console.export_text().split("\n\n")[0]
-    assert max(map(len, body.splitlines())) <= width
-    shown = Counter(body) - Counter(table.title)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    shown = Counter(text)
     for row in table.rows:
         shown.subtract("".join(entry.text for entry in row))
-    shown.subtract("".join(table.header))
+    shown.subtract("".join([table.title, *table.header, *table.notes]))
     # nothing is cut, whatever is broken into lines
     assert {sign for sign, count in shown.items() if count < 0} <= {" "}, shown
+
+
+def test_the_notes_of_a_narrow_table_have_the_whole_width():
+    note = "mean ± sample standard deviation over the seeds that learned"
+    console = rich.console.Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal(Table("t", "A title of some length", ("a", "b"), ((Entry("x"), Entry("1")),), (note,))))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert (lines[0], lines[-1]) == ("A title of some length", note)
 
 
 def test_every_table_comes_in_three_forms():
