@@ -244,7 +244,10 @@ def record_path(root: Path, *, scale: str, model: str, task: str, seed: int, var
 
 def load(path: Path) -> Record:
     """Read one record. ValueError, one line naming file, field and value, for anything that is not exactly a record."""
-    return parse(read_text(path), where=str(path))
+    try:
+        return parse(read_text(path), where=str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; restore the file, or move it away and the cell can be trained anew") from None
 
 
 def load_all(root: Path) -> list[Record]:

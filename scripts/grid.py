@@ -69,6 +69,15 @@ class Cell:
             return None
 
     @property
+    def trouble(self) -> str | None:
+        """Why the file in the place of its record cannot be read as one."""
+        try:
+            load(self.path)
+        except ValueError as error:
+            return str(error) if self.path.exists() else None
+        return None
+
+    @property
     def done(self) -> bool:
         """It ended, and would end so again."""
         return (record := self.record()) is not None and record.status in DONE
@@ -126,9 +135,11 @@ def settle(cell: Cell, status: int | None) -> Record | None:
     """The record of a cell whose process has ended; one that died without writing its own gets one that says so.
 
     status  exit status as subprocess gives it, negative for a signal; None if nobody knows
-    returns None only if its configuration cannot even be composed
+    returns None if its configuration cannot even be composed, or a file in its place is no record: that stays
     """
     record = cell.record()
+    if record is None and cell.path.exists():
+        return None
     if record is not None and (record.status in DONE or (record.status == "interrupted" and status in (STOPPED, None))):
         return record
     reason = f"{ended(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {cell.place})"
@@ -144,7 +155,7 @@ def settle(cell: Cell, status: int | None) -> Record | None:
 def outcome(cell: Cell, record: Record | None) -> str:
     """How a cell ended: its score, or why there is none and where to look."""
     if record is None:
-        return f"without a record (log: {cell.place})"
+        return f"{cell.trouble or 'without a record'} (log: {cell.place})"
     if record.test_accuracy is not None:
         return f"{record.status} {100 * record.test_accuracy:.2f} %"
     # a record knows no folder outside of the repository

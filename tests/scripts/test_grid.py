@@ -112,6 +112,20 @@ def test_a_record_left_running_by_a_dead_process_says_so(tmp_path):
     assert one.done
 
 
+@pytest.mark.parametrize("content", ['{"schema": 3, "task"', "<<<<<<< HEAD", "{}", ""])
+def test_a_file_that_is_no_record_is_named_stays_and_ends_no_grid(content, tmp_path):
+    broken = cell(tmp_path)
+    broken.path.parent.mkdir(parents=True)
+    broken.path.write_text(content)
+    assert not broken.done
+    assert settle(broken, 2) is None
+    assert broken.path.read_text() == content
+    said = outcome(broken, None)
+    assert said.startswith(f"{broken.path}: ")
+    assert "restore the file, or move it away" in said
+    assert said.endswith(f"(log: {broken.place})")
+
+
 def test_variants_are_cells_of_their_own_and_settings_are_not(tmp_path):
     plain, other = cell(tmp_path), cell(tmp_path, "fnet", "training.steps=6")
     assert plain.path.name == "0.json"
