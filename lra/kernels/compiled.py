@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lra.kernels.pairs import nodes, pairs
+from lra.kernels.pairs import nodes
 from lra.kernels.reference import discretise
 
 SOURCE = Path(__file__).with_name("loops.cpp")
@@ -47,46 +47,56 @@ def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | No
 
 def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
     """See lra.kernels.nplr_spectrum; two outputs at a time."""
-    outputs = [Spectrum.apply(*pairs(dt, A, B, part, P), L, len(part), len(P)) for part in C.split(2)]
+    outputs = [Spectrum.apply(dt, A, B, part, P, L) for part in C.split(2)]
     return torch.view_as_complex(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
 
 class Spectrum(torch.autograd.Function):
-    """alpha, beta (H, N), p, q (J, H, N) -> the spectrum (K, H, F, 2)."""
+    """dt (H,), A, B (H, N), C (K, H, N), P (R, H, N) -> the spectrum (K, H, F, 2)."""
 
     @staticmethod
-    def forward(ctx, alpha: Tensor, beta: Tensor, p: Tensor, q: Tensor, L: int, K: int, R: int) -> Tensor:
-        inputs = tuple(x.contiguous() for x in (alpha, beta, p, q))
+    def forward(ctx, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
+        others = (x.to(dt.dtype.to_complex()).resolve_conj().resolve_neg().contiguous() for x in (A, B, C, P))
+        inputs = (dt.contiguous(), *others)
         ctx.save_for_backward(*inputs)
-        ctx.sizes = L, K, R
-        out = alpha.new_empty(K, len(alpha), L // 2 + 1, 2)
-        call("spectrum", ctx.sizes, inputs, [out])
+        ctx.L = L
+        out = dt.new_empty(len(C), len(dt), L // 2 + 1, 2)
+        call("spectrum", L, inputs, [out])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         gradients = [torch.empty_like(x) for x in ctx.saved_tensors]
-        call("spectrum_backward", ctx.sizes, ctx.saved_tensors, [grad.contiguous(), *gradients])
-        return *gradients, None, None, None
+        call("spectrum_backward", ctx.L, ctx.saved_tensors, [grad.contiguous(), *gradients])
+        return *gradients, None
 
 
-def call(function: str, sizes: tuple[int, int, int], inputs: tuple[Tensor, ...], rest: list[Tensor]) -> None:
-    L, K, R = sizes
-    (H, N), dtype = inputs[0].shape, inputs[0].dtype
-    table, F = node_table(L, dtype), L // 2 + 1
+class Parameters(ctypes.Structure):
+    """Where dt, A, B, C and P lie, or their gradients."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("dt", "A", "B", "C", "P")]
+
+
+def call(function: str, L: int, inputs: tuple[Tensor, ...], rest: list[Tensor]) -> None:
+    dt, A, _, C, P = inputs
+    (H, N), F = A.shape, L // 2 + 1
+    tables = [node_table(L, dt.dtype), node_table(L, torch.float64)]
     # below this much work a thread costs more than it saves
     threads = torch.get_num_threads() if H * N * F > 2**16 else 1
-    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (*inputs, table, *rest)]
-    numbers = [ctypes.c_long(n) for n in (H, N, F, table.shape[1])]
-    getattr(library(dtype, K, R), function)(*pointers, *numbers, ctypes.c_int(threads))
+    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (*tables, rest[0])]
+    gradients = [Parameters(*(x.data_ptr() for x in rest[1:]))] if rest[1:] else []
+    numbers = [ctypes.c_long(n) for n in (H, N, F, tables[0].shape[1])]
+    parameters = Parameters(*(x.data_ptr() for x in inputs))
+    run = getattr(library(dt.dtype, len(C), len(P)), function)
+    run(parameters, *pointers, *gradients, *numbers, ctypes.c_int(threads))
 
 
 @functools.lru_cache(maxsize=32)
 def node_table(L: int, dtype: torch.dtype) -> Tensor:
-    """s, c, s^2, c^2, -2 s c, each rounded once; (5, F rounded up to whole vectors), with D = -1 in the padding."""
+    """s, c, s^2, c^2, -2 s c, each rounded once; (5, F rounded up to 16), with D = -1 in the padding."""
     s, c = nodes(L, torch.float64, torch.device("cpu"))
-    padding = -len(s) % (64 // dtype.itemsize)
+    padding = -len(s) % 16
     s, c = torch.nn.functional.pad(s, (0, padding), value=1.0), torch.nn.functional.pad(c, (0, padding))
     return torch.stack([s, c, s * s, c * c, -2 * s * c]).to(dtype)
 
@@ -102,7 +112,8 @@ def library(dtype: torch.dtype, K: int, R: int) -> ctypes.CDLL:
         raise RuntimeError("there is no C++ compiler: install g++, or set CXX to one")
     defines = [f"-DREAL={REALS[dtype]}", f"-DOUTPUTS={K}", f"-DRANK={R}"]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    built_from = "\0".join([SOURCE.read_text(), version, processor(), *FLAGS, *defines])
+    sources = [file.read_text() for file in sorted([SOURCE, *SOURCE.parent.glob("*.h")])]
+    built_from = "\0".join([*sources, version, processor(), *FLAGS, *defines])
     path = cache_folder() / f"{hashlib.sha256(built_from.encode()).hexdigest()[:24]}.so"
     if not path.exists():
         try:

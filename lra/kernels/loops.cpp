@@ -3,113 +3,110 @@
 // A vector of frequencies stays in registers while a loop runs over the poles (forward), or a pole's sums stay there
 // while a loop runs over a tile of frequencies (backward). Features are shared out among threads.
 //
+// Next to a pole of the normal part every sum is that pole's term, and what Woodbury's formula leaves of them, smooth
+// there, is rounding. Such frequencies are computed again in double precision.
+//
 // REAL, OUTPUTS and RANK are given on the command line. Letters: H features, N poles, F frequencies, J sums, row by row
-// over (C_1 .. C_K, P*_1 .. P*_R) x (B, P_1 .. P_R). `nodes` holds s, c, s^2, c^2, -2 s c, each padded to F_pad.
+// over (C_1 .. C_K, P*_1 .. P*_R) x (B, P_1 .. P_R). Nodes hold s, c, s^2, c^2, -2 s c, each padded to F_pad.
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
-using T = REAL;
-constexpr int K = OUTPUTS, R = RANK, J = (K + R) * (1 + R), W = 64 / sizeof(T), TILE = 24;
-typedef T V __attribute__((vector_size(64)));
+#include "lanes.h"
 
-struct Complex {
-    V re, im;
-};
-static inline Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
-static inline Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
-static inline Complex operator*(Complex a, Complex b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
-static inline Complex operator*(V a, Complex b) { return {a * b.re, a * b.im}; }
-static inline Complex conj(Complex a) { return {a.re, -a.im}; }
-static inline Complex inverse(Complex a) {
-    V scale = T(1) / (a.re * a.re + a.im * a.im);
-    return {scale * a.re, -scale * a.im};
-}
+constexpr int K = OUTPUTS, R = RANK, J = (K + R) * (1 + R), TILE = 24, DRAIN = 8;
+// a frequency whose 1 + c P* D P has a square beyond this is next to a pole
+constexpr REAL NEAR = 1e4;
 
-static inline V load(const T* x) {
-    V v;
-    std::memcpy(&v, x, sizeof v);
-    return v;
-}
+#include "pairs.h"
 
-struct Node {
-    V s, c, ss, cc, sc;
-    Node(const T* nodes, long F_pad, long f)
-        : s(load(nodes + f)), c(load(nodes + F_pad + f)), ss(load(nodes + 2 * F_pad + f)),
-          cc(load(nodes + 3 * F_pad + f)), sc(load(nodes + 4 * F_pad + f)) {}
-};
-
-// one pole of one feature
-struct Pole {
-    T alpha, beta, p[J], q[J];
-};
-
-static inline Complex reciprocal(const Pole& pole, const Node& w) {
-    V x = w.cc * pole.beta - w.ss, y = w.sc * pole.alpha;
-    V scale = T(1) / (x * x + y * y);
+template <class T> static inline Complex<T> reciprocal(const Pole<T>& pole, const Node<T>& w) {
+    V<T> x = w.cc * pole.beta - w.ss, y = w.sc * pole.alpha;
+    V<T> scale = T(1) / (x * x + y * y);
     return {x * scale, -y * scale};
 }
 
-static inline void pole_sums(const Pole* poles, long N, const Node& w, Complex* sums) {
-    for (int j = 0; j < J; ++j) sums[j] = {V{}, V{}};
+// the gradients need none of C x B
+constexpr bool for_value(int j) { return j < K * (1 + R) && j % (1 + R) == 0; }
+
+template <bool VALUE, class T>
+static inline void pole_sums(const Pole<T>* poles, long N, const Node<T>& w, Complex<T>* sums) {
+    Complex<T> acc[J] = {};
     for (long n = 0; n < N; ++n) {
-        Complex r = reciprocal(poles[n], w), sr = w.s * r, cr = w.c * r;
+        Complex<T> r = reciprocal(poles[n], w), sr = w.s * r, cr = w.c * r;
         for (int j = 0; j < J; ++j) {
+            if (!VALUE && for_value(j)) continue;
             T p = poles[n].p[j], q = poles[n].q[j];
-            sums[j].re += q * cr.re;
-            sums[j].im += q * cr.im;
-            sums[j].re -= p * sr.im;
-            sums[j].im += p * sr.re;
+            acc[j].re += q * cr.re;
+            acc[j].im += q * cr.im;
+            acc[j].re -= p * sr.im;
+            acc[j].im += p * sr.re;
         }
+    }
+    if constexpr (VALUE) {
+        std::copy(acc, acc + J, sums);
+    } else {
+        for (int j = 0; j < J; ++j)
+            if (!for_value(j)) sums[j] = acc[j];
     }
 }
 
-typedef decltype(V{} > V{}) Mask;
-static inline Complex pick(Mask first, Complex a, Complex b) {
+template <class Mask, class T> static inline Complex<T> pick(Mask first, Complex<T> a, Complex<T> b) {
     return {first ? a.re : b.re, first ? a.im : b.im};
 }
-static inline V square(Complex a) { return a.re * a.re + a.im * a.im; }
 
 // M x = y, or of the transpose. Close to a pole the rows are nearly parallel: their determinant loses what tells them
 // apart, elimination by the larger one keeps it
-static inline void solve(const Complex M[R + 1][R + 1], bool transpose, const Complex* y, Complex* x) {
+template <class T>
+static inline void solve(const Complex<T> M[R + 1][R + 1], bool transpose, const Complex<T>* y, Complex<T>* x) {
     if constexpr (R == 1) {
         x[0] = inverse(M[0][0]) * y[0];
     } else if constexpr (R == 2) {
-        Complex a = M[0][0], b = M[0][1], c = M[1][0], d = M[1][1];
+        Complex<T> a = M[0][0], b = M[0][1], c = M[1][0], d = M[1][1];
         if (transpose) std::swap(b, c);
-        Mask second = square(c) > square(a);
-        Complex pivot = inverse(pick(second, c, a)), ratio = pick(second, a, c) * pivot;
-        Complex beside = pick(second, d, b), top = pick(second, y[1], y[0]);
+        auto second = square(c) > square(a);
+        Complex<T> pivot = inverse(pick(second, c, a)), ratio = pick(second, a, c) * pivot;
+        Complex<T> beside = pick(second, d, b), top = pick(second, y[1], y[0]);
         x[1] = inverse(pick(second, b, d) - ratio * beside) * (pick(second, y[0], y[1]) - ratio * top);
         x[0] = pivot * (top - beside * x[1]);
     }
 }
 
-// M = 1 + c P* D P, and x with M x = P* D B
-static inline void woodbury(const Complex* sums, const Node& w, Complex M[R + 1][R + 1], Complex* x) {
-    Complex y[R + 1];
+// M = 1 + c P* D P and x with M x = P* D B; returns the square of M
+template <class T>
+static inline V<T> woodbury(const Complex<T>* sums, const Node<T>& w, Complex<T> M[R + 1][R + 1], Complex<T>* x) {
+    Complex<T> y[R + 1];
+    V<T> size{};
     for (int r = 0; r < R; ++r) {
-        const Complex* low = sums + (K + r) * (1 + R);
+        const Complex<T>* low = sums + (K + r) * (1 + R);
         y[r] = low[0];
         for (int t = 0; t < R; ++t) M[r][t] = w.c * low[1 + t];
         M[r][r].re += T(1);
+        for (int t = 0; t < R; ++t) size += square(M[r][t]);
     }
     solve(M, false, y, x);
+    return size;
 }
 
-static void read_poles(const T* alpha, const T* beta, const T* p, const T* q, long H, long N, long h, Pole* poles) {
-    for (long n = 0; n < N; ++n) {
-        poles[n].alpha = alpha[h * N + n];
-        poles[n].beta = beta[h * N + n];
-        for (int j = 0; j < J; ++j) {
-            poles[n].p[j] = p[(j * H + h) * N + n];
-            poles[n].q[j] = q[(j * H + h) * N + n];
-        }
-    }
+// whether no frequency of a vector is next to a pole; those that are, from f on, are noted
+static inline bool far(V<REAL> size, long f, std::vector<long>& near) {
+    if constexpr (R == 0 || std::is_same_v<REAL, double>) return true;
+    auto away = size < NEAR;
+    int count = 0;
+    for (int i = 0; i < W<REAL>; ++i) count -= away[i];
+    if (count == W<REAL>) return true;
+    for (int i = 0; i < W<REAL>; ++i)
+        if (!away[i]) near.push_back(f + i);
+    return false;
+}
+
+// whole vectors: the last frequency again and again
+static inline void fill_up(std::vector<long>& near) {
+    while (near.size() % W<double>) near.push_back(near.back());
 }
 
 // work(h) for every feature, shared out one by one
@@ -126,39 +123,56 @@ static void parallel(long H, int threads, Work work) {
     for (auto& other : others) other.join();
 }
 
+// put(k, the k-th spectrum at the frequencies of w); returns the square of M
+template <class T, class Put>
+static inline V<T> spectra(const std::vector<Pole<T>>& poles, const Node<T>& w, Put put) {
+    Complex<T> sums[J], M[R + 1][R + 1], x[R + 1];
+    pole_sums<true>(poles.data(), poles.size(), w, sums);
+    V<T> size = woodbury(sums, w, M, x);
+    for (int k = 0; k < K; ++k) {
+        const Complex<T>* row = sums + k * (1 + R);
+        Complex<T> y = row[0];
+        for (int r = 0; r < R; ++r) y = y - w.c * (row[1 + r] * x[r]);
+        put(k, Complex<T>{w.c, w.s} * y);
+    }
+    return size;
+}
+
 // out (K, H, F, 2)
-extern "C" void spectrum(const T* alpha, const T* beta, const T* p, const T* q, const T* nodes, T* out, long H, long N,
-                         long F, long F_pad, int threads) {
-    parallel(H, threads, [=, poles = std::vector<Pole>(N)](long h) mutable {
-        read_poles(alpha, beta, p, q, H, N, h, poles.data());
-        for (long f = 0; f < F; f += W) {
-            Node w(nodes, F_pad, f);
-            Complex sums[J], M[R + 1][R + 1], x[R + 1];
-            pole_sums(poles.data(), N, w, sums);
-            woodbury(sums, w, M, x);
-            for (int k = 0; k < K; ++k) {
-                const Complex* row = sums + k * (1 + R);
-                Complex y = row[0];
-                for (int r = 0; r < R; ++r) y = y - w.c * (row[1 + r] * x[r]);
-                y = Complex{w.c, w.s} * y;
-                T* o = out + 2 * ((k * H + h) * F + f);
-                T pairs[2 * W];
-                for (int i = 0; i < W; ++i) pairs[2 * i] = y.re[i], pairs[2 * i + 1] = y.im[i];
-                std::memcpy(o, pairs, 2 * std::min<long>(W, F - f) * sizeof(T));
-            }
+extern "C" void spectrum(Parameters x, const REAL* nodes, const double* exact_nodes, REAL* out, long H, long N, long F,
+                         long F_pad, int threads) {
+    parallel(H, threads, [=, poles = std::vector<Pole<REAL>>(N), exact = std::vector<Pole<double>>(N),
+                          near = std::vector<long>()](long h) mutable {
+        read_poles(x, h, H, poles);
+        near.clear();
+        for (long f = 0; f < F; f += W<REAL>) {
+            auto put = [=](int k, Complex<REAL> y) { store(y, out + 2 * ((k * H + h) * F + f), F - f); };
+            far(spectra(poles, Node<REAL>(nodes, F_pad, f), put), f, near);
+        }
+        fill_up(near);
+        if (!near.empty()) read_poles(x, h, H, exact);
+        for (size_t start = 0; start < near.size(); start += W<double>) {
+            const long* f = &near[start];
+            spectra(exact, Node<double>(exact_nodes, F_pad, f), [=](int k, Complex<double> y) {
+                REAL* row = out + 2 * (k * H + h) * F;
+                for (int i = 0; i < W<double>; ++i) row[2 * f[i]] = y.re[i], row[2 * f[i] + 1] = y.im[i];
+            });
         }
     });
 }
 
-// the conjugates e of the gradients of the sums, from that of the spectrum:
+// the conjugates e of the gradients of the sums, from those g of the spectra, and the square of M:
 // y_k = a_k - c u_k x with M x = b:  da = g,  du = -c g conj x,  M* db = -c sum_k conj(u_k) g_k,  dM = -db conj x
-static inline void woodbury_backward(const Complex* sums, const Node& w, const Complex* g, Complex* e) {
-    Complex M[R + 1][R + 1], x[R + 1], dx[R + 1], db[R + 1];
-    woodbury(sums, w, M, x);
-    for (int r = 0; r < R; ++r) dx[r] = {V{}, V{}};
+template <class T>
+static inline V<T> sums_backward(const std::vector<Pole<T>>& poles, const Node<T>& w, const Complex<T>* g,
+                                 Complex<T>* e) {
+    Complex<T> sums[J], M[R + 1][R + 1], x[R + 1], dx[R + 1], db[R + 1];
+    pole_sums<false>(poles.data(), poles.size(), w, sums);
+    V<T> size = woodbury(sums, w, M, x);
+    for (int r = 0; r < R; ++r) dx[r] = {V<T>{}, V<T>{}};
     for (int k = 0; k < K; ++k) {
-        const Complex* row = sums + k * (1 + R);
-        Complex y = Complex{w.c, w.s} * conj(g[k]), cy = -w.c * y;
+        const Complex<T>* row = sums + k * (1 + R);
+        Complex<T> y = Complex<T>{w.c, w.s} * conj(g[k]), cy = -w.c * y;
         e[k * (1 + R)] = y;
         for (int r = 0; r < R; ++r) {
             e[k * (1 + R) + 1 + r] = cy * x[r];
@@ -170,74 +184,108 @@ static inline void woodbury_backward(const Complex* sums, const Node& w, const C
         e[(K + r) * (1 + R)] = db[r];
         for (int t = 0; t < R; ++t) e[(K + r) * (1 + R) + 1 + t] = -w.c * (db[r] * x[t]);
     }
+    return size;
 }
 
-struct Sums {
-    V alpha, beta, p[J], q[J];
-};
+// gradients of alpha, beta, p, q of one pole, still to be summed over the lanes
+template <class T> struct Sums { V<T> alpha, beta, p[J], q[J]; };
 
-static T total(V v) {
-    T sum = 0;
-    for (int i = 0; i < W; ++i) sum += v[i];
-    return sum;
+// moves sums to double precision: they go on for as long as the kernel
+static void drain(std::vector<Sums<REAL>>& sums, std::vector<Sums<double>>& exact) {
+    typedef REAL Part __attribute__((vector_size(8 * sizeof(REAL))));
+    const Part* from = reinterpret_cast<const Part*>(sums.data());
+    V<double>* to = reinterpret_cast<V<double>*>(exact.data());
+    for (size_t i = 0; i < sums.size() * (2 + 2 * J); ++i)
+        for (int part = 0; part < W<REAL>; part += 8) to[i] += __builtin_convertvector(*from++, V<double>);
+    std::fill(sums.begin(), sums.end(), Sums<REAL>{});
 }
 
-// grad (K, H, F, 2) -> the gradients of alpha, beta (H, N), p, q (J, H, N)
-extern "C" void spectrum_backward(const T* alpha, const T* beta, const T* p, const T* q, const T* nodes, const T* grad,
-                                  T* d_alpha, T* d_beta, T* d_p, T* d_q, long H, long N, long F, long F_pad,
-                                  int threads) {
-    parallel(H, threads, [=, poles = std::vector<Pole>(N), acc = std::vector<Sums>(N),
-                          e = std::vector<Complex>(TILE * J)](long h) mutable {
-        read_poles(alpha, beta, p, q, H, N, h, poles.data());
-        std::memset(static_cast<void*>(acc.data()), 0, N * sizeof(Sums));
-        for (long start = 0; start < F; start += TILE * W) {
-            int width = std::min<long>(TILE, (F - start + W - 1) / W);
-            for (int t = 0; t < width; ++t) {
-                long f = start + t * W;
-                Node w(nodes, F_pad, f);
-                Complex sums[J], g[K];
-                pole_sums(poles.data(), N, w, sums);
-                for (int k = 0; k < K; ++k) {
-                    T pairs[2 * W] = {};
-                    std::memcpy(pairs, grad + 2 * ((k * H + h) * F + f), 2 * std::min<long>(W, F - f) * sizeof(T));
-                    for (int i = 0; i < W; ++i) g[k].re[i] = pairs[2 * i], g[k].im[i] = pairs[2 * i + 1];
-                }
-                woodbury_backward(sums, w, g, &e[t * J]);
+// the part of `width` vectors of frequencies
+template <class T>
+static void add_tile(const std::vector<Pole<T>>& poles, const Node<T>* nodes, const Complex<T>* e, int width,
+                     std::vector<Sums<T>>& acc) {
+    for (size_t n = 0; n < poles.size(); ++n) {
+        const Pole<T> pole = poles[n];
+        Sums<T> a = acc[n];
+        for (int t = 0; t < width; ++t) {
+            const Node<T>& w = nodes[t];
+            Complex<T> r = reciprocal(pole, w), sr = w.s * r, cr = w.c * r;
+            // T = sum_j e_j (i s p_j + c q_j)
+            Complex<T> sp = {V<T>{}, V<T>{}}, cq = {V<T>{}, V<T>{}};
+            for (int j = 0; j < J; ++j) {
+                Complex<T> x = e[t * J + j];
+                a.p[j] -= x.re * sr.im;
+                a.p[j] -= x.im * sr.re;
+                a.q[j] += x.re * cr.re;
+                a.q[j] -= x.im * cr.im;
+                sp.re += x.re * pole.p[j];
+                sp.im += x.im * pole.p[j];
+                cq.re += x.re * pole.q[j];
+                cq.im += x.im * pole.q[j];
             }
-            for (long n = 0; n < N; ++n) {
-                const Pole pole = poles[n];
-                Sums a = acc[n];
-                for (int t = 0; t < width; ++t) {
-                    Node w(nodes, F_pad, start + t * W);
-                    Complex r = reciprocal(pole, w), sr = w.s * r, cr = w.c * r;
-                    // T = sum_j e_j (i s p_j + c q_j)
-                    Complex sp = {V{}, V{}}, cq = {V{}, V{}};
-                    for (int j = 0; j < J; ++j) {
-                        Complex x = e[t * J + j];
-                        a.p[j] -= x.re * sr.im;
-                        a.p[j] -= x.im * sr.re;
-                        a.q[j] += x.re * cr.re;
-                        a.q[j] -= x.im * cr.im;
-                        sp.re += x.re * pole.p[j];
-                        sp.im += x.im * pole.p[j];
-                        cq.re += x.re * pole.q[j];
-                        cq.im += x.im * pole.q[j];
+            Complex<T> S = {w.c * cq.re - w.s * sp.im, w.c * cq.im + w.s * sp.re};
+            S = S * (r * r);
+            a.alpha += w.sc * S.im;
+            a.beta -= w.cc * S.re;
+        }
+        acc[n] = a;
+    }
+}
+
+// grad (K, H, F, 2) -> the gradients d of the parameters x
+extern "C" void spectrum_backward(Parameters x, const REAL* nodes, const double* exact_nodes, const REAL* grad,
+                                  Parameters d, long H, long N, long F, long F_pad, int threads) {
+    auto total = [](V<double> v) { double sum = 0; for (int i = 0; i < W<double>; ++i) sum += v[i]; return sum; };
+    parallel(H, threads, [=, poles = std::vector<Pole<REAL>>(N), exact = std::vector<Pole<double>>(N),
+                          acc = std::vector<Sums<REAL>>(N), exact_acc = std::vector<Sums<double>>(N),
+                          w = std::vector<Node<REAL>>(TILE), exact_w = std::vector<Node<double>>(TILE),
+                          e = std::vector<Complex<REAL>>(TILE * J), exact_e = std::vector<Complex<double>>(TILE * J),
+                          near = std::vector<long>()](long h) mutable {
+        read_poles(x, h, H, poles);
+        std::fill(exact_acc.begin(), exact_acc.end(), Sums<double>{});
+        near.clear();
+        for (long f = 0, tiles = 1; f < F; ++tiles) {
+            int width = 0;
+            for (; width < TILE && f < F; ++width, f += W<REAL>) {
+                Complex<REAL> g[K];
+                for (int k = 0; k < K; ++k) g[k] = load_pairs(grad + 2 * ((k * H + h) * F + f), F - f);
+                w[width] = Node<REAL>(nodes, F_pad, f);
+                size_t noted = near.size();
+                if (far(sums_backward(poles, w[width], g, &e[width * J]), f, near)) continue;
+                for (; noted < near.size(); ++noted) {
+                    long i = near[noted] - f;
+                    w[width].leave_out(i);
+                    for (int j = 0; j < J; ++j) e[width * J + j].re[i] = e[width * J + j].im[i] = 0;
+                }
+            }
+            add_tile(poles, w.data(), e.data(), width, acc);
+            if (tiles % DRAIN == 0 || f >= F) drain(acc, exact_acc);
+        }
+        size_t count = near.size();
+        fill_up(near);
+        if (count) read_poles(x, h, H, exact);
+        for (size_t start = 0; start < near.size();) {
+            int width = 0;
+            for (; width < TILE && start < near.size(); ++width, start += W<double>) {
+                Complex<double> g[K] = {};
+                for (int k = 0; k < K; ++k)
+                    for (int i = 0; i < W<double> && start + i < count; ++i) {
+                        const REAL* from = grad + 2 * ((k * H + h) * F + near[start + i]);
+                        g[k].re[i] = from[0], g[k].im[i] = from[1];
                     }
-                    Complex S = {w.c * cq.re - w.s * sp.im, w.c * cq.im + w.s * sp.re};
-                    S = S * (r * r);
-                    a.alpha += w.sc * S.im;
-                    a.beta -= w.cc * S.re;
-                }
-                acc[n] = a;
+                exact_w[width] = Node<double>(exact_nodes, F_pad, &near[start]);
+                sums_backward(exact, exact_w[width], g, &exact_e[width * J]);
             }
+            add_tile(exact, exact_w.data(), exact_e.data(), width, exact_acc);
         }
         for (long n = 0; n < N; ++n) {
-            d_alpha[h * N + n] = total(acc[n].alpha);
-            d_beta[h * N + n] = total(acc[n].beta);
+            exact[n].alpha = total(exact_acc[n].alpha);
+            exact[n].beta = total(exact_acc[n].beta);
             for (int j = 0; j < J; ++j) {
-                d_p[(j * H + h) * N + n] = total(acc[n].p[j]);
-                d_q[(j * H + h) * N + n] = total(acc[n].q[j]);
+                exact[n].p[j] = total(exact_acc[n].p[j]);
+                exact[n].q[j] = total(exact_acc[n].q[j]);
             }
         }
+        write_gradients(x, exact, h, H, d);
     });
 }
