@@ -58,7 +58,8 @@ def plain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # of an array that is cut off numpy says how much was written, and not why
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error):
             raise DataError(
                 f"{path}: disk full while preparing data ({free_mib(path)} MiB free); "
                 "make room or choose another folder with data.root=/some/dir"

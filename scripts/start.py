@@ -5,6 +5,7 @@ Written for any Python 3, and without a library: the one that was asked may have
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import os
@@ -72,5 +73,8 @@ def interruptible() -> None:
 
 
 def without_a_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not issubclass(kind, KeyboardInterrupt):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = error.filename or "what it writes or prints"
+        print(f"{sys.argv[0]}: {what}: {error.strerror}: make room, or write elsewhere", file=sys.stderr)
+    elif not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import time
@@ -151,6 +152,23 @@ def test_a_flipped_byte_is_named(folder):
     store.read_manifest(folder)  # the size is right: only the hash can tell
     with pytest.raises(DataError, match=r"x\.npy: content differs from its SHA-256; delete"):
         store.check_hashes(folder)
+
+
+def test_an_array_that_did_not_fit_is_one_line_with_the_way_out(tmp_path):
+    """As on a full disk, where it is numpy that fails."""
+
+    def large(work: Path) -> dict:
+        np.save(work / "x.npy", np.zeros(1 << 20, np.uint8))
+        raise AssertionError("it fitted")
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"disk full while preparing .* make room or choose another folder"):
+            store.build(tmp_path / "whole", HEADER, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_a_cut_off_array_is_named_when_it_is_opened(folder):

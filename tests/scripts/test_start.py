@@ -64,6 +64,14 @@ def test_a_reader_that_leaves_ends_nothing_and_leaves_no_trace(python, order):
     assert child.wait() == 0
 
 
+def test_a_full_disk_behind_what_is_printed_is_one_line():
+    talk = "from scripts import start; start.script(); print(100_000 * 'a')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", talk], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "-c: what it writes or prints: No space left on device: make room, or write elsewhere\n"
+
+
 def test_every_script_asks_for_it_before_it_imports_a_library():
     """Those that are given to a Python by hand, which is all that a page or a cure names."""
     for path in sorted((ROOT / "scripts").glob("*.py")):
