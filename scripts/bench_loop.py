@@ -19,6 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from scripts import train  # noqa: F401  # before any library, as a user's start has it
+
 import torch
 from pytorch_lightning.callbacks import Callback
 

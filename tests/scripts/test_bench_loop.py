@@ -1,10 +1,13 @@
 """What a run costs beside its steps is told apart from the steps."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from lra import lean
 from scripts import bench_loop
 
 
@@ -32,3 +35,13 @@ def test_a_run_is_watched_as_a_user_starts_it(tmp_path):
     assert 0 < row["work ms"] < row["step ms"]
     assert row["host ms"] == pytest.approx(row["step ms"] - row["work ms"])
     assert row["first step s"] > row["step ms"] / 1e3
+
+
+@pytest.mark.nightly
+def test_the_watch_starts_as_a_user_does(tmp_path):
+    """Its own imports came first once, without what keeps the script's small, and were two thirds of the start."""
+    command = [sys.executable, "-X", "importtime", "-m", "scripts.bench_loop", tmp_path / "answer.json", "task=none"]
+    done = subprocess.run(command, cwd=bench_loop.ROOT, capture_output=True, text=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "pytorch_lightning" in loaded
+    assert loaded & set(lean.OPTIONAL) <= {"scipy"}, done.stderr[-300:]
