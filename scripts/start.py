@@ -5,13 +5,16 @@ Written for any Python 3, and without a library: the one that was asked may have
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import importlib.util
 import io
 import os
 import signal
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -64,6 +67,17 @@ def lasting(stream: io.TextIOWrapper | None) -> io.TextIOWrapper | None:
     buffer = raw if stream.write_through else io.BufferedWriter(raw)  # as Python's own, with and without -u
     flags = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
     return io.TextIOWrapper(buffer, encoding=stream.encoding, errors=stream.errors, **flags)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """While libraries are imported. What they make stays; looking for garbage in it is a sixth of the start else."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def interruptible() -> None:

@@ -33,27 +33,29 @@ from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from scripts import start  # noqa: E402
 from scripts.commandline import CONFIGS, check_command_line, check_targets, check_values, die, nearest  # noqa: E402
 
 if __name__ == "__main__":
     check_command_line(sys.argv[1:])  # before the libraries are loaded, which takes seconds
 
-import pytorch_lightning as pl  # noqa: E402
+with start.undisturbed():
+    import pytorch_lightning as pl
 
-from data.base import DataError  # noqa: E402
-from lra import crash, experiment, together  # noqa: E402
-from lra.budget import parameters  # noqa: E402
-from lra.checkpoint import discard  # noqa: E402
-from lra.lightning import ensure_there  # noqa: E402
-from lra.portable import discreet, portable  # noqa: E402
-from lra.pretrain import Pretraining, Pupil  # noqa: E402
-from lra.results import Record, record_path  # noqa: E402
-from lra.settings import Cell, Hardware, Training  # noqa: E402
-from lra.whole import ensure_writable  # noqa: E402
-from scripts import start, tracking  # noqa: E402
-from scripts.budget import sized  # noqa: E402
-from scripts.claim import claim, finished  # noqa: E402
-from scripts.composition import cell_of  # noqa: E402
+    from data.base import DataError
+    from lra import crash, experiment, together
+    from lra.budget import parameters
+    from lra.checkpoint import discard
+    from lra.lightning import ensure_there
+    from lra.portable import discreet, portable
+    from lra.pretrain import Pretraining, Pupil
+    from lra.results import Record, record_path
+    from lra.settings import Cell, Hardware, Training
+    from lra.whole import ensure_writable
+    from scripts import tracking
+    from scripts.budget import sized
+    from scripts.claim import claim, finished
+    from scripts.composition import cell_of
 
 STOPPED = 130  # exit status of a run that was asked to stop
 console = Console(stderr=True)

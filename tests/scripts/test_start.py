@@ -1,11 +1,14 @@
 """Whichever Python a script is given to, it runs with the one that has the libraries, or says how to get it."""
 
+import gc
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from scripts import start
 
 ROOT = Path(__file__).parents[2]
 BARE = [sys.executable, "-S", "-E"]  # without what is installed
@@ -83,3 +86,18 @@ def test_every_script_asks_for_it_before_it_imports_a_library():
                 line.split()[1].split(".")[0] for line in before.splitlines() if line.startswith(("import", "from"))
             ]
             assert set(words) <= set(sys.stdlib_module_names), path.name
+
+
+def test_the_collector_is_back_after_an_import_that_fails():
+    def imports():
+        with start.undisturbed():
+            assert not gc.isenabled()
+            raise ImportError
+
+    try:
+        with pytest.raises(ImportError):
+            imports()
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
