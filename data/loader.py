@@ -201,41 +201,35 @@ class Loader:
         """Rows of one batch in this process."""
         return max(1, self.batch_size // self.world)
 
-    def _length(self, rows: np.ndarray) -> int:
-        """Positions of the batch made of `rows`, padding included."""
-        if self.lengths is None:
-            return self.pool.max_len
-        longest = int(self.lengths[rows].max())
-        if self.pad == "longest":
-            return longest
-        if self.pad == "max":
-            return self.pool.max_len
-        return min(-(-longest // int(self.pad)) * int(self.pad), self.pool.max_len)
+    def _lengths(self, order: np.ndarray) -> list[int]:
+        """Positions of each batch, padding included."""
+        if self.lengths is None or self.pad == "max":
+            return [self.pool.max_len] * len(self)
+        # all processes pad to the longest of the global batch, as one process would
+        rows = self.batch_size if self.shuffle else self._rows()
+        longest = np.maximum.reduceat(self.lengths[order], np.arange(0, len(order), rows))
+        if self.pad != "longest":
+            longest = np.minimum(-(-longest // int(self.pad)) * int(self.pad), self.pool.max_len)
+        return longest.tolist()
+
+    def _mine(self, step: int) -> slice:
+        """Which part of the order is this process's batch `step`."""
+        rows = self._rows()
+        begin = step * self.batch_size + self.rank * rows if self.shuffle else step * rows
+        return slice(begin, begin + rows)
 
     def _plain(self, order: np.ndarray, steps: range) -> Iterator[Batch]:
         # one copy an epoch; with a resident pool a step then needs nothing from the host
-        rows = torch.from_numpy(self.index[order]).to(self.pool.x.device)
+        rows, lengths = torch.from_numpy(self.index[order]).to(self.pool.x.device), self._lengths(order)
         for step in steps:
-            mine, length = self._slice(order, step)
-            yield self.pool.gather(rows[mine], length)
-
-    def _slice(self, order: np.ndarray, step: int) -> tuple[slice, int]:
-        """Which part of `order` is this process's batch `step`, and the length to pad it to."""
-        rows = self._rows()
-        if not self.shuffle:
-            mine = slice(step * rows, (step + 1) * rows)
-            return mine, self._length(order[mine])
-        # all processes pad to the longest of the global batch, as one process would
-        begin = step * self.batch_size
-        mine = slice(begin + self.rank * rows, begin + (self.rank + 1) * rows)
-        return mine, self._length(order[begin : begin + self.batch_size])
+            yield self.pool.gather(rows[self._mine(step)], lengths[step])
 
     def _copied(self, order: np.ndarray, steps: range) -> Iterator[Batch]:
-        rows = torch.from_numpy(self.index[order])
+        rows, lengths = torch.from_numpy(self.index[order]), self._lengths(order)
 
         def make(step: int) -> Batch:
-            mine, length = self._slice(order, step)
-            return Batch(*(t.pin_memory() for t in self.pool.gather(rows[mine], length)))
+            batch = self.pool.gather(rows[self._mine(step)], lengths[step])
+            return Batch(*(t.pin_memory() for t in batch))
 
         with ThreadPoolExecutor(1) as thread:
             ahead = [thread.submit(make, step) for step in steps[:1]]
