@@ -1,13 +1,16 @@
 """Lightning as every training here uses it: silent, and with checkpoints, loaders and progress of our own."""
 
 import logging
+import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.accelerators import Accelerator, CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -41,12 +44,21 @@ def ensure_there(hardware: Hardware) -> None:
         raise ValueError(f"trainer.accelerator={hardware.accelerator}: {none}; trainer=cpu runs on its processor")
 
 
+class Unprofiled(PassThroughProfiler):
+    """Measures nothing, at less cost: Lightning asks a hundred times a step, and its own makes a generator each."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> nullcontext:  # type: ignore[override]
+        return self.nothing
+
+
 def trainer_for(
     hardware: Hardware, *, folder: Path, max_steps: int, clip: float | None, callbacks: list[Callback], **more: Any
 ) -> pl.Trainer:
     """more: further arguments of Lightning's Trainer. ValueError if there are fewer devices than asked for."""
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=hardware.accelerator,
             # the buffers are equal everywhere, or each process's own sums
             strategy="auto" if hardware.processes == 1 else DDPStrategy(broadcast_buffers=False),
@@ -60,6 +72,7 @@ def trainer_for(
             gradient_clip_val=clip,
             callbacks=callbacks,
             plugins=[WholeFiles()],
+            profiler=Unprofiled(),
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             enable_checkpointing=False,
@@ -72,3 +85,8 @@ def trainer_for(
     except MisconfigurationException as error:
         asked = f"trainer.accelerator={hardware.accelerator}, trainer.devices={hardware.devices}"
         raise ValueError(f"{asked}: {error}") from None
+    if trainer.strategy.root_device.type == "cpu":
+        # torch's optimizers ask at each step whether there is a GPU, and Lightning has them ask NVIDIA's library, which
+        # is looked for anew each time
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    return trainer

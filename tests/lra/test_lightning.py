@@ -1,6 +1,9 @@
-"""What a machine has not is said in one line, before anything is begun."""
+"""What a machine has not is said in one line, before anything is begun; and what a step need not look for."""
+
+import ctypes
 
 import pytest
+import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lra.lightning import ensure_there, trainer_for
@@ -26,3 +29,14 @@ def test_more_devices_than_there_are_is_one_line(monkeypatch, tmp_path):
         trainer_for(
             Hardware(accelerator="cuda", devices=9, nodes=1), folder=tmp_path, max_steps=1, clip=None, callbacks=[]
         )
+
+
+def test_a_step_on_the_processor_looks_for_no_library_of_gpus(monkeypatch, tmp_path):
+    looked_for = []
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning leaves it
+    trainer_for(Hardware(accelerator="cpu"), folder=tmp_path, max_steps=1, clip=None, callbacks=[], logger=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, *more, **named: looked_for.append(name))
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    torch.optim.AdamW([weight], fused=True).step()
+    assert looked_for == []
