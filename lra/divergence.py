@@ -49,15 +49,14 @@ class Divergence(Callback):
         since, before = (self._saved.get(name) for name in ("since", "before"))
         self.since = torch.full((1 + len(parameters),), NEVER, device=device) if since is None else since.to(device)
         self.before = torch.zeros(len(parameters), device=device) if before is None else before.to(device)
+        self._none = torch.zeros((), device=device)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         while self._hooks:
             self._hooks.pop().remove()
-        none = self.before.new_zeros(())
-        given = iter(_largest([p.grad for p in self._parameters if p.grad is not None]))
-        sizes = torch.stack([next(given) if p.grad is not None else none for p in self._parameters])
-        bad = ~torch.cat([pl_module.loss.reshape(1).float(), sizes]).isfinite()
-        self.since = torch.where(bad, self.since.clamp(max=trainer.global_step + 1), self.since)
+        sizes = _largest([self._none if p.grad is None else p.grad for p in self._parameters])
+        finite = torch.cat([pl_module.loss.reshape(1).float(), sizes]).isfinite()
+        self.since = torch.where(finite, self.since, self.since.clamp(max=trainer.global_step + 1))
         self.before = torch.where((self.since == NEVER).all(), sizes, self.before)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -104,6 +103,6 @@ class Divergence(Callback):
         return f"parameter group {number} of {len(groups)}: {rate}"
 
 
-def _largest(gradients: list[Tensor]) -> list[Tensor]:
-    """Largest magnitude of each gradient, NaN where one is NaN; all in one or two kernels."""
-    return [norm.float() for norm in torch._foreach_norm(gradients, torch.inf)]
+def _largest(gradients: list[Tensor]) -> Tensor:
+    """(n,): largest magnitude of each gradient, NaN where one is NaN; all in a few kernels."""
+    return torch.stack(torch._foreach_norm(gradients, torch.inf)).float()

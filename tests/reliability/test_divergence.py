@@ -64,6 +64,19 @@ def test_divergence_names_the_step_the_rate_and_the_parameter_where_it_began(tmp
     assert at <= record.steps_done <= at + 12
 
 
+class Idle(BadGradient):
+    """One parameter of it never has a gradient."""
+
+    def __init__(self, d_model, max_len):
+        super().__init__(d_model, max_len)
+        self.idle = torch.nn.Parameter(torch.zeros(3))
+
+
+def test_a_parameter_without_a_gradient_is_no_cause(tmp_path):
+    reason = diverge(tmp_path, Idle, 7).reason
+    assert f"it began in encoder.blocks.0.layer.linear.bias {GROUP}, 5 of 10 parameters had it" in reason
+
+
 class Grouped(BadGradient):
     """Its bias, where the trouble begins, has a learning rate and a weight decay of its own."""
 
