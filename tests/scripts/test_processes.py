@@ -1,7 +1,5 @@
 """Two processes that share every batch give what one gives, also when they are stopped on the way."""
 
-import contextlib
-import multiprocessing
 import os
 import signal
 import socket
@@ -29,30 +27,23 @@ def words(folder: Path, *more: str) -> list[str]:
     return [*CELL, *folders, "trainer.accelerator=cpu", *more]
 
 
-def _part(rank: int, port: int, arguments: list[str], log: Path) -> None:
-    """One of two processes, as a cluster would start it."""
-    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    with log.open("w") as stream, contextlib.redirect_stderr(stream):
-        sys.exit(train.one(**composed(arguments)))
-
-
-def start(arguments: list[str], log: Path) -> list:
+def start(arguments: list[str], log: Path) -> list[subprocess.Popen]:
+    """Two processes, as a cluster would start them: no forks, in which autograd may refuse to run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    pair = [fork.Process(target=_part, args=(rank, port, arguments, Path(f"{log}{rank}"))) for rank in (0, 1)]
-    for process in pair:
-        process.start()
+    meeting = {"NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pair = []
+    for rank in ("0", "1"):
+        environment = os.environ | meeting | {"LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
+        with Path(f"{log}{rank}").open("w") as stream:
+            command = [sys.executable, str(ROOT / "scripts/train.py"), *arguments]
+            pair.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stream))
     return pair
 
 
-def finish(pair: list) -> list[int | None]:
-    for process in pair:
-        process.join(120)
-    return [process.exitcode for process in pair]
+def finish(pair: list[subprocess.Popen]) -> list[int]:
+    return [process.wait(120) for process in pair]
 
 
 def outcome(folder: Path):
