@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -22,6 +23,7 @@ from lra.portable import discreet
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
+NO_CONFIGURATION = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
 # choices that name a cell, and settings that change where and how fast it runs but not what comes out
 NAMES = {"task", "model", "scale", "seed"}
 SETTING = re.compile(
@@ -84,8 +86,11 @@ def check_command_line(arguments: list[str]) -> None:
                     what = f"{override.key_or_group}={choice}: there is no such {override.key_or_group}"
                     die(f"{what}{nearest(str(choice), known)} (known: {', '.join(known)})")
             chosen.append(f"{override.key_or_group}={choices[0]}")
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = OmegaConf.to_container(hydra.compose("train", overrides=chosen), resolve=False)
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = OmegaConf.to_container(hydra.compose("train", overrides=chosen), resolve=False)
+    except NO_CONFIGURATION as error:
+        die(complaint(error))
     known = [*keys(composed), *groups]
     for override in overrides:
         key = override.key_or_group
@@ -137,8 +142,15 @@ def check_composition(overrides: list[Override], *, several: bool) -> None:
             composed = hydra.compose("train", overrides=words, return_hydra_config=True)
         # Hydra makes this folder before anybody else looks at it
         Path(str(composed.hydra.run.dir)).mkdir(parents=True, exist_ok=True)
-    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        die(str(error.__cause__ or error).strip().split("\n")[0])
+    except NO_CONFIGURATION as error:
+        die(complaint(error))
+
+
+def complaint(error: Exception) -> str:
+    """What Hydra and its parts say of words or files that make no configuration, as one line."""
+    if isinstance(error, yaml.YAMLError):
+        return " ".join(str(error).split())  # which names the file at its end
+    return str(error.__cause__ or error).strip().split("\n")[0]
 
 
 def check_values(cfg: dict[str, Any]) -> None:

@@ -96,8 +96,8 @@ def main() -> int:
         refuse(f"jobs {args.jobs}: at least 1")
     cells = cells_of(models, tasks, seeds, scale, args.results, args.overrides)
     todo = [cell for cell in cells if not cell.done]
+    tuned.offer()
     if args.overrides:
-        tuned.offer()
         check_command_line(cells[0].words)
     count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
     console.print(f"{count} at scale {scale}: {len(cells) - len(todo)} exist, {len(todo)} to do")

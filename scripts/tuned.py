@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 from hydra.core.config_store import ConfigStore
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+from scripts.commandline import CONFIGS, die
+
 UNPUBLISHED = "none published"
 
 
@@ -27,12 +28,17 @@ def laid_over(below: dict, above: dict) -> dict:
 def sections(model: str, folder: Path = CONFIGS) -> tuple[dict[str, str], dict[str, dict]]:
     """What a model's file cites for each task, and its settings there; both empty for a model without a file.
 
-    raises ValueError, one line naming the file, where it has no source, or a section that is no task
+    raises ValueError, one line naming the file, where it is no YAML, has no source, or a section that is no task
     """
     path = folder / "tuned" / f"{model}.yaml"
     if not path.exists():
         return {}, {}
-    content = yaml.load(path.read_text(), yaml.CSafeLoader)
+    try:
+        content = yaml.load(path.read_text(), yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a section for each task is expected, and a source")
     source, like, every = (content.pop(key, None) for key in ("source", "like", "every"))
     sources, found = sections(like, folder) if like else ({}, {})
     if like and not found:
@@ -50,12 +56,16 @@ def sections(model: str, folder: Path = CONFIGS) -> tuple[dict[str, str], dict[s
 
 
 def offer(folder: Path = CONFIGS) -> None:
-    """Make the sections of all files known to Hydra, in this process."""
+    """Make the sections of all files known to Hydra, in this process; ends with one line if one is not in order."""
     store = ConfigStore.instance()
     # Hydra reads the store and never writes to it, but copies all of it for each composition: a quarter of a second
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     for path in sorted((folder / "tuned").glob("*.yaml")):
-        for task, section in sections(path.stem, folder)[1].items():
+        try:
+            found = sections(path.stem, folder)[1]
+        except ValueError as error:
+            die(str(error))
+        for task, section in found.items():
             store.store(group=f"tuned/{path.stem}", name=task, node=section, package="_global_", provider="tuned")
 
 

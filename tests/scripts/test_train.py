@@ -1,6 +1,8 @@
 """scripts/train.py as a user meets it: a record, its number in the table, and one line for every mistake."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import pytest
 
 from lra.cells import learned
 from lra.results import load
-from scripts import train
+from scripts import commandline, train, tuned
 from scripts.claim import claim
 from scripts.commandline import check_command_line, check_targets
 from scripts.composition import composed
@@ -103,6 +105,35 @@ def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(arguments, line,
 def test_options_of_hydra_that_take_a_word_are_no_misspelt_key(more, behind):
     words = ["task=listops", "model=s4"]
     check_command_line([*words, *more] if behind else [*more, *words])
+
+
+BROKEN = {
+    "model/mine.yaml": [
+        ("defaults: [_transformer, _self_]\nmixer: {_partial_: true\n", r"mine\.yaml\", line 2, .* but got"),
+        ("defaults: [_transfomer, _self_]\n", r"'model/mine': Could not load 'model/_transfomer'"),
+    ],
+    "tuned/mine.yaml": [
+        ("a: b: c\n", r"tuned/mine\.yaml: mapping values are not allowed"),
+        ("- a\n", r"tuned/mine\.yaml: a section for each task is expected"),
+        ("source: mine\nlistopz: {}\n", r"tuned/mine\.yaml: listopz is no task"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "content", "line"), [(n, *case) for n, cases in BROKEN.items() for case in cases])
+def test_a_mistake_in_a_file_of_ones_own_is_one_line(name, content, line, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "configs"
+    shutil.copytree(commandline.CONFIGS, folder)
+    monkeypatch.setattr(commandline, "CONFIGS", folder)
+    if name.startswith("model"):
+        check_command_line(["task=listops", "model=s4"])
+    (folder / name).write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        check_command_line(["task=listops", "model=mine"]) if name.startswith("model") else tuned.offer(folder)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert re.search(line, said)
+    assert said.count("\n") == 1
 
 
 def test_a_misspelt_key_in_a_recipe_is_one_line(capsys):
