@@ -34,14 +34,14 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated.*")
 
 
-def ensure_there(hardware: Hardware) -> None:
+def ensure_there(accelerator: str, option: str) -> None:
     """ValueError if this machine has not what the run is to use: before data is made and a run begun."""
     cuda, mps, tpu = CUDAAccelerator, MPSAccelerator, XLAAccelerator
     kinds: dict[str, list[type[Accelerator]]] = {"gpu": [cuda, mps], "cuda": [cuda], "mps": [mps], "tpu": [tpu]}
-    wanted = kinds.get(hardware.accelerator)
+    wanted = kinds.get(accelerator)
     if wanted and not any(kind.is_available() for kind in wanted):
-        none = f"PyTorch finds no {hardware.accelerator} on this machine"
-        raise ValueError(f"trainer.accelerator={hardware.accelerator}: {none}; trainer=cpu runs on its processor")
+        none = f"PyTorch finds no {accelerator} on this machine"
+        raise ValueError(f"{option}={accelerator}: {none}; {option}=auto takes what there is")
 
 
 class Unprofiled(PassThroughProfiler):

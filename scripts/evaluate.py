@@ -193,9 +193,10 @@ def evaluate(path: Path, chosen: dict[str, str]) -> int:
 
     from lra import environment
     from lra.learner import Learner
-    from lra.lightning import quiet
+    from lra.lightning import ensure_there, quiet
 
     quiet()
+    ensure_there(chosen["accelerator"], "accelerator")
     weights.fill(net, values, str(path))
     if chosen["length"]:
         refit(net)

@@ -93,7 +93,7 @@ def run(
     if finished(path, cell.config_hash, force, say):
         return 0
     hardware, lesson = Hardware(**trainer), Training(**training)
-    ensure_there(hardware)
+    ensure_there(hardware.accelerator, "trainer.accelerator")
     if first:
         ensure_writable(path.parent, "results=/some/dir")
     with claim(folder) if first else nullcontext():

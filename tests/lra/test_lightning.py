@@ -14,13 +14,13 @@ def test_an_accelerator_that_is_not_there_is_one_line_with_a_cure(monkeypatch):
     for kind in (CUDAAccelerator, MPSAccelerator):
         monkeypatch.setattr(kind, "is_available", staticmethod(lambda: False))
     for name in ("gpu", "cuda", "mps"):
-        with pytest.raises(ValueError, match=rf"^trainer.accelerator={name}: PyTorch finds no {name} .*trainer=cpu"):
-            ensure_there(Hardware(accelerator=name))
+        with pytest.raises(ValueError, match=rf"^trainer.accelerator={name}: PyTorch finds no {name} .*=auto"):
+            ensure_there(name, "trainer.accelerator")
     for name in ("auto", "cpu"):
-        ensure_there(Hardware(accelerator=name))
+        ensure_there(name, "trainer.accelerator")
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
     for name in ("gpu", "cuda"):
-        ensure_there(Hardware(accelerator=name))
+        ensure_there(name, "trainer.accelerator")
 
 
 def test_more_devices_than_there_are_is_one_line(monkeypatch, tmp_path):
