@@ -9,6 +9,7 @@ import numpy as np
 from data import archive
 from data.loader import Pool
 from data.origin import Origin, from_lra
+from data.store import DataError
 from lra.task import TaskSpec
 
 SPLITS = ("train", "val", "test")
@@ -56,7 +57,7 @@ class Contract:
 
     def toy(self) -> Origin:
         """Made-up data of the right shape, learnable, for tests; never for results."""
-        raise NotImplementedError
+        raise DataError(f"source=toy: {self.name} has no toy data; take source=auto, generated or a folder")
 
     def why_not(self, edition: str) -> str | None:
         """Why data of this edition cannot serve the arguments given; None if it can."""

@@ -75,7 +75,8 @@ def main() -> int:
             findings += audit_csv(text, records, str(path)) if text.startswith("scale,") else []
     for finding in findings:
         print(finding)
-    print(f"{len(records)} records: " + (f"{len(findings)} things do not add up" if findings else "everything adds up"))
+    wrong = "1 thing does not add up" if len(findings) == 1 else f"{len(findings)} things do not add up"
+    print(f"{len(records)} records: {wrong if findings else 'everything adds up'}")
     return 1 if findings else 0
 
 

@@ -8,6 +8,7 @@ that lra.efficiency reads.
 import argparse
 import importlib
 import json
+import os
 import sys
 import warnings
 from dataclasses import asdict
@@ -21,6 +22,9 @@ if __name__ == "__main__":
     from scripts import start
 
     start.script()
+
+# PyTorch otherwise tells the terminal what its profiler, by which memory is counted, did not see
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from datetime import UTC, datetime  # noqa: E402
 

@@ -41,6 +41,7 @@ if __name__ == "__main__":
 
 with start.undisturbed():
     import pytorch_lightning as pl
+    import torch
 
     from data.base import DataError
     from lra import crash, experiment, together
@@ -127,6 +128,9 @@ def train(cell: Cell, path: Path, wandb: DictConfig, *, first: bool, **parts: An
     tracker = tracking.start(cell, wandb, data, console) if first else None
     size = f"({parameters(model):,} parameters)"
     say.print(f"[bold]{cell.title}[/] {size} on [bold]{cell.task}[/] ({data.kind}), scale {cell.scale}")
+    if cell.scale == "paper" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        plan = f"scripts/plan.py --models {cell.model} --tasks {cell.task} says how long it takes"
+        say.print(f"no GPU here, and the recipe is made for one: {plan}, and scale=mini is for machines like this one")
     try:
         record = experiment.run(
             cell,

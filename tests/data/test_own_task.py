@@ -1,0 +1,65 @@
+"""The task that data/README.md has one write: its files and commands work as they stand there."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.utils import instantiate
+
+from data.base import DataError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SECTION = (ROOT / "data" / "README.md").read_text().partition("## A task of one's own")[2].partition("## ")[0]
+COMMANDS = re.findall(r"^ {4}(\.venv/bin/python .*)$", SECTION, re.M)
+
+
+def write_example(folder: Path) -> None:
+    """The files of the section, where it says."""
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", SECTION, flags=re.DOTALL)
+    assert [path for path, _ in blocks] == ["data/majority.py", "configs/task/majority.yaml"]
+    for path, text in blocks:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+
+def test_the_task_is_prepared_verified_and_shared_out(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_example(tmp_path)
+    spec = importlib.util.spec_from_file_location("data.majority", tmp_path / "data/majority.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, "data.majority", module)
+    with hydra.initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
+        words = ["task=majority", "model=s4", "scale=mini", f"data.root={tmp_path}/prepared"]
+        task = instantiate(hydra.compose("train", overrides=words).task)
+    task.prepare_data()
+    task.setup()
+    assert (task.kind, task.counts) == ("generated", {"train": 4000, "val": 1000, "test": 1000})
+    assert 0.5 <= task.majority("test") < 0.55
+    batch = next(iter(task.train_dataloader()))
+    assert batch.x.shape == (32, 63)
+    assert ((batch.x == 2).sum(1) > 31).long().equal(batch.y)
+    assert task.shown("test", 0)[0].strip("ab") == ""
+    with pytest.raises(DataError, match="source=toy: majority has no toy data"):
+        module.Majority(batch_size=4, root=tmp_path, source="toy").prepare_data()
+
+
+@pytest.mark.nightly
+def test_its_commands_succeed_in_a_copy_of_the_repository(tmp_path):
+    for name in ("configs", "data", "lra", "models", "scripts", "results/published"):
+        ignored = shutil.ignore_patterns("__pycache__", "prepared", "raw", "downloads")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    write_example(tmp_path)
+    assert len(COMMANDS) == 3
+    for command in COMMANDS:
+        words = [sys.executable, *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stderr
