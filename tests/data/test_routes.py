@@ -153,7 +153,7 @@ def test_official_batches_are_read_grey_and_split_as_in_the_s4_repository(photog
 
     images, labels = photographs
     batches(tmp_path / "given", images, labels, monkeypatch)
-    task = ready(Image(batch_size=5, root=tmp_path / "root", source=tmp_path / "given"))
+    task = ready(Image(batch_size=5, eval_batch_size=5, root=tmp_path / "root", source=tmp_path / "given"))
     assert task.kind == "official"
     expected = [np.asarray(Pillow.fromarray(picture).convert("L")).reshape(-1) for picture in images]
     assert np.array_equal(task.opened.pool.x.numpy(), np.stack(expected))

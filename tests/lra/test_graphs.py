@@ -1,5 +1,7 @@
 """Recorded passes give what passes give; where none can be recorded, that is said."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,7 @@ WAITING = {"fnet", "seqboat", "dss_softmax"}
 # a reversible Reformer asks for the state of the random numbers, which the recorder here would not notice
 UNTOLD = {"reformer_reversible"}
 ON_GRAPHS = Hardware(accelerator="cpu", graph=True)
-L = 24
+L = 16
 
 
 @pytest.fixture
@@ -46,13 +48,17 @@ def batches(n: int):
         yield Batch(x, mask, torch.randint(3, (3,), generator=generator))
 
 
+@functools.cache
+def configuration(model: str):
+    return compose(f"model={model}", "task=listops", "scale=smoke", "model.d_model=32", "model.dropout=0.1")
+
+
 def trained(
     model: str, *, recorded: bool, precision: torch.dtype | None = None, device: str = "cpu"
 ) -> list[torch.Tensor]:
     """The losses of a few steps, and the weights after them."""
     torch.manual_seed(0)
-    cfg = compose(f"model={model}", "task=listops", "scale=smoke", "model.d_model=32", "model.dropout=0.1")
-    net = classifier(cfg, TaskSpec("test", L, 3, 11, ragged=True)).train().to(device)
+    net = classifier(configuration(model), TaskSpec("test", L, 3, 11, ragged=True)).train().to(device)
     optimizer = adamw(net, lr=0.01)
 
     def work(batch):
@@ -61,7 +67,7 @@ def trained(
 
     passes = Graphs(work, net, L)
     told = []
-    for batch in batches(7):
+    for batch in batches(5):
         batch = passes.padded(Batch(*(t.to(device) for t in batch)))
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, precision, enabled=precision is not None):
