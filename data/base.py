@@ -39,7 +39,8 @@ class TaskData(Contract, pl.LightningDataModule):
     """Base of the tasks; subclasses add their own arguments and hand these on, and answer what is in `Contract`.
 
     batch_size       examples of a training batch, over all processes; it must be a multiple of their number
-    eval_batch_size  of an evaluation batch; None: four times batch_size, for without gradients it takes no more memory
+    eval_batch_size  of an evaluation batch; None: four times batch_size, which without gradients takes less memory than
+                     a training batch in models of several layers
     seed             decides the order of training examples, with the epoch; nothing else
     root             prepared data lies in <root>/<task>, downloads in <root>/raw
     source           "auto"      what $LRA_MIRROR or <root>/raw holds, else what is prepared, else generated or fetched

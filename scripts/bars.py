@@ -1,5 +1,6 @@
 """Times of several implementations side by side, a group of bars for each size."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,13 +17,17 @@ def grouped(
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(names)
+    times = [row["forward+backward ms"] for row in rows if row.get("forward+backward ms")]
     for place, one in enumerate(names):
         ran = [row for row in rows if name(row) == one and row.get("forward+backward ms")]
         at = [groups.index(group(row)) + (place - (len(names) - 1) / 2) * width for row in ran]
         bars = axes.bar(at, [row["forward+backward ms"] for row in ran], width, label=one)
-        axes.bar_label(bars, [f"{row['forward+backward ms']:.3g}" for row in ran], fontsize=8)
+        axes.bar_label(bars, [f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in bars.datavalues], fontsize=8)
     axes.set_yscale("log")
+    if times:
+        # from a whole power of ten below the least, for an axis cut at a bar makes nothing of it; above, the legend
+        axes.set_ylim(10 ** math.floor(math.log10(min(times)) - 0.3), 5 * max(times))
     axes.set_xticks(range(len(groups)), groups)
     axes.set(ylabel="forward + backward, ms", title=title)
-    axes.legend()
+    axes.legend(loc="upper left")
     write_figure(figure, path, dpi=120)
