@@ -11,6 +11,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.utils import instantiate
+from walkthrough import write_files
 
 from data.base import DataError
 
@@ -20,13 +21,7 @@ COMMANDS = re.findall(r"^ {4}(\.venv/bin/python .*)$", SECTION, re.M)
 
 
 def write_example(folder: Path) -> None:
-    """The files of the section, where it says."""
-    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", SECTION, flags=re.DOTALL)
-    assert [path for path, _ in blocks] == ["data/majority.py", "configs/task/majority.yaml"]
-    for path, text in blocks:
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
+    assert write_files(SECTION, folder) == ["data/majority.py", "configs/task/majority.yaml"]
 
 
 def test_the_task_is_prepared_verified_and_shared_out(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from composing import CONFIGS, names
 from hydra.utils import instantiate
+from walkthrough import write_files
 
 from lra.optim import param_groups
 from lra.task import TaskSpec
@@ -26,13 +27,7 @@ COMMANDS = re.findall(r"^\.venv/bin/python .*$", README[: README.index("### What
 
 
 def write_example(folder: Path) -> None:
-    """The files of the walk-through, where the page says."""
-    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", README, flags=re.DOTALL)
-    assert [path for path, _ in blocks] == ["models/mean_field.py", "configs/model/mean_field.yaml"]
-    for path, text in blocks:
-        target = folder / path
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(text)
+    assert write_files(README, folder) == ["models/mean_field.py", "configs/model/mean_field.yaml"]
 
 
 @pytest.fixture

@@ -1,0 +1,14 @@
+"""The files that a page has its reader write: code blocks whose first line is a comment with the file's place."""
+
+import re
+from pathlib import Path
+
+
+def write_files(page: str, folder: Path) -> list[str]:
+    """Puts them below a folder; returns their places."""
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", page, flags=re.DOTALL)
+    for place, text in blocks:
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    return [place for place, _ in blocks]
