@@ -87,6 +87,6 @@ class Draft:
 
 
 def kernel_backend() -> str | None:
-    """Names of the kernel backends that have computed something in this process, None if none has."""
+    """Names of the kernel backends that have computed something in this run, None if none has."""
     names = {name for used in kernels.used().values() for name in used}
     return ", ".join(sorted(names)) or None

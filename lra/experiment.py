@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from torch import Tensor, nn
 
-from lra import graphs, taps, weights
+from lra import graphs, kernels, taps, weights
 from lra.checkpoint import Checkpoint, Interrupted
 from lra.divergence import Diverged, Divergence
 from lra.draft import Draft
@@ -55,6 +55,7 @@ def run(
     check_shares(data, hardware)
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
+    kernels.forget()  # what another run in this process has used
     draft = Draft(cell, data, model, hardware, wandb)
     draft.total_steps = training.total_steps(draft.steps_per_epoch)
     if hardware.compile:
@@ -107,6 +108,7 @@ def _carry_out(
     reason = None
     try:
         draft.flops = forward_flops(model, data.spec)
+        kernels.forget()  # operations are counted by the definition
         untrained = draft.kernels()
         draft.notes = prepare()
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(learner), weights_only=True)

@@ -51,7 +51,10 @@ def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int
         if not module.__name__.endswith("triton"):
             # the fused kernels index the copies instead
             A, B, P = (copies(x, len(dt)) for x in (A, B, P))
-        return module.nplr_spectrum(dt, A, B, C, P, L)
+        if not precise or module.__name__.endswith("compiled"):
+            return module.nplr_spectrum(dt, A, B, C, P, L)
+        double = (x.to(torch.promote_types(x.dtype, torch.float64)) for x in (dt, A, B, C, P))
+        return module.nplr_spectrum(*double, L).to(C.dtype)
 
 
 @opaque

@@ -10,9 +10,11 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from tiny_run import Majority, Pool, StopsAt, go, losses
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lra import kernels
 from lra.checkpoint import discard
 from lra.learner import Learner
 from lra.settings import Hardware, Training
+from models.s4 import S4
 
 
 def test_a_run_learns_and_tells_what_it_did(tmp_path):
@@ -28,6 +30,13 @@ def test_a_run_learns_and_tells_what_it_did(tmp_path):
     assert record.flops > 0
     discard(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors"]
+
+
+def test_the_record_names_the_kernel_backend_of_its_run_alone(tmp_path, monkeypatch):
+    """Not the definition, by which operations are counted, nor what ran before in the process."""
+    monkeypatch.setattr(kernels, "_used", {"nplr_spectrum": {"keops"}})
+    records = [go(tmp_path / mixer.__name__, steps=4, mixer=mixer) for mixer in (S4, Pool)]
+    assert [record.kernel_backend for record in records] == ["compiled", None]
 
 
 def test_gradients_are_clipped_under_autocast_too(tmp_path):

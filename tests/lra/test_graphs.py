@@ -31,6 +31,7 @@ def by_operations(monkeypatch):
     for module in (scan, selective):
         monkeypatch.setattr(module, "compiled_here", lambda device: False)
     monkeypatch.setattr(kernels, "ORDER", {"cpu": ("reference",)})
+    kernels.forget()  # tests of KeOps in this process
     monkeypatch.setattr(graphs, "cuda_graph", lambda: record)
     monkeypatch.setattr(graphs, "why_not", lambda *_: None)
     monkeypatch.setattr(graphs, "WARM", 1)
