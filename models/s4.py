@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from lra.backbone import ACTIVATIONS, Dropout
 from lra.fftconv import long_conv
-from lra.hippo import bilinear, check_sampling, log_steps, nplr
+from lra.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
 from lra.kernels import copies, nplr_spectrum
 from lra.optim import kernel_groups
 from lra.recurrent import Recurrent
@@ -141,6 +141,7 @@ class S4(Recurrent):
         C = torch.randn(1 + bidirectional, d_model, len(A), dtype=torch.cfloat)
         self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
         # some measures have poles on the imaginary axis, whose logarithm would be infinite
+        self.precise = REAL_PART[init] == 0
         self.A_log_decay = nn.Parameter((-A.real).clamp(min=1e-4).log().float().repeat(n_ssm, 1))  # (S, M)
         self.A_imag = nn.Parameter(A.imag.float().repeat(n_ssm, 1))
         self.B = nn.Parameter(pair(B).repeat(n_ssm, 1, 1))  # (S, M, 2)
@@ -167,7 +168,7 @@ class S4(Recurrent):
         """The first L taps (K, H, L); the second output's are read from the right, starting one position away."""
         if self.length < L:
             raise ValueError(f"S4 was prepared for {self.length} positions, the input has {L}: call prepare({L}) first")
-        spectrum = nplr_spectrum(*self.system(), self.length, backend=self.backend)
+        spectrum = nplr_spectrum(*self.system(), self.length, backend=self.backend, precise=self.precise)
         taps = torch.fft.irfft(spectrum, n=self.length)
         return taps if self.length == L else taps[..., :L]
 

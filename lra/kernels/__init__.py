@@ -28,7 +28,17 @@ _used: dict[str, set[str]] = {}
 
 
 @opaque
-def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int, *, backend: str = "auto") -> Tensor:
+def nplr_spectrum(
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    P: Tensor,
+    L: int,
+    *,
+    backend: str = "auto",
+    precise: bool = False,
+) -> Tensor:
     """Truncated generating function of a normal-plus-low-rank system at the L-th roots of unity.
 
     S4 (Gu et al. 2022), algorithm 1. The system x' = (diag(A) - P P*) x + B u, y = C x is discretised by the bilinear
@@ -39,6 +49,8 @@ def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int
     A, B     complex (S, N), S a divisor of H: feature h has copy h mod S; Re A < 0
     C, P     complex (K, H, N), (R, S, N)
     backend  "auto" takes the fastest that can run here; a name insists on it
+    precise  there are poles next to the imaginary axis, where float32 keeps nothing of their gradients: sums are taken
+             in float64, by the C++ loops only where they must be
     returns  complex (K, H, F), at w_k = exp(-2 pi i k / L); finite also at w = -1
     raises   RuntimeError, with the reason, if the named backend cannot run here; ValueError for an unknown one
     """
@@ -128,8 +140,13 @@ def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.
 
 
 def used() -> dict[str, list[str]]:
-    """The backends that have computed something in this process, by function; for the record of a run."""
+    """By function, the backends that have computed something here since `forget`; for the record of a run."""
     return {function: sorted(names) for function, names in _used.items()}
+
+
+def forget() -> None:
+    """Let `used` start anew."""
+    _used.clear()
 
 
 def take(function: str, backend: str, device: torch.device, dtype: torch.dtype, rank: int = 1):

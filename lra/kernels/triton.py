@@ -34,8 +34,8 @@ def interpreted() -> bool:
 
 def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
     """The reason the fused kernels cannot run, or None."""
-    if dtype != torch.float32:
-        return f"it computes in float32, not in {str(dtype).removeprefix('torch.')}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 and float64, not in {str(dtype).removeprefix('torch.')}"
     if rank > 1:
         return f"it knows rank 0 and 1, not {rank}"
     if device.type == "cuda":
@@ -69,8 +69,8 @@ def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discret
 
 
 @functools.lru_cache(maxsize=32)
-def cached_nodes(L: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    return nodes(L, torch.float32, device)
+def cached_nodes(L: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    return nodes(L, dtype, device)
 
 
 class Spectrum(torch.autograd.Function):
@@ -78,7 +78,7 @@ class Spectrum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
-        s, c = cached_nodes(L, A.device)
+        s, c = cached_nodes(L, A.dtype, A.device)
         (S, N), (K, H), n_freq = A.shape[:2], C.shape[:2], len(s)
         out = torch.empty(K, H, n_freq, 2, device=A.device, dtype=A.dtype)
         grid = (H, triton.cdiv(n_freq, SUMS["BLOCK"]))
@@ -91,7 +91,7 @@ class Spectrum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         dt, A, B, C, P = ctx.saved_tensors
-        s, c = cached_nodes(ctx.L, A.device)
+        s, c = cached_nodes(ctx.L, A.dtype, A.device)
         (S, N), (K, H), n_freq = A.shape[:2], C.shape[:2], len(s)
         grad = grad.contiguous()
         x = torch.empty(H, n_freq, 2, device=A.device, dtype=A.dtype)

@@ -183,7 +183,7 @@ def reduce_frequencies(
     p4, q4 = numerator(v4_re[:, None], v4_im[:, None], a_re[:, None], a_im[:, None])
     p5, q5 = numerator(v5_re[:, None], v5_im[:, None], a_re[:, None], a_im[:, None])
 
-    zero = tl.zeros([POLES, BLOCK], dtype=tl.float32)
+    zero = tl.zeros([POLES, BLOCK], dtype=dt.dtype.element_ty)
     dp0, dq0, dp1, dq1, dp2, dq2 = zero, zero, zero, zero, zero, zero
     dp3, dq3, dp4, dq4, dp5, dq5 = zero, zero, zero, zero, zero, zero
     d_alpha, d_beta = zero, zero

@@ -17,7 +17,7 @@ def powers(z_re, z_im, x):
 def powers_forward(weight, exponent, out, H, N, L, K: tl.constexpr, BLOCK: tl.constexpr):
     h = tl.program_id(0)
     l = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    x = l.to(tl.float32)
+    x = l.to(out.dtype.element_ty)
     y0, y1 = x * 0, x * 0
     for n in range(N):
         o = 2 * (h * N + n)
@@ -44,11 +44,11 @@ def powers_backward(
     z_re, z_im = load2(exponent, o, own)
     w0_re, w0_im = load2(weight, o, own)
     w1_re, w1_im = load2(weight, 2 * H * N + o, n < N * (K - 1))
-    zero = tl.zeros([POLES, BLOCK], dtype=tl.float32)
+    zero = tl.zeros([POLES, BLOCK], dtype=grad.dtype.element_ty)
     d0_re, d0_im, d1_re, d1_im, dz_re, dz_im = zero, zero, zero, zero, zero, zero
     for start in range(0, L, BLOCK):
         l = start + tl.arange(0, BLOCK)
-        x = l.to(tl.float32)[None, :]
+        x = l.to(grad.dtype.element_ty)[None, :]
         e_re, e_im = powers(z_re[:, None], z_im[:, None], x)
         g = 2 * tl.load(grad + h * L + l, mask=l < L, other=0.0)[None, :]
         d0_re += g * e_re

@@ -56,6 +56,20 @@ def test_convolution_equals_the_recurrence_with_its_skip():
         torch.testing.assert_close(y[:, h], ssm_recurrence(Ab, Bb, row[h], layer.D[h], u[..., h]), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("init", ["legt", "fout"])
+def test_gradients_are_right_also_where_poles_lie_on_the_imaginary_axis(init):
+    """In float32 the definition alone would lose them; lra.kernels is told to be precise."""
+    torch.manual_seed(0)
+    layer = S4(8, 1024, init=init, n_ssm=8, backend="reference")
+    exact = copy.deepcopy(layer).double()
+    weight = torch.randn(2, 8, 1024)
+    (layer.kernel(1024) * weight).sum().backward()
+    (exact.kernel(1024) * weight).sum().backward()
+    for name, p in exact.named_parameters():
+        if p.grad is not None:
+            assert (layer.get_parameter(name).grad - p.grad).norm() < 1e-3 * p.grad.norm(), name
+
+
 @pytest.mark.parametrize("init", ["legs", "legt", "fout", "random", "diagonal"])
 def test_step_equals_convolution_for_every_measure(init):
     layer = causal(init=init, d_state=7, n_ssm=2)
