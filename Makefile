@@ -28,7 +28,7 @@ $(READY): requirements.txt pyproject.toml
 	  { echo "make: could not create $(VENV); on Debian: apt-get install python3-venv"; exit 2; }
 	@echo "setting up $(VENV) (about 5 GB, once)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)"
-	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --require-hashes -r requirements.txt
+	@$(VENV)/bin/uv pip install $$(test -t 2 || echo --quiet) --python $(RUN) --require-hashes -r requirements.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -91,6 +91,9 @@ def check_command_line(arguments: list[str]) -> None:
             composed = OmegaConf.to_container(hydra.compose("train", overrides=chosen), resolve=False)
     except NO_CONFIGURATION as error:
         die(complaint(error))
+    if "family" not in composed:
+        model = next((word for word in chosen if word.startswith("model=")), "the model")
+        die(f"{model}: its file names no family: begin it with defaults: [_transformer, _self_] or [_ssm, _self_]")
     known = [*keys(composed), *groups]
     for override in overrides:
         key = override.key_or_group
@@ -202,6 +205,8 @@ def check_targets(node: Any, where: str = "") -> None:
             known = arguments(get_object(node["_target_"]))
         except (ImportError, HydraException) as error:
             die(f"{where}._target_={node['_target_']}: {error}")
+        if where in ("model.mixer", "model.encoder") and not node.get("_partial_"):
+            die(f"{where}: needs _partial_: true, for the model itself makes it, with its width")
         for key in node:
             if not key.startswith("_") and key not in known:
                 die(f"{where}.{key}: {node['_target_']} has no argument {key}{nearest(key, known)}")

@@ -111,6 +111,8 @@ BROKEN = {
     "model/mine.yaml": [
         ("defaults: [_transformer, _self_]\nmixer: {_partial_: true\n", r"mine\.yaml\", line 2, .* but got"),
         ("defaults: [_transfomer, _self_]\n", r"'model/mine': Could not load 'model/_transfomer'"),
+        ("mixer: {}\n", r"model=mine: its file names no family: begin it with defaults: \[_transformer, _self_\]"),
+        ("- a\n", r"model=mine: its file names no family"),
     ],
     "tuned/mine.yaml": [
         ("a: b: c\n", r"tuned/mine\.yaml: mapping values are not allowed"),
@@ -144,6 +146,13 @@ def test_a_misspelt_key_in_a_recipe_is_one_line(capsys):
         "model.n_layer: lra.backbone.Classifier has no argument n_layer; did you mean n_layers?"
         in capsys.readouterr().err
     )
+
+
+def test_a_mixer_that_would_be_made_too_early_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        check_targets({"model": {"mixer": {"_target_": "models.s4.S4"}}})
+    assert stop.value.code == 2
+    assert "model.mixer: needs _partial_: true" in capsys.readouterr().err
 
 
 @pytest.mark.slow
