@@ -115,9 +115,8 @@ def unroll(taps: Tensor, kernel: Tensor, L: int) -> Tensor:
 def transform_length(L: int, kernel: Tensor) -> int:
     """The least fast length at which the first L results of the circular convolution are those of the linear one."""
     M = min(L, kernel.shape[-1])
-    # a two-sided kernel reaches L - 1 back: offsets -(M' - 1) - 1 ... M - 1 over L positions
-    reach = L + M - 1 if len(kernel) == 1 else L + max(M - 1, min(L - 1, kernel.shape[-1]))
-    return fast_length(reach)
+    # a kernel from the right starts one position away: offsets -min(M, L - 1) ... M - 1 over L positions
+    return fast_length(L + (M - 1 if len(kernel) == 1 else min(M, L - 1)))
 
 
 def fast_length(n: int) -> int:

@@ -1,9 +1,11 @@
 """The long convolution against its definition, in value and gradient."""
 
+import math
+
 import pytest
 import torch
 
-from lra.fftconv import fast_length, long_conv, transform_length
+from lra.fftconv import Transform, fast_length, long_conv, transform_length
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -38,6 +40,25 @@ def test_convolution_and_its_gradients_equal_the_definition(L, M, K, skip, devic
     weight = torch.randn(2, 3, L, dtype=torch.float64, device=device)
     got, expected = long_conv(u, kernel, D if skip else None), definition(u, kernel, D if skip else None)
     torch.testing.assert_close(got, expected)
+    for a, b in zip(
+        torch.autograd.grad(got, inputs, weight), torch.autograd.grad(expected, inputs, weight), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_masked_convolution_in_blocks_of_the_batch_equals_the_definition(rows, skip, monkeypatch):
+    torch.manual_seed(0)
+    u, kernel, D = random(5, 3, 9), random(2, 3, 9), random(3) if skip else None
+    n = transform_length(9, kernel)
+    monkeypatch.setattr("lra.fftconv.BLOCK", {"cpu": rows * 3 * n})
+    assert len(Transform(u, n, u.dtype).blocks) == math.ceil(5 / rows)
+    mask = torch.arange(9) < torch.tensor([9, 4, 7, 1, 8])[:, None]
+    weight = torch.randn(5, 3, 9, dtype=torch.float64)
+    got, expected = long_conv(u, kernel, D, mask), definition(u * mask[:, None], kernel, D)
+    torch.testing.assert_close(got, expected)
+    inputs = (u, kernel, D) if skip else (u, kernel)
     for a, b in zip(
         torch.autograd.grad(got, inputs, weight), torch.autograd.grad(expected, inputs, weight), strict=True
     ):

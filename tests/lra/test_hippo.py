@@ -18,6 +18,7 @@ from lra.hippo import (
 )
 
 SIZES = [1, 2, 3, 4, 5, 8, 13, 64]
+RANKS = {"legs": 1, "legt": 2, "fout": 1, "random": 1, "diagonal": 0}
 
 
 def seeded() -> torch.Generator:
@@ -58,7 +59,7 @@ def test_nplr_recovers_the_dense_pair(measure, N):
     close(dense_B, B)
     assert form.A.shape == form.B.shape == ((N + 1) // 2,)
     assert form.V.shape == (N, (N + 1) // 2)
-    assert form.P.shape == (len(rank_correction(measure, N, seeded())), (N + 1) // 2)
+    assert form.P.shape == (RANKS[measure], (N + 1) // 2)
 
 
 @pytest.mark.parametrize("N", SIZES)
@@ -96,6 +97,14 @@ def test_fout_frequencies_are_multiples_of_pi():
     close(nplr("fout", 8).A, 1j * math.pi * torch.arange(4, dtype=torch.float64))
 
 
+def test_diagonal_measure_is_a_rotation_in_each_pair_of_states_up_to_its_top_frequency():
+    A, _ = transition("diagonal", 64, seeded())
+    pairs = torch.block_diag(*(A[i : i + 2, i : i + 2] for i in range(0, 64, 2)))
+    assert torch.equal(A, pairs)
+    top = nplr("diagonal", 64, seeded()).A.imag.max()
+    assert 0.9 < top / (math.pi * 64 / 2) < 1
+
+
 def test_one_state_is_a_real_leaky_integrator():
     form = nplr("legs", 1)
     assert form.A.imag.item() == 0
@@ -106,15 +115,17 @@ def test_one_state_is_a_real_leaky_integrator():
 
 @pytest.mark.parametrize("measure", ["legs", "legt", "fout"])
 def test_basis_is_orthonormal_under_its_weight(measure):
-    # exp(-s) = v turns the legs weight into a uniform one on (0, 1)
+    # over v in (0, 1): exp(-s) = v turns the legs weight into a uniform one
     v = (torch.arange(40000, dtype=torch.float64) + 0.5) / 40000
-    age, width = (-v.log(), torch.ones_like(v)) if measure == "legs" else (2 * v, torch.ones_like(v))
-    p, _ = basis(measure, 6, age)
-    gram = (p * width) @ p.mT / len(v)
+    age, width = (-v.log(), 1 / v) if measure == "legs" else (2 * v, 2)
+    p, weight = basis(measure, 6, age)
+    gram = (p * weight * width) @ p.mT / len(v)
     expected = torch.eye(6, dtype=torch.float64)
     if measure == "fout":
         expected[1, 1] = 0  # the sine of frequency zero
     torch.testing.assert_close(gram, expected, rtol=0, atol=1e-6)
+    if measure != "legs":
+        assert basis(measure, 6, torch.tensor([-0.1, 2.1], dtype=torch.float64))[1].tolist() == [0, 0]
 
 
 def test_legs_impulse_response_is_the_weighted_basis():
@@ -223,5 +234,7 @@ def test_gaussian_matrix_is_stable_and_has_no_low_rank_form():
 def test_unknown_measure_and_empty_state_are_named():
     with pytest.raises(ValueError, match=r"'lagt'.*legs"):
         transition("lagt", 4)
+    with pytest.raises(ValueError, match=r"'random'.*legs, legt, fout"):
+        basis("random", 4, torch.zeros(1, dtype=torch.float64))
     with pytest.raises(ValueError, match="N must be at least 1"):
         nplr("legs", 0)

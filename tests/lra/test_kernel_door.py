@@ -54,6 +54,20 @@ def test_a_package_that_is_missing_is_a_reason(monkeypatch):
     assert kernels.why_not("triton", "cpu") == "the package triton is not installed"
 
 
+def test_shapes_that_do_not_belong_together_are_refused():
+    dt, A, B, C, P = system()
+    for wrong in ((dt, A, B[:, :1], C), (dt, A, B, C[:, :1]), (dt, A.repeat(3, 1), B.repeat(3, 1), C)):
+        with pytest.raises(ValueError, match=r"^dt \(2,\), A .*C \(K, H, N\) are needed"):
+            diagonal_kernel(*wrong, 8)
+    with pytest.raises(ValueError, match=r"P has shape \(1, 1, 1\): .*\(S, N\) = \(1, 2\) is needed"):
+        nplr_spectrum(dt, A, B, C, P[..., :1], 8)
+
+
+def test_auto_takes_the_loops_on_a_cpu_and_the_definition_in_float64():
+    assert kernels.choose("auto", "cpu") == "compiled"
+    assert kernels.choose("auto", "cpu", torch.float64) == "reference"
+
+
 def test_auto_says_aloud_on_a_device_that_no_backend_knows():
     with pytest.warns(UserWarning, match="slow reference.*keops: it runs on cpu and cuda, not on meta"):
         assert kernels.choose("auto", "meta") == "reference"

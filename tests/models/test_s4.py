@@ -147,7 +147,7 @@ def test_preparing_for_another_length_keeps_the_kernel():
     kernel = layer.kernel(100).detach()
     layer.prepare(400)
     assert layer.kernel(400).shape[-1] == 400
-    torch.testing.assert_close(layer.kernel(400)[..., :100], kernel, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(layer.kernel(100), kernel, rtol=1e-8, atol=1e-8)
     layer.prepare(100)
     torch.testing.assert_close(layer.kernel(100), kernel, rtol=1e-8, atol=1e-8)
 
