@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from lra import kernels
 from lra.hippo import bilinear, nplr, ssm_kernel, transition
@@ -117,6 +118,19 @@ def test_the_loops_in_float64_equal_the_definition():
     )
     for name, x in got.items():
         torch.testing.assert_close(x, expected[name])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("view", ["conjugate", "with gaps"])
+def test_views_are_read_as_the_numbers_they_stand_for(view, backend, device):
+    """A tensor is not conjugated in memory."""
+
+    def function(*p, name):
+        views = (x.conj() if view == "conjugate" else torch.stack([x, x], -1)[..., 0] for x in p)
+        return nplr_spectrum(*views, 64, backend=name)
+
+    compare("nplr_spectrum", function, 4, 8, 2, 1, backend, device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -257,10 +271,16 @@ def test_woodburys_formula_is_the_inverse_of_diagonal_plus_low_rank(R):
 def test_definition_in_blocks_equals_the_definition(monkeypatch):
     parameters = system(5, 4, 2, 1, torch.float64)
     function = lambda *p: nplr_spectrum(*p, 32, backend="reference")  # noqa: E731
+    blocks = []
+    monkeypatch.setattr(
+        "lra.kernels.reference.checkpoint", lambda *args, **kwargs: blocks.append(1) or checkpoint(*args, **kwargs)
+    )
     whole = value_and_gradients(function, parameters)
+    assert len(blocks) == 0
     monkeypatch.setattr("lra.kernels.reference.BLOCK", 2 * 4 * 32 * 2)
     for name, x in value_and_gradients(function, parameters).items():
         torch.testing.assert_close(x, whole[name])
+    assert len(blocks) == 3
 
 
 @pytest.mark.parametrize("backend", ["reference", "compiled"])
