@@ -5,6 +5,7 @@ B batch, L length, D width. A mixer or encoder may be exempt from a promise only
 """
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -18,12 +19,15 @@ KEYS = {"padding", "rows", "any_length", "gradient", "bf16"}
 MODELS = names("model")
 
 
+@functools.cache
+def small(model: str):
+    return compose(f"model={model}", "task=listops", "scale=smoke", f"model.d_model={D}")
+
+
 def build(model: str, max_len: int = 48, *, seed: int = 0, vocab: int | None = None):
     """The middle of a model as its file says, at a small size, in evaluation mode."""
     torch.manual_seed(seed)
-    small = [f"model={model}", "task=listops", "scale=smoke", f"model.d_model={D}"]
-    spec = TaskSpec("test", max_len, 3, vocab, ragged=True)
-    return classifier(compose(*small), spec).eval()
+    return classifier(small(model), TaskSpec("test", max_len, 3, vocab, ragged=True)).eval()
 
 
 def middle(model: str, max_len: int = 48, seed: int = 0):
@@ -73,6 +77,7 @@ def test_exemptions_are_named_with_reasons(model, record_property):
 @pytest.mark.parametrize("model", MODELS)
 def test_shape_and_dtype_are_kept(model):
     net = middle(model)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
     for dtype in (torch.float32, torch.float64):
         x, mask = example([20, 13], 20, dtype)
         y = net.to(dtype)(x, mask)
@@ -132,6 +137,35 @@ def test_a_gradient_reaches_every_position(model):
     x = torch.randn(1, 40, 1, dtype=torch.float64, requires_grad=True)
     net(x, torch.ones(1, 40, dtype=torch.bool)).square().sum().backward()
     assert (x.grad[0, :, 0] != 0).all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_dropout_drops_in_training_and_only_there(model):
+    net = build(model)
+    places = [
+        (module, name)
+        for module in net.modules()
+        # torch's recurrent networks drop between their layers, and here have one
+        if not isinstance(module, torch.nn.RNNBase)
+        for name, value in vars(module).items()
+        if isinstance(value, float) and ("dropout" in name or (name == "p" and "Dropout" in type(module).__name__))
+    ]
+    assert places
+    x, mask = torch.randn(2, 20, 1), torch.arange(20) < torch.tensor([20, 13])[:, None]
+
+    def output(p: float, where=places):
+        for module, name in where:
+            setattr(module, name, p)
+        torch.manual_seed(0)
+        return net(x, mask)
+
+    assert torch.equal(output(0.5), output(0.0))
+    net.train()
+    whole = output(0.0)
+    assert torch.equal(output(0.0), whole)
+    for module, name in places:
+        assert not torch.equal(output(0.5, [(module, name)]), whole), (type(module).__name__, name)
+        output(0.0)
 
 
 @pytest.mark.parametrize("model", MODELS)

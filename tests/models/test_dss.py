@@ -147,6 +147,11 @@ def test_state_space_has_its_own_learning_rate_without_decay():
     assert all(group == {"lr": 0.001, "weight_decay": 0.0} for group in model.optim.values())
 
 
-def test_unknown_form_is_named():
+def test_unknown_forms_and_backends_are_named():
     with pytest.raises(ValueError, match="'clip'"):
         layer(form="clip")
+    decaying, growing = layer(backend="cuda"), layer(backend="cuda", form="softmax")
+    grow(growing)
+    for model in (decaying, growing):
+        with pytest.raises(ValueError, match="kernel backend 'cuda' is unknown"):
+            model.kernel(8)

@@ -6,12 +6,26 @@ import pytest
 import torch
 from stepping import stepped
 
-from lra.hippo import nplr
+from lra.hippo import bilinear, nplr, ssm_kernel, zoh
 from models.s4d import INITS, S4D, poles
 
 
 def mask_of(x):
     return torch.ones(x.shape[:2], dtype=torch.bool)
+
+
+@pytest.mark.parametrize("rule", [zoh, bilinear])
+@pytest.mark.parametrize("init", INITS)
+def test_layer_starts_as_the_dense_recurrence_of_its_poles(init, rule):
+    torch.manual_seed(0)
+    options = {"init": init, "discretization": rule.__name__, "bidirectional": False, "dt_min": 0.05, "dt_max": 0.2}
+    layer = S4D(3, 20, d_state=6, **options).double()
+    A, B = poles(init, 6)
+    C = layer.C[0].to(A.dtype) if init == "real" else 2 * torch.view_as_complex(layer.C[0])
+    kernel = layer.kernel(20)[0]
+    for h, dt in enumerate(layer.log_dt.exp().tolist()):
+        exact = ssm_kernel(*rule(A.diag(), B, dt), C[h], 20).real
+        torch.testing.assert_close(kernel[h], exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
@@ -76,6 +90,8 @@ def test_full_rank_measures_and_other_bad_options_are_refused():
         S4D(4, 8, init="legt")
     with pytest.raises(ValueError, match="discretization: 'euler' is not one of zoh, bilinear"):
         S4D(4, 8, discretization="euler")
+    with pytest.raises(ValueError, match="kernel backend 'cuda' is unknown"):
+        S4D(4, 8, backend="cuda").kernel(8)
     with pytest.raises(RuntimeError, match="reads the future"):
         S4D(4, 8).setup_step()
     layer = S4D(4, 8, bidirectional=False)
