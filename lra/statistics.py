@@ -13,7 +13,7 @@ DIFFERENCE_LEVEL = 0.05
 
 def beats_chance(correct: int, n: int, chance: float) -> bool:
     """Exact one-sided binomial test: would always answering the commonest label be right `correct` times of n?"""
-    return bool(chance < 1 and bdtrc(correct - 1, n, chance) < CHANCE_LEVEL) if correct > 0 else False
+    return bool(bdtrc(correct - 1, n, chance) < CHANCE_LEVEL)
 
 
 def mean(values: Sequence[float]) -> float:

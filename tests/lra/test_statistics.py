@@ -11,12 +11,18 @@ from lra import statistics
 
 
 @settings(max_examples=200, deadline=None)
-@given(n=st.integers(1, 3000), share=st.floats(0, 1), chance=st.floats(0.01, 0.99))
-def test_the_binomial_test_is_exact(n, share, chance):
-    correct = round(share * n)
-    p = stats.binomtest(correct, n, chance, alternative="greater").pvalue
-    if abs(p - statistics.CHANCE_LEVEL) > 1e-9:
-        assert statistics.beats_chance(correct, n, chance) == (p < statistics.CHANCE_LEVEL)
+@given(n=st.integers(1, 3000), chance=st.floats(0.01, 0.99))
+def test_the_binomial_test_is_exact(n, chance):
+    """At the last number of right answers that may be luck, the next, and the ends."""
+    last = int(stats.binom.isf(0.001, n, chance))
+    for correct in {0, last, min(last + 1, n), n}:
+        p = stats.binomtest(correct, n, chance, alternative="greater").pvalue
+        if abs(p - 0.001) > 1e-9:
+            assert statistics.beats_chance(correct, n, chance) == (p < 0.001)
+
+
+def test_nothing_beats_a_test_set_of_one_label():
+    assert not statistics.beats_chance(100, 100, 1.0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -38,14 +44,14 @@ def test_two_proportions_agree_with_the_chi_square_test(a, b):
     assert statistics.two_proportions(*a, *b) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("correct", "n"), [(0, 10), (10, 10), (41, 100), (820, 2000)])
+@pytest.mark.parametrize(("correct", "n"), [(0, 10), (1, 10), (10, 10), (41, 100), (820, 2000)])
 def test_the_interval_of_one_seed_is_clopper_pearson(correct, n):
     expected = stats.binomtest(correct, n).proportion_ci(0.95, "exact")
     assert statistics.interval([correct / n], correct, n) == pytest.approx((expected.low, expected.high))
 
 
-def test_the_interval_over_seeds_is_students():
-    values = [0.5, 0.52, 0.57]
-    half = stats.t.ppf(0.975, 2) * stats.sem(values)
-    low, high = statistics.interval(values, 0, 0)
-    assert (low, high) == pytest.approx((math.fsum(values) / 3 - half, math.fsum(values) / 3 + half))
+@pytest.mark.parametrize("values", [[0.5, 0.52, 0.57], [0.5, 0.52], [0.5, 0.5]])
+def test_the_interval_over_seeds_is_students(values):
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    centre = math.fsum(values) / len(values)
+    assert statistics.interval(values, 0, 0) == pytest.approx((centre - half, centre + half))
