@@ -47,11 +47,13 @@ def test_published_numbers_stand_beneath_with_the_difference():
     assert paper_row["Avg"] == "86.09"
 
 
-def test_no_difference_is_taken_at_another_scale_or_from_part_of_the_data():
+def test_no_difference_is_taken_at_another_scale_from_part_of_the_data_or_of_a_variant():
     small = [replace(r, scale="mini") for r in grid("s4", 590)]
     assert row_of(scale_table(small, PUBLISHED, "mini"), "↳ paper: S4 (updated)")["ListOps"] == "59.60"
     part = [replace(r, data=replace(r.data, kind="subset")) for r in grid("s4", 590)]
     assert row_of(paper(part), "↳ paper: S4 (updated)")["ListOps"] == "59.60"
+    variant = [replace(r, variant=["model.d_model=8"]) for r in grid("s4", 590)]
+    assert row_of(paper(variant), "↳ paper: S4 (updated)")["ListOps"] == "59.60"
 
 
 def test_unverified_published_numbers_are_marked():
@@ -87,6 +89,12 @@ def test_every_way_to_end_is_told_apart():
     assert [row[t] for t in ("ListOps", "Text", "Image", "Retrieval")] == ["✗ (1)", "div. (1)", "OOM (1)", "… (1)"]
 
 
+def test_a_number_of_a_run_that_did_not_end_well_counts_nowhere():
+    assert (
+        row_of(paper([ran("s4", "listops", 900, status="oom", reason="after the test")]), "S4")["ListOps"] == "OOM (1)"
+    )
+
+
 def test_untuned_and_chosen_on_test_are_marked_and_unknown_models_shown():
     assert row_of(paper(ZOO), "NEWCOMER")["ListOps"] == "40.00†‡ (1)"
 
@@ -96,6 +104,7 @@ def test_variants_and_other_tasks_have_their_own_place():
     assert row_of(table, "S4 [model.mixer.dt_min=0.1]")["ListOps"] == "≈ 58.00 (1)"
     assert row_of(table, "S4")["speech"] == "95.00 (1)"
     assert table.header[-3:] == ("speech", "Avg", "Runs")
+    assert list(cells.columns_of(ran("s4", task, 900) for task in "ebdac"))[6:] == list("abcde")
 
 
 def test_kinds_of_data_are_never_mixed_in_a_cell():
@@ -107,10 +116,30 @@ def test_kinds_of_data_are_never_mixed_in_a_cell():
     assert not any(entry.bold for row in table.rows for entry in row)
 
 
+def image_on(fingerprint: str, kind: str = "generated") -> Data:
+    return Data(kind=kind, fingerprint=fingerprint, counts={"test": 1000}, chance=0.1)
+
+
+def test_of_equal_kinds_of_data_the_one_with_more_runs_comes_first():
+    runs = [ran("s4", "image", n, seed=n, data=image_on(name)) for n, name in ((600, "a"), (700, "b"), (700 + 20, "b"))]
+    assert row_of(paper(runs), "S4")["Image"] == "71.00 ± 1.41ᵍ (2)"
+    assert row_of(paper(runs), "S4 (other data)")["Image"] == "60.00ᵍ (1)"
+
+
+@pytest.mark.parametrize(
+    "others", [[("gru", image_on("a"))], [("gru", image_on("a", "toy")), ("fnet", image_on("a", "toy"))]]
+)
+def test_the_best_is_the_best_on_what_most_models_were_tested_on(others):
+    """Of equally many, on the better kind of data."""
+    runs = [ran("s4", "image", 600, data=image_on("b")), ran("lstm", "image", 400, data=image_on("b"))]
+    runs += [ran(model, "image", 900, data=data) for model, data in others]
+    assert [e.text[:5] for row in paper(runs).rows for e in row if e.bold] == ["60.00"]
+
+
 @pytest.mark.parametrize(("kind", "compete"), [("official", True), ("subset", True), ("generated", False)])
 def test_results_on_equal_test_examples_compete(kind, compete):
     """Another division into train and validation is another fingerprint; another draw is other test examples."""
-    datas = [Data(kind=kind, fingerprint=name, counts={"test": 1000}, chance=0.1) for name in ("one", "other")]
+    datas = [image_on("one", kind), image_on("other", kind)]
     table = paper([ran(m, "image", n, data=d) for m, n, d in zip(("s4", "lstm"), (600, 400), datas, strict=True)])
     assert [e.text[:5] for row in table.rows for e in row if e.bold] == ["60.00"] * compete
 
@@ -130,6 +159,30 @@ def test_the_best_is_bold_and_what_does_not_differ_is_marked():
     assert row_of(table, "S4D")["Text"] == "60.00 (1)"
 
 
+def test_where_all_stay_at_chance_there_is_no_best():
+    table = paper([ran("s4", "listops", 175), ran("lstm", "listops", 170)])
+    assert row_of(table, "S4")["ListOps"] == row_of(table, "LSTM")["ListOps"] == "✗ (1)"
+    assert not any(entry.bold for row in table.rows for entry in row)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "differ"),
+    [
+        # one seed: two proportions, of which 0.0515 and 0.0463 are the chances
+        ([600], [557], False),
+        ([600], [556], True),
+        # seeds on both sides: Welch's test, however many examples there are
+        ([600, 601], [590, 591], True),
+        ([600, 660], [540, 560], False),
+        # seeds on one side: all their examples
+        ([600, 601], [560], True),
+    ],
+)
+def test_results_differ_by_seeds_or_else_by_examples(a, b, differ):
+    one, other = (cells.Cell(tuple(ran("s4", "image", n, seed=n) for n in counts)) for counts in (a, b))
+    assert cells.differ(one, other) == cells.differ(other, one) == differ
+
+
 def test_every_sign_in_a_table_is_explained_and_no_other():
     table = paper(ZOO)
     body = " ".join(e.text for row in table.rows for e in row)
@@ -138,9 +191,10 @@ def test_every_sign_in_a_table_is_explained_and_no_other():
 
 
 def test_hardware_and_commits_stand_beneath():
-    table = paper([ran("s4", "listops", 600), ran("s4", "listops", 600, seed=1, git=Git(commit="a" * 40, dirty=True))])
-    assert "Hardware: cpu, 2 threads (2 runs)" in table.notes
-    assert "Commit: 0000000000 (1 run); aaaaaaaaaa with uncommitted changes (1 run)" in table.notes
+    git = Git(commit="a" * 40, dirty=True)
+    table = paper([ran("s4", "listops", 600), *(ran("s4", "listops", 600, seed=s, git=git) for s in (1, 2))])
+    assert "Hardware: cpu, 2 threads (3 runs)" in table.notes
+    assert "Commit: aaaaaaaaaa with uncommitted changes (2 runs); 0000000000 (1 run)" in table.notes
 
 
 def test_without_runs_published_rows_stay_and_the_command_is_named():
