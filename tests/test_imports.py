@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def test_imports_point_one_way(package):
     assert files
     wrong = {str(f.relative_to(ROOT)): imported(f) & FORBIDDEN[package] for f in files}
     assert {f: names for f, names in wrong.items() if names} == {}
+
+
+def test_reading_records_needs_none_of_the_heavy_libraries():
+    code = "import sys, lra.results; print([m for m in ('torch', 'hydra', 'wandb', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_no_module_is_a_heap():

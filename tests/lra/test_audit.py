@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lra.audit import agrees, recomputed
+from lra.cells import Cell
 from lra.efficiency import load_bench
 from lra.published import load_published
 from lra.report import page
@@ -171,7 +173,29 @@ def test_a_benchmark_that_is_accepted_is_still_named(place, audit):
     assert out.startswith("accepted: bench/kernel_h100.json: made outside a repository, no commit (measured where")
 
 
-def test_a_record_newer_than_the_tables_is_found(place, audit):
+def test_runs_that_did_not_end_well_add_up_too(place, audit):
+    change(place, 1, status="diverged", reason="NaN")
+    change(place, 2, status="interrupted", reason="stopped")
+    make_tables(place)
+    assert audit() == (0, "3 records: everything adds up\n")
+
+
+@pytest.mark.parametrize(("chance", "learned"), [(0.162, 1), (0.163, 0)])
+def test_the_line_of_chance_is_that_of_the_tables(chance, learned):
+    """50 of 200 right answers or more had a probability of 0.00093 and 0.00107."""
+    run = replace(BASE, test_correct=50, test_accuracy=0.25, data=replace(BASE.data, chance=chance))
+    assert recomputed([run])["learned"] == len(Cell((run,)).learned) == learned
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "same"),
+    [("41.5", 41.50005, True), ("41.5", 41.5001, False), ("", None, True), ("", 41.5, False), ("41.5", None, False)],
+)
+def test_a_number_agrees_to_four_decimals_and_nothing_with_nothing(text, number, same):
+    assert agrees(text, number) == same
+
+
+def test_a_record_without_its_line_and_a_line_without_its_record_are_found(place, audit):
     record = replace(
         load(place / "runs/mini/s4/listops/0.json"), model="s4d", title="S4D", command="model=s4d task=listops"
     )
@@ -180,6 +204,9 @@ def test_a_record_newer_than_the_tables_is_found(place, audit):
     out = audit()[1]
     assert "s4d on listops has 1 records and no line" in out
     assert "tables/mini.md: not what the records give; make tables" in out
+    make_tables(place)
+    record.path(place / "runs").unlink()
+    assert "s4d on listops: no record" in audit()[1]
 
 
 def test_a_report_of_other_records_is_found(place, audit):

@@ -7,7 +7,8 @@ import json
 import pytest
 from made_up_runs import PUBLISHED, row_of
 
-from lra.efficiency import EFFICIENCY_TABLES, efficiency_table, load_bench
+from lra.efficiency import EFFICIENCY_TABLES, efficiency_table, load_bench, show
+from lra.published import Quantity
 from lra.tidy import efficiency_csv
 
 
@@ -33,11 +34,28 @@ def test_benchmarks_fill_the_efficiency_tables(tmp_path):
     assert row_of(table, "S4 (paper)")["speed, length 4096 [x]"] == "5.19"
     assert row_of(table, "↳ here: S4")["speed, length 4096 [x]"] == "6.12"
     assert any("here: gpu" in note for note in table.notes)
+    (tmp_path / "layer.json").unlink()
     benches[0].write(tmp_path / "layer.json")
     assert load_bench(tmp_path) == benches
     (tmp_path / "layer.json").write_text(json.dumps(bench(rows=[{"row": "S4"}])))
     with pytest.raises(ValueError, match=r"layer\.json: rows\[0\]\.column is missing"):
         load_bench(tmp_path)
+
+
+@pytest.mark.parametrize("dates", [("2026-01-31", "2026-03-01"), ("2026-03-01", "2026-01-31")])
+def test_of_two_measurements_the_newer_is_shown(tmp_path, dates):
+    for name, date in zip("ab", dates, strict=True):
+        rows = [{"row": "S4", "column": "speed, length 4096", "value": float(date[6]), "unit": "x"}]
+        (tmp_path / f"{name}.json").write_text(json.dumps(bench(started=f"{date}T12:00:00Z", rows=rows)))
+    table = efficiency_table("s4_table3", load_bench(tmp_path), PUBLISHED)
+    assert row_of(table, "↳ here: S4")["speed, length 4096 [x]"] == "3.00"
+
+
+@pytest.mark.parametrize(("value", "text"), [(100.0, "100"), (10.04, "10.0"), (1.004, "1.00"), (0.1234, "0.123")])
+def test_what_is_measured_has_three_digits_and_what_is_published_those_printed(value, text):
+    assert show(Quantity("", "", "", value, "x", here=True), "x") == text
+    assert show(Quantity("", "", "", value, "x"), "x") == f"{value:g}"
+    assert show(Quantity("", "", "", value, "ms", verified=False), "x") == f"{value:g} ms?"
 
 
 @pytest.mark.parametrize("name", EFFICIENCY_TABLES)
