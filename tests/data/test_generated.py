@@ -7,7 +7,8 @@ from data import listops, pathfinder
 from data.base import DataError
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
-from data.verify import verify
+from data.retrieval import Retrieval
+from data.verify import check_arrays, check_labels, verify
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 COUNTS = {"n_train": 60, "n_val": 20, "n_test": 20}
@@ -70,6 +71,33 @@ def test_verify_names_a_flipped_byte_and_an_example_in_two_splits(tmp_path):
     other.opened.index["test"] = other.opened.index["train"][:1]
     with pytest.raises(DataError, match="example 0 of test is example 0 of train"):
         verify(other)
+
+
+def check_all(task) -> None:
+    check_arrays(task)
+    check_labels(task)
+
+
+@pytest.mark.parametrize(
+    ("make", "damage", "said"),
+    [
+        (ListOps, lambda pool: pool.y.__setitem__(3, 10), "example 3 has label 10, there are 10 classes"),
+        (ListOps, lambda pool: pool.y.__setitem__(3, -1), "example 3 has label -1"),
+        (ListOps, lambda pool: pool.x.__setitem__(5, 18), "token 18 occurs, the vocabulary has 18"),
+        (ListOps, lambda pool: pool.stored.__setitem__(2, 0), "document 2 is empty"),
+        (ListOps, lambda pool: pool.stored.__setitem__(-1, pool.stored[-1] + 1), "offsets do not end where the tokens"),
+        (ListOps, lambda pool: pool.starts.__setitem__(0, 1), "offsets do not end where the tokens"),
+        (Retrieval, lambda pool: pool.pairs.__setitem__((4, 1), len(pool.starts)), "a pair points past"),
+        (Retrieval, lambda pool: pool.pairs.__setitem__((4, 1), -1), "a pair points past"),
+        (Pathfinder, lambda pool: pool.y.fill_(0), "label 1 does not occur in 200 train examples"),
+    ],
+)
+def test_arrays_that_cannot_be_are_named(make, damage, said, tmp_path):
+    task = ready(make(batch_size=2, root=tmp_path, source="toy", n_train=200))
+    check_all(task)
+    damage(task.opened.pool)
+    with pytest.raises(DataError, match=said):
+        check_all(task)
 
 
 def test_another_outcome_of_the_listops_rules_has_another_number(tmp_path):

@@ -136,6 +136,14 @@ def test_retrieval_keeps_each_document_once_and_every_pair(small, tmp_path):
     assert said == [(int(float(y)), a[:59], b[:59]) for y, _, _, a, b in rows]
 
 
+def test_the_vocabulary_is_of_training_documents_alone(small, tmp_path):
+    place = official_retrieval(tmp_path / "tsv_data")
+    for split, letter in (("train", "ß"), ("eval", "ä"), ("test", "ö")):
+        _replace(place / f"new_aan_pairs.{split}.tsv", "paper", f"p{letter}per")
+    task = ready(Retrieval(batch_size=3, root=tmp_path / "root", source=tmp_path))
+    assert set(task.opened.manifest["vocabulary"]) & set("ßäö") == {"ß"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -85,14 +85,17 @@ def test_official_data_that_cannot_serve_is_passed_over_by_auto_and_refused_by_n
 
 def test_a_part_of_official_data_is_a_subset_and_always_the_same(small, tmp_path):
     place = official_listops(tmp_path / "listops")
-    part, again, whole = (
-        ready(ListOps(batch_size=2, root=tmp_path / "root", source=place, n_train=n, seed=s))
-        for n, s in ((8, 0), (8, 1), (None, 0))
+    part, again, other, whole = (
+        ready(ListOps(batch_size=2, root=tmp_path / "root", source=place, n_train=n, seed=s, data_seed=d))
+        for n, s, d in ((8, 0, 0), (8, 1, 0), (8, 0, 1), (None, 0, 0))
     )
     assert (part.kind, whole.kind) == ("subset", "official")
     assert part.counts == {"train": 8, "val": 10, "test": 10}
-    assert "8 train" in " ".join(part.notes)
+    assert "drawn from the official splits: 8 train" in part.notes
+    assert not any("drawn" in note for note in whole.notes)
     assert part.fingerprint == again.fingerprint != whole.fingerprint
+    assert part.opened.index["train"].tolist() == [2, 4, 10, 11, 16, 21, 26, 28]
+    assert other.opened.index["train"].tolist() == [1, 3, 7, 11, 15, 16, 21, 28]
     with pytest.raises(DataError, match="n_train=31: the official split has 30"):
         ListOps(batch_size=2, root=tmp_path / "root", source=place, n_train=31).prepare_data()
 
@@ -131,6 +134,8 @@ def test_the_archive_itself_will_do(small, tmp_path):
     path = tmp_path / "mirror" / "lra_release.gz"
     path.write_bytes(gzip.compress(content.getvalue(), 1))
     assert ready(ListOps(batch_size=2, root=tmp_path / "root", source=tmp_path / "mirror")).kind == "official"
+    # of what it was prepared from nothing is known that a folder could contradict
+    assert ready(ListOps(batch_size=2, root=tmp_path / "root", source=tmp_path / "tree")).kind == "official"
 
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(DataError, match="cut off or damaged"):

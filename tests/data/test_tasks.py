@@ -11,6 +11,7 @@ from official import ready
 from omegaconf import OmegaConf
 
 from data.base import SPLITS, DataError
+from data.generate_listops import from_text
 from data.image import Image
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
@@ -72,6 +73,27 @@ def test_variants_share_examples_and_differ_in_input(make, variant, tmp_path):
         assert (last == task.eos).all() if variant == "s4" else task.eos is None
 
 
+def test_every_loader_gives_its_own_split_and_the_seed_orders_training(tmp_path):
+    orders = []
+    for seed in (0, 1):
+        task = ready(ListOps(batch_size=4, root=tmp_path, source="toy", seed=seed))
+        given, stored = {}, {}
+        for split in SPLITS:
+            batches = getattr(task, f"{split}_dataloader")()
+            given[split] = [x[m].tolist() for b in batches for x, m in zip(b.x, b.mask, strict=True)]
+            stored[split] = [[*from_text(task.text(row)), task.eos] for row in task.opened.index[split]]
+        orders.append(given.pop("train"))
+        assert sorted(orders[-1]) == sorted(stored.pop("train"))
+        assert given == stored
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_batches_of_similar_length_are_for_training_where_asked_for(asked, tmp_path):
+    task = ready(ListOps(batch_size=4, root=tmp_path, source="toy", length_aware=asked))
+    assert [getattr(task, f"{split}_dataloader")().length_aware for split in SPLITS] == [asked, False, False]
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -90,7 +112,7 @@ def test_variants_share_examples_and_differ_in_input(make, variant, tmp_path):
     ],
 )
 def test_an_impossible_argument_is_one_line(make, said, tmp_path):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=f"^{said}"):
         make(root=tmp_path)
 
 
@@ -98,6 +120,18 @@ def test_a_batch_larger_than_the_training_split_is_one_line(tmp_path):
     task = ready(ListOps(batch_size=100, root=tmp_path, source="toy"))
     with pytest.raises(DataError, match="batch_size=100: more than the 64 training examples"):
         task.train_dataloader()
+
+
+@pytest.mark.parametrize(("variant", "least"), [("s4", 2000), ("lra", 1999)])
+def test_official_expressions_are_read_only_where_none_would_be_cut(variant, least, tmp_path):
+    def why_not(**changed):
+        return ListOps(batch_size=2, root=tmp_path, variant=variant, **changed).why_not("official")
+
+    assert why_not() is why_not(max_len=least) is why_not(n_test=2000) is None
+    assert f"max_len={least - 1} would cut" in why_not(max_len=least - 1)
+    assert "n_test=2001: the official split has 2000" in why_not(n_test=2001)
+    for other in ({"min_len": 499}, {"max_args": 9}, {"max_depth": 11}):
+        assert "not those of the official data" in why_not(**other)
 
 
 def test_setup_without_preparation_names_the_command(tmp_path):
@@ -109,7 +143,10 @@ def test_held_out_reviews_are_a_tenth_and_selection_on_test_is_marked(tmp_path):
     held, literature = (Text(batch_size=2, root=tmp_path, source="toy", validation=how) for how in ("held_out", "test"))
     parts = {"train": range(100), "test": range(100, 180)}
     split = held.split(parts, "official")
-    assert len(split["val"]) == 10
+    assert split["val"].tolist() == [14, 20, 31, 39, 48, 56, 69, 70, 75, 87]
+    other = Text(batch_size=2, root=tmp_path, source="toy", data_seed=1).split(parts, "official")
+    assert len(split["val"]) == len(other["val"]) == 10
+    assert split["val"].tolist() != other["val"].tolist()
     assert sorted([*split["train"], *split["val"]]) == list(range(100))
     assert split["test"].tolist() == list(range(100, 180))
     assert not held.selection_on_test

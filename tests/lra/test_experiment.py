@@ -79,8 +79,10 @@ def test_a_stopped_run_goes_on_as_if_undisturbed(tmp_path, at):
     assert first.steps_done == at
     assert "SIGTERM" in first.reason
     assert first.test_accuracy is None
-    second = go(tmp_path / "stopped")
+    StopsAt.at, StopsAt.seen = None, 0
+    second = go(tmp_path / "stopped", mixer=StopsAt)
     assert second.status == "ok"
+    assert StopsAt.seen == 40 - at, "it began anew"
     assert losses(second) == losses(whole)
     assert (second.test_correct, second.val_accuracy) == (whole.test_correct, whole.val_accuracy)
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from running import small_run
 
+from data.generate_listops import evaluate, from_text
 from lra import samples, taps
 from lra.exhibits import Example
 from lra.picture import grey, signed
@@ -27,6 +28,8 @@ def test_all_examples_together_are_the_test(tmp_path, monkeypatch):
     assert len(record.examples) == record.n_test
     assert sum(e.label == e.predicted for e in record.examples) == record.test_correct > 0
     assert len({e.text for e in record.examples}) > record.n_test // 2
+    assert all(evaluate(from_text(e.text)) == e.label for e in record.examples)
+    assert all(0.1 <= e.probability <= 1 for e in record.examples)
 
 
 @pytest.mark.parametrize("task", ["pathfinder", "image", "retrieval"])

@@ -42,9 +42,9 @@ class BadLoss(BadGradient):
         return y * torch.nan if self.training and self.seen == self.at else y
 
 
-def diverge(folder, mixer, at, *, stop_at=None):
+def diverge(folder, mixer, at, *, stop_at=None, warmup=0):
     mixer.at, mixer.stop_at, mixer.seen = at, stop_at, 0
-    return go(folder, steps=48, mixer=mixer, schedule="constant", warmup=0)
+    return go(folder, steps=48, mixer=mixer, schedule="constant", warmup=warmup)
 
 
 GROUP = "(parameter group 1 of 1: learning rate 0.01, weight decay 0)"
@@ -70,6 +70,9 @@ class Idle(BadGradient):
     def __init__(self, d_model, max_len):
         super().__init__(d_model, max_len)
         self.idle = torch.nn.Parameter(torch.zeros(3))
+        # neither is watched
+        self.empty = torch.nn.Parameter(torch.zeros(0))
+        self.fixed = torch.nn.Parameter(torch.zeros(3), requires_grad=False)
 
 
 def test_a_parameter_without_a_gradient_is_no_cause(tmp_path):
@@ -92,12 +95,18 @@ def test_divergence_names_the_group_and_the_rate_of_the_parameter_where_it_began
     assert f"it began in encoder.blocks.0.{place}" in reason
 
 
-@pytest.mark.parametrize("at", [1, 30])
+@pytest.mark.parametrize("at", [1, 2, 30])
 def test_a_loss_that_is_lost_names_the_largest_gradient_before_it(tmp_path, at):
     record = diverge(tmp_path, BadLoss, at)
     assert record.status == "diverged"
     assert record.reason.startswith(f"the loss is not finite since step {at} (learning rate 0.01)")
     assert ("there was no step before" if at == 1 else "the largest gradient of the step before was") in record.reason
+
+
+def test_the_rate_is_that_of_the_step_at_which_it_began(tmp_path):
+    reason = diverge(tmp_path, BadGradient, 7, warmup=10).reason
+    assert reason.startswith("the gradient is not finite since step 7 (learning rate 0.007)")
+    assert "parameter group 1 of 1: learning rate 0.007, weight decay 0" in reason
 
 
 def test_what_diverged_between_two_looks_is_known_after_a_restart(tmp_path):

@@ -1,11 +1,12 @@
 """The test set decides nothing, is read once, and where the literature's rule chooses by it, the result is marked."""
 
 import pytest
+import torch
 from running import small_run
 from tiny_run import Majority, Pool, go
 
 from data.base import DataError
-from lra import tables
+from lra import tables, weights
 from lra.backbone import Classifier
 from lra.learner import Learner
 
@@ -43,6 +44,27 @@ def test_the_test_set_is_read_once_in_a_run_and_a_second_look_is_refused(tmp_pat
     learner.results["test"] = {"accuracy": 0.5}
     with pytest.raises(RuntimeError, match="has read its test set already"):
         learner.on_test_epoch_start()
+
+
+class Drowned(Pool):
+    """After 20 steps of training its inputs are drowned."""
+
+    def __init__(self, d_model, max_len):
+        super().__init__(d_model, max_len)
+        self.register_buffer("age", torch.zeros(()))
+
+    def forward(self, x, mask):
+        self.age += self.training
+        return super().forward(x, mask) + 1e4 * (self.age > 20) * torch.arange(x.shape[-1])
+
+
+def test_the_weights_that_validation_chose_are_tested_and_kept(tmp_path):
+    record = go(tmp_path, steps=40, mixer=Drowned, lr=0.1)
+    assert record.curve[-1].val_accuracy < 0.7
+    assert record.selection.step <= 20
+    assert record.test_accuracy > 0.9
+    (age,) = (value for name, value in weights.load(tmp_path / "model.safetensors")[0].items() if name.endswith("age"))
+    assert age == record.selection.step
 
 
 def test_a_record_names_how_its_checkpoint_was_chosen(tmp_path):

@@ -118,13 +118,44 @@ def test_a_pair_of_documents_stays_together():
         assert len(part.mask) == 2 * len(part.y)
 
 
-def test_a_run_that_may_not_divide_says_what_it_needed(tmp_path):
-    record = go(tmp_path, mixer=hungry(4), hardware=Hardware(accelerator="cpu", split=False))
+class HungryInEvaluation(Small):
+    def forward(self, x, mask):
+        self.room = 99 if self.training else 4
+        return super().forward(x, mask)
+
+
+@pytest.mark.parametrize(("mixer", "what"), [(hungry(4), "training"), (HungryInEvaluation, "evaluation")])
+def test_a_run_that_may_not_divide_says_what_it_needed(tmp_path, mixer, what):
+    record = go(tmp_path, mixer=mixer, hardware=Hardware(accelerator="cpu", split=False))
     assert record.status == "oom"
     assert record.reason.startswith(
-        "CUDA out of memory. Tried to allocate 9 GiB (training: 8 of 8 examples at a time, 9"
+        f"CUDA out of memory. Tried to allocate 9 GiB ({what}: 8 of 8 examples at a time, 9"
     )
     assert "trainer.split=false" in record.reason
+
+
+class LostInOnePart(Small):
+    room = 4
+
+    def forward(self, x, mask):
+        y = super().forward(x, mask)
+        # after the first attempt two parts a step: this is the second of step 3
+        return y * torch.nan if self.training and self.seen == 7 else y
+
+
+def test_the_loss_of_a_divided_batch_is_that_of_all_its_parts(tmp_path):
+    record = go(tmp_path, mixer=LostInOnePart, steps=16)
+    assert record.reason.startswith("the loss is not finite since step 3")
+
+
+def test_memory_that_runs_out_behind_the_gradient_is_oom(tmp_path, monkeypatch):
+    def step(self, closure):
+        closure()
+        raise torch.OutOfMemoryError("no room for the moments")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    record = go(tmp_path, steps=16)
+    assert (record.status, record.reason, record.steps_done) == ("oom", "no room for the moments", 0)
 
 
 def test_one_example_too_large_is_oom(tmp_path):
