@@ -35,7 +35,8 @@ def _relabel(path: Path, line: int) -> None:
         (lambda p: (p / "basic_val.tsv").write_bytes(b""), r"basic_val\.tsv: no bytes"),
         (lambda p: _replace(p / "basic_train.tsv", "Source\t", "source\t"), r"basic_train\.tsv:1: header"),
         (lambda p: _replace(p / "basic_train.tsv", "[M", "[Q"), r"basic_train\.tsv:\d+: position \d+: token '\[Q"),
-        (lambda p: _relabel(p / "basic_val.tsv", 4), r"basic_val\.tsv:4 is labelled \d, the expression is worth \d"),
+        (lambda p: _relabel(p / "basic_val.tsv", 2), r"basic_val\.tsv:2 is labelled \d, the expression is worth \d"),
+        (lambda p: _relabel(p / "basic_test.tsv", 4), r"basic_test\.tsv:4 is labelled \d, the expression is worth"),
         (
             lambda p: _replace(p / "basic_val.tsv", "]", "5"),
             r"basic_val\.tsv:2: position \d+: the expression ends inside",

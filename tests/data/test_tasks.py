@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 from official import ready
 from omegaconf import OmegaConf
 
+from data import image, listops, pathfinder, retrieval, text
 from data.base import SPLITS, DataError
 from data.generate_listops import from_text
 from data.image import Image
@@ -58,6 +60,31 @@ def test_every_task_file_yields_batches_of_its_specification(path, tmp_path):
     assert str(tmp_path) not in json.dumps([task.fingerprint, task.notes])
     assert any("SHA-256" in line for line in verify(task))
     assert statistics(task)["kind"] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("make", "s4", "lra"),
+    [
+        # positions, classes, tokens, two documents
+        (ListOps, (2048, 10, 18, False), (2000, 10, 18, False)),
+        (Text, (4096, 2, 135, False), (4000, 2, 256, False)),
+        (Retrieval, (4000, 2, 98, True), (4000, 2, 256, True)),
+        (Image, (1024, 10, None, False), (1024, 10, 256, False)),
+        (Pathfinder, (1024, 2, None, False), (1024, 2, 256, False)),
+        (partial(Pathfinder, size=128), (16_384, 2, None, False), (16_384, 2, 256, False)),
+    ],
+)
+def test_the_tasks_are_those_of_the_benchmark(make, s4, lra):
+    for variant, expected in (("s4", s4), ("lra", lra)):
+        spec = make(batch_size=2, variant=variant).spec
+        assert (spec.max_len, spec.n_classes, spec.vocab_size, spec.paired) == expected
+
+
+def test_the_sets_have_the_sizes_of_the_releases():
+    assert listops.COUNTS == {"train": 96_000, "val": 2_000, "test": 2_000}
+    assert retrieval.COUNTS == {"train": 147_086, "val": 18_090, "test": 17_437}
+    assert pathfinder.COUNTS == {"train": 160_000, "val": 20_000, "test": 20_000}
+    assert (text.N, image.TRAIN, image.TEST) == (25_000, 50_000, 10_000)
 
 
 @pytest.mark.parametrize("variant", ["s4", "lra"])
