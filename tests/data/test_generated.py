@@ -8,7 +8,7 @@ from data.base import DataError
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
 from data.retrieval import Retrieval
-from data.verify import check_arrays, check_labels, verify
+from data.verify import check_arrays, check_duplicates, check_labels, verify
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 COUNTS = {"n_train": 60, "n_val": 20, "n_test": 20}
@@ -58,7 +58,7 @@ def test_an_interrupted_generation_goes_on_and_ends_the_same(tmp_path, monkeypat
     assert again.fingerprint == whole.fingerprint
 
 
-def test_verify_names_a_flipped_byte_and_an_example_in_two_splits(tmp_path):
+def test_verify_names_a_flipped_byte(tmp_path):
     task = ready(ListOps(batch_size=2, root=tmp_path, source="toy"))
     path = task.folder("toy") / "x.npy"
     content = bytearray(path.read_bytes())
@@ -67,10 +67,25 @@ def test_verify_names_a_flipped_byte_and_an_example_in_two_splits(tmp_path):
     with pytest.raises(DataError, match=r"x\.npy: content differs from its SHA-256"):
         verify(task)
 
-    other = ready(ListOps(root=tmp_path, **LITTLE_LISTOPS))
-    other.opened.index["test"] = other.opened.index["train"][:1]
-    with pytest.raises(DataError, match="example 0 of test is example 0 of train"):
-        verify(other)
+
+def test_examples_in_two_splits_are_counted_and_refused_where_none_is_promised(tmp_path):
+    task = ready(Pathfinder(batch_size=2, root=tmp_path, source="toy"))
+    index = task.opened.index
+    assert check_duplicates(task, lambda n: None) == "pathfinder: 0 examples occur in two splits"
+    index["val"] = index["test"]
+    assert check_duplicates(task, lambda n: None) == "pathfinder: 64 examples occur in two splits"
+    task.selection_on_test = True
+    assert check_duplicates(task, lambda n: None) == "pathfinder: 0 examples occur in two splits"
+    index["train"] = index["test"]
+    assert check_duplicates(task, lambda n: None) == "pathfinder: 64 examples occur in two splits"
+    for split in ("val", "test"):
+        toy = ready(ListOps(batch_size=2, root=tmp_path, source="toy"))
+        made = ready(ListOps(root=tmp_path, **LITTLE_LISTOPS))
+        for task in (toy, made):
+            task.opened.index[split] = task.opened.index["train"][:1]
+        assert check_duplicates(toy, lambda n: None)
+        with pytest.raises(DataError, match=f"example 0 of {split} is example 0 of train"):
+            verify(made)
 
 
 def check_all(task) -> None:

@@ -149,6 +149,9 @@ def test_the_vocabulary_is_of_training_documents_alone(small, tmp_path):
     ("old", "new", "said"),
     [
         ("0.0\tA0", "0.5\tA0", r"train\.tsv:1: label '0\.5', expected 0\.0 or 1\.0"),
+        ("\n", "", r"train\.tsv: 11 pairs, the release has 12; the file is cut off"),
+        ("\tpaper 0: words and more words \t", "\t\t", r"train\.tsv:1: a document without text"),
+        ("\tpaper 1: words and more words words and more words \n", "\t\n", r"train\.tsv:1: a document without text"),
         ("\tA0\t", " A0 ", r"train\.tsv:1: 3 columns, expected 5|train\.tsv:1: 4 columns, expected 5"),
     ],
 )

@@ -13,8 +13,9 @@ from official import ready
 from PIL import Image as Pillow
 
 from data import image, text
-from data.base import DataError
+from data.base import SPLITS, DataError
 from data.image import Image
+from data.retrieval import Retrieval
 from data.text import Text
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
@@ -190,6 +191,45 @@ def test_a_batch_file_that_is_not_the_official_one_is_never_unpickled(photograph
         Image(batch_size=5, root=tmp_path / "root", source=tmp_path / "given").prepare_data()
     assert not (tmp_path / "exploded").exists()
     assert not list((tmp_path / "root").rglob("*.npy"))
+
+
+def test_a_sprite_is_cut_into_images_in_the_order_of_the_labels(tmp_path, monkeypatch):
+    monkeypatch.setattr(image, "BATCHES", ("batch",))
+    monkeypatch.setattr(image, "TRAIN", 5000)
+    number = np.arange(10_000)
+    colours = np.stack([number // 256, number % 256, np.full(10_000, 7)], 1).astype(np.uint8)
+    sprite = colours.reshape(100, 100, 3).repeat(32, 0).repeat(32, 1)
+    Pillow.fromarray(sprite).save(tmp_path / "batch.webp", lossless=True, quality=0, method=0)
+    np.savez(tmp_path / "labels.npz", labels=number % 10, exact=~np.isin(number, (0, 4999, 5000)))
+    images, labels, more = image.from_sprites(tmp_path)
+    assert images.shape == (10_000, 32, 32, 3)
+    assert (images == colours[:, None, None]).all()
+    assert labels.tolist() == (number % 10).tolist()
+    assert more == {"notes": ["3 of 10000 images (1 of them in test) come from JPEG copies"]}
+
+
+def test_a_substitute_for_the_pairs_is_read_and_marked(tmp_path):
+    place = tmp_path / "aan"
+    place.mkdir()
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": ["first", "second", "third"]}), place / "papers.parquet")
+    for split, line in (("train", "1\ta\tb"), ("eval", "0\tb\tc"), ("test", "0.0\tc\ta")):
+        (place / f"pairs.{split}.tsv").write_text(line + "\n")
+    task = ready(Retrieval(batch_size=1, root=tmp_path / "root", source=tmp_path, variant="lra"))
+    assert task.kind == "subset"
+    assert "not comparable with published ones" in " ".join(task.notes)
+    assert [task.text(row) for row in range(3)] == ["first\n--\nsecond", "second\n--\nthird", "third\n--\nfirst"]
+    assert task.opened.pool.y.tolist() == [1, 0, 0]
+    assert [task.opened.index[split].tolist() for split in SPLITS] == [[0], [1], [2]]
+    (place / "pairs.test.tsv").write_text("0\tc\tunknown\n")
+    with pytest.raises(DataError, match=r"pairs\.test\.tsv:1: no text of paper 'unknown' in papers\.parquet"):
+        Retrieval(batch_size=1, root=tmp_path / "other", source=tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize(("make", "archive"), [(Text, text.IMDB), (Image, image.CIFAR)])
+def test_an_archive_that_is_not_the_original_is_not_opened(make, archive, tmp_path):
+    (tmp_path / archive.file).write_bytes(b"something else")
+    with pytest.raises(DataError, match=f"14 bytes, the original has {archive.n_bytes}"):
+        make(batch_size=2, root=tmp_path / "root", source=tmp_path).prepare_data()
 
 
 def test_other_labels_are_refused(photographs, tmp_path, monkeypatch):

@@ -57,9 +57,11 @@ def test_a_folder_without_the_data_is_one_line(tmp_path):
         Text(batch_size=2, root=tmp_path, source=tmp_path).prepare_data()
     with pytest.raises(DataError, match="no such folder"):
         Text(batch_size=2, root=tmp_path, source=tmp_path / "nowhere").prepare_data()
+    with pytest.raises(DataError, match="text cannot be generated"):
+        Text(batch_size=2, root=tmp_path, source="generated").prepare_data()
 
 
-def test_auto_takes_the_mirror_then_what_is_prepared_then_generates(small, tmp_path, monkeypatch):
+def test_auto_takes_the_mirror_then_what_was_fetched_or_prepared_then_generates(small, tmp_path, monkeypatch):
     root = tmp_path / "root"
     made = ready(ListOps(batch_size=2, root=root))
     assert made.kind == "generated"
@@ -69,6 +71,8 @@ def test_auto_takes_the_mirror_then_what_is_prepared_then_generates(small, tmp_p
     monkeypatch.delenv("LRA_MIRROR")
     assert ready(ListOps(batch_size=2, root=root)).kind == "official"
     assert ready(ListOps(batch_size=2, root=root, source="generated")).kind == "generated"
+    official_listops(tmp_path / "other" / "raw" / "listops-1000")
+    assert ready(ListOps(batch_size=2, root=tmp_path / "other")).kind == "official"
     monkeypatch.setenv("LRA_MIRROR", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"LRA_MIRROR=.*no such folder"):
         ListOps(batch_size=2, root=root).prepare_data()

@@ -1,11 +1,31 @@
-"""The compiled loops of today are those of today's files."""
+"""The numbers are SplitMix64's, and the compiled loops of today are those of today's files."""
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from data.splitmix import below, draw_bits, draw_unit
+
 FOLDER = Path(__file__).resolve().parent.parent.parent / "data"
+
+
+def test_bits_are_those_of_splitmix64():
+    """The first five of the seed 1234567 as other implementations give them."""
+    stream = np.array([1234567], np.uint64)
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert [int(draw_bits(stream)) for _ in known] == known
+    stream[0] = 1234567
+    assert draw_unit(stream) == (known[0] >> 11) / 2**53
+
+
+@pytest.mark.parametrize("bits", [0, 2**32 - 1, 2**63 + 12345, 2**64 - 1])
+def test_whole_numbers_come_from_the_low_half_of_the_bits(bits):
+    for n in (1, 10, 2**31):
+        assert below(np.uint64(bits), n) == (bits % 2**32) * n // 2**32 < n
 
 
 def test_an_edit_of_any_compiled_file_leaves_no_older_machine_code_in_use(tmp_path):

@@ -80,6 +80,20 @@ def test_the_tasks_are_those_of_the_benchmark(make, s4, lra):
         assert (spec.max_len, spec.n_classes, spec.vocab_size, spec.paired) == expected
 
 
+def test_the_archive_is_read_where_its_whole_copies_lie():
+    """In the inner of its two trees, and for Pathfinder at the hardest level."""
+    inner = "lra_release/lra_release/"
+    assert ListOps.lra_folder == inner + "listops-1000"
+    assert Retrieval.lra_folder == inner + "tsv_data"
+    assert Pathfinder(batch_size=2, size=128).lra_folder == inner + "pathfinder128/curv_contour_length_14"
+
+
+def test_generated_data_is_found_by_the_number_of_its_rules():
+    for task, rules in ((ListOps(batch_size=2), listops.RULES), (Pathfinder(batch_size=2), pathfinder.RULES)):
+        assert task.parameters("generated")["rules"] == rules
+        assert "rules" not in task.parameters("official")
+
+
 def test_the_sets_have_the_sizes_of_the_releases():
     assert listops.COUNTS == {"train": 96_000, "val": 2_000, "test": 2_000}
     assert retrieval.COUNTS == {"train": 147_086, "val": 18_090, "test": 17_437}
