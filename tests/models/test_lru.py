@@ -101,8 +101,10 @@ def test_recurrence_has_its_own_learning_rate_without_decay():
     assert set(model.optim) == {"nu", "theta", "log_gamma"}
     assert all(model.get_parameter(name) is not None for name in model.optim)
     assert all(group == {"lr": 0.001, "weight_decay": 0.0} for group in model.optim.values())
+    assert "lr" not in layer(lr=None).optim["nu"]
 
 
 def test_ring_outside_the_unit_disc_is_refused():
     with pytest.raises(ValueError, match=r"0.9 to 1.2"):
         layer(r_min=0.9, r_max=1.2)
+    assert (layer(r_min=0.0, r_max=1.0).system()[0].abs() < 1).all()

@@ -92,6 +92,7 @@ def test_state_space_has_its_own_learning_rate_without_decay():
     model = layer()
     assert all(model.get_parameter(name) is not None for name in model.optim)
     assert all(group == {"lr": 0.001, "weight_decay": 0.0} for group in model.optim.values())
+    assert "lr" not in layer(lr=None).optim["A"]
 
 
 def test_unknown_init_is_named():
