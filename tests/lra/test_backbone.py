@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lra.backbone import Classifier, Dropout, Embedding, sinusoids
+from lra.backbone import Backbone, Classifier, Dropout, Embedding, sinusoids
 from lra.batchnorm import BatchNorm, Normalise
 from lra.head import Head, pooled
 from lra.task import TaskSpec
@@ -30,12 +30,24 @@ def test_batch_norm_of_a_ragged_batch_is_that_of_its_real_positions():
     torch.manual_seed(0)
     ours, theirs = BatchNorm(5, ragged=True), nn.BatchNorm1d(5)
     x, mask = 3 + torch.randn(4, 9, 5), ragged([9, 4, 1, 6], 9)
+    x[..., 0] = 2  # has no variance
     x[~mask] = 1e6
     torch.testing.assert_close(ours(x, mask)[mask], theirs(x[mask]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
     ours.eval(), theirs.eval()
     torch.testing.assert_close(ours(x, mask)[mask], theirs(x[mask]))
+
+
+def test_batch_norm_of_bfloat16_takes_its_statistics_in_float32():
+    torch.manual_seed(0)
+    norm, exact = BatchNorm(5, ragged=True), BatchNorm(5, ragged=True)
+    x, mask = (3 + torch.randn(40, 9, 5)).bfloat16(), ragged([9, 4, 1, 6] * 10, 9)
+    y = norm(x, mask)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), exact(x.float(), mask), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(norm.running_mean, exact.running_mean)
+    torch.testing.assert_close(norm.running_var, exact.running_var, rtol=0.01, atol=0)
 
 
 def test_batch_norm_gives_padding_no_gradient():
@@ -54,6 +66,9 @@ def test_tied_dropout_drops_a_feature_at_all_positions_at_the_stated_rate():
     free = Dropout(0.25)(torch.ones(200, 7, 50))
     assert not (free == free[:, :1]).all()
     assert Dropout(0.25).eval()(y) is y
+    for p in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=rf"dropout: {p} is not in \[0, 1\)"):
+            Dropout(p)
 
 
 def test_sinusoids_are_those_of_the_paper():
@@ -89,6 +104,31 @@ def test_padding_never_changes_a_score(pool, norm, prenorm):
     longer = torch.cat([x.masked_fill(~mask, 0), torch.full((3, 4), 6)], 1)
     a = model(longer, nn.functional.pad(mask, (0, 4)))
     torch.testing.assert_close(a, model(x, mask))
+
+
+@pytest.mark.parametrize("d_ff", [16, 0])
+@pytest.mark.parametrize("prenorm", [True, False])
+def test_a_block_adds_what_its_layer_makes_with_the_norm_on_the_side_it_says(prenorm, d_ff):
+    torch.manual_seed(0)
+    net = Backbone(mixer=Mixer, d_model=8, n_layers=2, max_len=12, prenorm=prenorm, d_ff=d_ff).double()
+    x, mask = torch.randn(2, 9, 8, dtype=torch.float64), ragged([9, 4], 9)
+    norm = lambda y: nn.functional.layer_norm(y, (8,))  # noqa: E731
+    expected, kinds = x, ["Mixer", "FeedForward"] if d_ff else ["Mixer"]
+    assert [type(block.layer).__name__ for block in net.blocks] == 2 * kinds
+    for block in net.blocks:
+        y = norm(expected) if prenorm else expected
+        y = expected + (block.layer(y, mask) if isinstance(block.layer, Mixer) else block.layer(y))
+        expected = y if prenorm else norm(y)
+    torch.testing.assert_close(net(x, mask), norm(expected) if prenorm else expected)
+
+
+def test_dropout_is_tied_everywhere_or_nowhere():
+    for tied in (True, False):
+        net = Classifier(
+            TOKENS, d_model=8, n_layers=1, mixer=Mixer, d_ff=8, dropout=0.1, input_dropout=0.1, tie_dropout=tied
+        )
+        dropouts = [(module.p, module.tied) for module in net.modules() if isinstance(module, Dropout)]
+        assert dropouts == [(0.1, tied)] * 4
 
 
 def test_pooling_takes_what_it_says():

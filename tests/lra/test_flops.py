@@ -7,7 +7,7 @@ from torch import nn
 
 from lra.backbone import Classifier
 from lra.fftconv import fast_length
-from lra.flops import forward_flops
+from lra.flops import Recurrent, forward_flops
 from lra.results import load
 from lra.task import TaskSpec
 from models.linear_transformer import LinearAttention
@@ -59,6 +59,11 @@ def test_recurrent_layers_are_counted():
     for kind, gates in ((nn.GRU, 3), (nn.LSTM, 4)):
         net = Work(layer=kind(D, 6, batch_first=True))
         assert flops(net) == 2 * L * gates * 6 * (D + 6)
+        both, x = kind(D, 6, batch_first=True, bidirectional=True), torch.zeros(2, 5, D)
+        assert flops(Work(layer=both)) == 2 * flops(net)
+        assert Recurrent(both)(x)[0].shape == both(x)[0].shape
+    with pytest.raises(ValueError, match="batch_first=True only"):
+        flops(Work(layer=nn.GRU(D, 6)))
 
 
 def test_the_run_is_not_disturbed():

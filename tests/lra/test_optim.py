@@ -44,7 +44,8 @@ def test_an_override_of_no_parameter_raises():
 
 
 def test_overrides_reach_the_optimiser_and_survive_the_schedule():
-    optimizer = adamw(net(), lr=0.01, weight_decay=0.05)
+    optimizer = adamw(net(), lr=0.01, weight_decay=0.05, betas=[0.8, 0.9], eps=1e-6)
+    assert {(g["betas"], g["eps"]) for g in optimizer.param_groups} == {((0.8, 0.9), 1e-6)}
     assert sorted((g["lr"], g["weight_decay"]) for g in optimizer.param_groups) == [
         (1e-3, 0.0),
         (0.01, 0.0),
@@ -64,6 +65,8 @@ def test_cosine_warms_up_and_ends_at_nothing():
     assert factor(55) == pytest.approx(0.5)
     assert factor(100) == pytest.approx(0.0, abs=1e-12)
     assert all(factor(s) >= factor(s + 1) for s in range(10, 100))
+    # no steps are left after the warm-up
+    assert schedule("cosine", 10, 10)(10) == 1.0
 
 
 def test_linear_warms_up_and_ends_at_nothing():
@@ -71,6 +74,16 @@ def test_linear_warms_up_and_ends_at_nothing():
     assert [factor(s) for s in (0, 9, 19, 20)] == pytest.approx([0.05, 0.5, 1.0, 1.0])
     assert [factor(s) for s in (60, 80, 100, 101)] == pytest.approx([0.5, 0.25, 0.0, 0.0])
     assert schedule("linear", 10, 0)(0) == 1.0
+    # a last step of its own, and none
+    assert schedule("linear", 10, 9)(9) == 1.0
+    assert schedule("linear", 10, 10)(10) == 0.0
+
+
+def test_constant_warms_up_and_stays():
+    # a warm-up in steps instead of a share of them
+    factor = schedule("constant", 100, 20)
+    assert [factor(s) for s in (0, 9, 19, 50)] == pytest.approx([0.05, 0.5, 1.0, 1.0])
+    assert schedule("constant", 100, 0)(0) == 1.0
 
 
 def test_inverse_square_root_is_the_published_one():

@@ -26,8 +26,9 @@ def _statistics(port: str, results: str, rank: int) -> None:
     share = x[mine].clone().requires_grad_()
     y = norm(share, mask[mine])
     (y * weights[mine]).sum().backward()
+    whole = BatchNorm(D, ragged=False).double()(x[mine], torch.ones_like(mask[mine]))
     agreed = together.largest([float(rank), 5.0 - rank], torch.device("cpu"))
-    found = [y.detach(), share.grad, norm.running_var]
+    found = [y.detach(), share.grad, norm.running_var, whole.detach()]
     torch.save((found, agreed, together.gathered(rank)), Path(results, f"{rank}.pt"))
     dist.destroy_process_group()
 
@@ -62,6 +63,8 @@ def test_batch_norm_of_two_processes_is_that_of_the_whole_batch(tmp_path):
     halves = [tensors for tensors, _, _ in found]
     torch.testing.assert_close(torch.cat([halves[0][0], halves[1][0]]), y.detach(), **tolerance)
     torch.testing.assert_close(torch.cat([halves[0][1], halves[1][1]]), x.grad, **tolerance)
+    without_padding = BatchNorm(D, ragged=False).double()(x.detach(), torch.ones_like(mask))
+    torch.testing.assert_close(torch.cat([halves[0][3], halves[1][3]]), without_padding.detach(), **tolerance)
     for half in halves:
         torch.testing.assert_close(half[2], norm.running_var, **tolerance)
     assert [(agreed, everyone) for _, agreed, everyone in found] == [([1.0, 5.0], [0, 1])] * 2
