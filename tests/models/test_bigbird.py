@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from models.bigbird import BigBird
 
@@ -21,12 +22,12 @@ def pattern(mixer, length):
     return seen
 
 
-@pytest.mark.parametrize("lengths", [(30, 17), (9, 4, 1), (12, 11)])
-def test_blocks_equal_the_masked_dense_computation(lengths, dense_attention, assert_same, ragged):
+# of seven blocks the second and the last but one leave one out: the most that a mask over all pairs serves
+@pytest.mark.parametrize(("lengths", "total"), [((30, 17), 34), ((9, 4, 1), 13), ((12, 11), 16), ((20, 11), 21)])
+def test_blocks_equal_the_masked_dense_computation(lengths, total, dense_attention, assert_same, ragged):
     torch.manual_seed(0)
-    mixer = BigBird(8, 40, block=3, n_random=2, n_heads=2, d_qkv=4).double()
-    x, mask = ragged(8, *lengths, total=max(lengths) + 4)
-    total = x.shape[1]
+    mixer = BigBird(8, 40, block=3, n_random=2, n_heads=2, d_qkv=4, dropout=0.5).double().eval()
+    x, mask = ragged(8, *lengths, total=total)
     allowed = torch.zeros(len(lengths), 2, total, total, dtype=torch.bool)
     for row, length in enumerate(lengths):
         seen = pattern(mixer, length).repeat_interleave(3, 1).repeat_interleave(3, 2)
@@ -82,3 +83,23 @@ def test_equals_the_transformers_library(assert_same, ragged):
     blocked, band, from_mask, to_mask = library.BigBirdModel.create_masks_for_block_sparse_attn(mask.double(), 2)
     y, _ = theirs(x, band, from_mask, to_mask, blocked, blocked)
     assert_same(ours(x, mask), ours.out(y), [x, ours.out.weight], mask)
+
+
+def test_blocks_and_heads_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="block 0 is not positive"):
+        BigBird(8, 40, block=0)
+    with pytest.raises(ValueError, match="d_qkv 8 is not a multiple of n_heads 3"):
+        BigBird(8, 40, n_heads=3)
+
+
+def test_what_is_dropped_is_dropped_again_for_the_gradient(monkeypatch, ragged):
+    """The blocks are attended to a second time in the backward pass."""
+    torch.manual_seed(0)
+    mixer = BigBird(8, 40, block=2, n_random=1, n_heads=2, dropout=0.5).double()
+    x, mask = ragged(8, 30, 17)
+    gradients = []
+    for again in (checkpoint, lambda function, *args, **_: function(*args)):
+        monkeypatch.setattr("models.bigbird.checkpoint", again)
+        torch.manual_seed(1)
+        gradients.append(torch.autograd.grad(mixer(x, mask)[mask].square().sum(), x)[0])
+    torch.testing.assert_close(*gradients)

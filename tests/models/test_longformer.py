@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from models.longformer import Longformer
 
@@ -72,3 +73,16 @@ def test_equals_the_transformers_library(n_global, ragged):
 def test_an_odd_window_is_refused():
     with pytest.raises(ValueError, match="window 7 is not a positive even number"):
         Longformer(8, 16, window=7)
+
+
+def test_what_is_dropped_is_dropped_again_for_the_gradient(monkeypatch, ragged):
+    """The blocks are attended to a second time in the backward pass."""
+    torch.manual_seed(0)
+    mixer = Longformer(8, 32, window=4, n_heads=2, dropout=0.5).double()
+    x, mask = ragged(8, 17, 5)
+    gradients = []
+    for again in (checkpoint, lambda function, *args, **_: function(*args)):
+        monkeypatch.setattr("models.longformer.checkpoint", again)
+        torch.manual_seed(1)
+        gradients.append(torch.autograd.grad(mixer(x, mask)[mask].square().sum(), x)[0])
+    torch.testing.assert_close(*gradients)

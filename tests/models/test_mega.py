@@ -61,7 +61,8 @@ def test_a_layer_obeys_its_equations(attention, chunk, prenorm):
     model = build(attention=attention, chunk=chunk, prenorm=prenorm)
     layer = model.blocks[0]
     with torch.no_grad():
-        layer.scale.mul_(50)  # otherwise every score is near zero
+        for p in layer.parameters():
+            p.normal_()  # as they start, scores, gates and biases are near zero
     x = torch.randn(3, 11, 4, dtype=torch.float64, requires_grad=True)
     lengths = (11, 6, 1)
     mask = torch.arange(11) < torch.tensor(lengths)[:, None]
@@ -110,6 +111,12 @@ def test_chunks_shorter_than_the_input_do_not_see_each_other():
     grad = torch.autograd.grad(y[:, :4].sum(), v)[0]
     assert bool((grad[:, :4] != 0).all())
     assert not grad[:, 4:].any()
+
+
+def test_widths_follow_the_models_unless_told():
+    model = build(d_value=None, d_key=None, d_ff=None)
+    assert model.blocks[0].widths == [4, 2, 8, 4]
+    assert model.blocks[1].layer[0].out_features == 8
 
 
 def test_an_unknown_attention_is_refused():
