@@ -9,7 +9,8 @@ import functools
 
 import pytest
 import torch
-from composing import classifier, compose, names
+from composing import CONFIGS, classifier, compose, names
+from hydra.errors import InstantiationException
 
 from lra.batchnorm import BatchNorm
 from lra.task import TaskSpec
@@ -212,6 +213,15 @@ def test_a_training_step_lowers_the_loss_it_was_made_for(model, record_property)
         optimizer.step()
         losses.append(loss.item())
     assert min(losses[-3:]) < losses[0]
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if "n_heads" in (CONFIGS / f"model/{m}.yaml").read_text()])
+def test_heads_that_do_not_fit_the_width_are_refused(model):
+    cfg = copy.deepcopy(small(model))
+    layer = cfg.model.get("mixer") or cfg.model.encoder
+    (layer.get("mixer") or layer).n_heads = 3
+    with pytest.raises(InstantiationException, match=r"n_heads:? 3"):
+        classifier(cfg, TaskSpec("test", 48, 3, None))
 
 
 @pytest.mark.parametrize("model", ["mega", "hgrn2", "tnn", "seqboat", "s4"])
