@@ -63,8 +63,8 @@ def test_a_layer_obeys_its_equations(attention, chunk, prenorm):
     with torch.no_grad():
         for p in layer.parameters():
             p.normal_()  # as they start, scores, gates and biases are near zero
-    x = torch.randn(3, 11, 4, dtype=torch.float64, requires_grad=True)
-    lengths = (11, 6, 1)
+    x = torch.randn(4, 11, 4, dtype=torch.float64, requires_grad=True)
+    lengths = (11, 6, 1, 5)
     mask = torch.arange(11) < torch.tensor(lengths)[:, None]
     expected = []
     for row, length in enumerate(lengths):

@@ -18,13 +18,16 @@ def strided(i, j, width, n_summary):
 @pytest.mark.parametrize("lengths", [(20, 11), (14, 6), (18, 5, 1), (3, 2)])
 def test_merged_patterns_equal_the_masked_dense_computation(pattern, lengths, dense_attention, assert_same, ragged):
     torch.manual_seed(0)
-    mixer = SparseTransformer(8, 32, pattern=pattern.__name__, block=4, n_summary=2, n_heads=2, d_qkv=4).double()
+    options = {"pattern": pattern.__name__, "block": 4, "n_summary": 2, "n_heads": 2, "d_qkv": 6, "dropout": 0.5}
+    mixer = SparseTransformer(8, 32, **options).double()
     x, mask = ragged(8, *lengths, total=max(lengths) + 3)
+    dropped, mixer = mixer(x, mask), mixer.eval()
     length = x.shape[1]
     pairs = torch.tensor([[pattern(i, j, 4, 2) for j in range(length)] for i in range(length)])
-    q, k, v = mixer.qkv(x).unflatten(-1, (3, 2, 2)).unbind(2)
+    q, k, v = mixer.qkv(x).unflatten(-1, (3, 2, 3)).unbind(2)
     expected = mixer.out(dense_attention(q, k, v, pairs & mask[:, None, None]))
     assert_same(mixer(x, mask), expected, [x, *mixer.parameters()], mask)
+    assert not torch.allclose(dropped[mask], expected[mask])
 
 
 @pytest.mark.parametrize("pattern", ["fixed", "strided"])

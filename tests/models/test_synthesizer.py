@@ -33,7 +33,7 @@ def score(mixer, row, h, i, j):
 )
 def test_scores_equal_their_definitions(parts, assert_same, ragged):
     torch.manual_seed(0)
-    mixer = Synthesizer(8, 7, parts=parts, rank=3, n_heads=2, d_qkv=4).double()
+    mixer = Synthesizer(8, 7, parts=parts, rank=3, n_heads=2, d_qkv=4, dropout=0.5).double().eval()
     x, mask = ragged(8, 5, 3, total=6)
     rows = []
     for row, length in zip(x, mask.sum(1).tolist(), strict=True):
@@ -45,6 +45,15 @@ def test_scores_equal_their_definitions(parts, assert_same, ragged):
         y = mixer.out(torch.cat(heads, dim=-1))
         rows.append(torch.cat([y, torch.zeros(6 - length, 8, dtype=y.dtype)]))
     assert_same(mixer(x, mask), torch.stack(rows), [x, *mixer.parameters()], mask)
+
+
+@pytest.mark.parametrize("parts", [("dot",), ("random",)])
+def test_weights_are_dropped_in_training(parts, ragged):
+    """By the fused kernel and by hand."""
+    torch.manual_seed(0)
+    mixer = Synthesizer(8, 7, parts=parts, n_heads=2, dropout=0.5).double()
+    x, mask = ragged(8, 7, 5)
+    assert not torch.allclose(mixer(x, mask), mixer.eval()(x, mask))
 
 
 def test_only_the_parts_asked_for_have_parameters():
