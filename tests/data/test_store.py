@@ -204,11 +204,16 @@ def test_a_damaged_manifest_is_one_line(folder, content):
     assert "\n" not in str(error.value)
 
 
-def test_a_manifest_of_another_format_or_with_strange_names_is_refused(folder):
+def test_a_manifest_of_another_format_or_with_strange_entries_is_refused(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     for change, said in (
         ({"format": 99}, "format 99"),
         ({"files": manifest["files"] | {"../../x.npy": {"bytes": 1, "sha256": ""}}}, "names a file"),
+        ({"files": {name: file for name, file in manifest["files"].items() if name != "y.npy"}}, "is not listed"),
+        ({"parts": {"train": [0]}}, "parts are not pairs of whole numbers"),
+        ({"parts": {"train": [0, 1.5]}}, "parts are not pairs of whole numbers"),
+        ({"notes": [3]}, "what should be text is not"),
+        ({"parameters": []}, "what should be text is not"),
     ):
         (folder / "manifest.json").write_text(json.dumps(manifest | change))
         with pytest.raises(DataError, match=said):
