@@ -6,6 +6,7 @@ import struct
 import sys
 
 import pytest
+import pytorch_lightning as pl
 from running import small_run
 
 from lra import weights
@@ -133,6 +134,30 @@ def test_what_differs_is_said_and_another_number_is_status_1(finished, tmp_path,
     assert "differs: torch: 0.4.1, now" in out
     assert "differs: commit: 1111111111, now" in out
     assert f"recorded was {100 * (record.test_correct + 1) / record.n_test:.2f} %" in out
+
+
+def test_another_number_or_another_number_of_examples_is_not_as_recorded(finished, capsys):
+    _, record = finished
+    correct, n = record.test_correct, record.n_test
+    assert evaluate.verdict(record, correct, n, apart=True) == 0
+    for given, why in (((correct + 1, n, False), "with nothing different"), ((correct, n + 1, True), "see the diff")):
+        assert evaluate.verdict(record, *given) == 1
+        assert why in capsys.readouterr().out
+
+
+def test_the_test_runs_in_the_recorded_precision(finished, tmp_path, monkeypatch, capsys):
+    given = []
+
+    class Noted(pl.Trainer):
+        def __init__(self, **arguments):
+            given.append(arguments["precision"])
+            super().__init__(**arguments)
+
+    monkeypatch.setattr(pl, "Trainer", Noted)
+    folder, _ = finished
+    path = changed(folder, tmp_path, lambda content: content.update(precision="bf16-mixed"))
+    call(monkeypatch, capsys, f"checkpoint={path}", *options(folder))
+    assert given == ["bf16-mixed"]
 
 
 EVIL = {

@@ -16,7 +16,7 @@ from rich.console import Console
 from lra.results import config_hash, load
 from scripts import demo, local, lra_all, train
 from scripts.composition import composed
-from scripts.grid import Cell, last_line, outcome, outdated, settle
+from scripts.grid import Cell, ended, last_line, outcome, outdated, settle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = ("fnet", "linear_transformer")
@@ -97,6 +97,17 @@ def test_a_cell_that_dies_before_its_data_is_open_leaves_a_record_with_reason_an
     assert record == load(refused.path)
     assert not refused.done
     assert record.path(refused.results) == refused.path
+
+
+@pytest.mark.parametrize(("task", "source", "kind"), [("listops", "auto", "generated"), ("text", "auto", "official")])
+def test_a_record_of_a_run_without_data_says_which_it_would_have_been(task, source, kind, tmp_path):
+    assert settle(cell(tmp_path, "fnet", f"data.source={source}", task=task), 1).data.kind == kind
+
+
+def test_an_exit_status_is_said_in_words():
+    said = {None: "ended unseen", 0: "ended with status 0", 1: "ended with status 1", 2: "refused"}
+    said |= {130: "stopped before it began", -9: "killed by SIGKILL"}
+    assert {status: ended(status) for status in said} == said
 
 
 def test_a_record_left_running_by_a_dead_process_says_so(tmp_path):

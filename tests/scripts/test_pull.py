@@ -94,7 +94,7 @@ def test_of_runs_of_one_cell_the_one_that_ended_last_counts(tmp_path, monkeypatc
 def test_a_record_that_is_here_stays_unless_it_is_unfinished_or_force_is_given(tmp_path, monkeypatch, capsys):
     path = RECORD.path(tmp_path)
     words = ["me/lra", "--results", tmp_path]
-    other = replace(RECORD, notes=["made elsewhere"])
+    other = replace(RECORD, notes=["made elsewhere"], finished="2026-03-01T00:00:00Z")
     RECORD.write(path)
     _, out, _ = call(monkeypatch, capsys, *words, api=Project(a=other.text()))
     assert f"kept: {path}; it differs, --force replaces it" in out
@@ -106,6 +106,10 @@ def test_a_record_that_is_here_stays_unless_it_is_unfinished_or_force_is_given(t
         _, out, _ = call(monkeypatch, capsys, *words, api=Project(a=RECORD.text()))
         assert f"replaced: {path}" in out
         assert load(path) == RECORD
+    later, earlier = (interrupted(finished=f"2026-0{month}-01T00:00:00Z") for month in (4, 3))
+    later.write(path)
+    assert f"kept: {path}" in call(monkeypatch, capsys, *words, api=Project(a=earlier.text()))[1]
+    assert load(path) == later
 
 
 def test_what_is_no_record_is_named_and_the_rest_comes(tmp_path, monkeypatch, capsys):
@@ -125,6 +129,13 @@ def test_no_answer_is_one_line(tmp_path, monkeypatch, capsys):
     status, out, err = call(monkeypatch, capsys, "me/lra", "--results", tmp_path, api=Gone())
     assert (status, out) == (2, "")
     assert err == "pull.py: me/lra: W&B did not answer (connection refused and more)\n"
+
+
+def test_a_project_without_a_key_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "has_key", lambda: False)
+    status, out, err = call(monkeypatch, capsys, "me/lra")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("pull.py: no W&B key on this machine; run ")
 
 
 @pytest.mark.parametrize("words", [[], ["me/lra", "--offline", "wandb"]])
