@@ -1,8 +1,17 @@
-"""What a cell costs is measured by real steps of it."""
+"""What a cell costs is measured by real steps of it, and a grid costs what its cells do."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from scripts import cost
+from lra import environment
+from lra.duration import duration
+from lra.results import load
+from scripts import cost, plan
+
+GOLDEN = load(Path(__file__).parents[1] / "golden" / "record.json")
 
 
 @pytest.mark.parametrize("source", ["toy", "nowhere"])
@@ -31,3 +40,51 @@ def test_a_cell_costs_its_steps_its_validations_and_its_test(monkeypatch, tmp_pa
     # 64 examples of each split: four batches; half a second an example, of which 16 are measured
     assert found["evaluation_seconds"] == 10.0
     assert 0 < found["seconds"] - (40 * 2.0 + (4 + 1) * 4 * 10.0) < 60
+
+
+@pytest.fixture
+def cells(tmp_path, monkeypatch):
+    """Two seeds of two models in a variant of which nothing is known; of the first a measurement is remembered."""
+    cells = plan.cells_of(["fnet", "s4"], ["image"], range(2), "smoke", tmp_path / "runs", ["training.steps=7"])
+    here = {"processor": environment.processor_name(), "cores": environment.cores(), "device": plan.device_name()}
+    line = {"model": "fnet", "task": "image", "scale": "smoke", "variant": "training.steps=7", **here}
+    line |= {"seconds": 3600.0, "memory_mib": 100.0, "measured_batch": 4, "batch": 32, "when": "2026-01-31T12:00:00Z"}
+    elsewhere = [line | {"model": "s4", "cores": -1}, line | {"model": "s4", "device": "another"}]
+    monkeypatch.setattr(plan, "KNOWN", tmp_path / "plan.json")
+    plan.KNOWN.write_text(json.dumps([line, *elsewhere]))
+    return cells
+
+
+def columns(table) -> dict[str, list]:
+    return {column.header: list(column.cells) for column in table.columns}
+
+
+def test_a_grid_takes_what_its_cells_take_and_what_is_unknown_says_so(cells):
+    assert list(map(plan.known(cells), cells)) == [3600.0, None] * 2
+    shown = columns(plan.table_of(cells, jobs=2))
+    assert shown["model"] == ["fnet", "s4", "all"]
+    assert shown["runs"] == ["2", "2", "4"]
+    assert shown["time of one"] == [duration(3600), "?", f"at least {duration(3600)}"]
+    assert shown["memory"] == ["100 MiB", "?", "200 MiB"]
+    assert shown["known from"][0] == "measured with 4 of 32, 2026-01-31"
+    assert shown["known from"][2].startswith("2 of 4 runs unknown")
+    page = plan.markdown(cells[:2])
+    assert "| fnet | 1 h, 100 MiB | 1 h |" in page
+    assert "| s4 | ? | 0 h and more |" in page
+    assert "(of large batches a part, time and memory scaled up)" in page
+
+
+def test_the_slowest_record_made_on_equal_hardware_counts(cells):
+    device, processor, cores = plan.device_name(), environment.processor_name(), environment.cores()
+    here = {"device": device, "processor": processor, "cores": cores}
+    for seed, seconds, hardware in ((0, 7200.0, here), (1, 1800.0, here), (2, 9000.0, here | {"cores": 1000})):
+        record = replace(
+            GOLDEN, model="s4", task="image", scale="smoke", variant=["training.steps=7"], seed=seed,
+            total_seconds=seconds, train_seconds=1.0, hardware=replace(GOLDEN.hardware, **hardware),
+        )  # fmt: skip
+        record.write(record.path(cells[0].results))
+    unfinished = replace(record, seed=3, status="diverged", reason="NaN", hardware=replace(GOLDEN.hardware, **here))
+    unfinished.write(unfinished.path(cells[0].results))
+    shown = columns(plan.table_of(cells))
+    assert shown["time of one"] == [duration(3600), duration(7200), duration(2 * 3600 + 2 * 7200)]
+    assert shown["known from"] == ["measured with 4 of 32, 2026-01-31", "record of seed 0", "6.00 device hours"]
