@@ -1,8 +1,10 @@
 """Published numbers are read as they stand: a hole is no zero, a failure no hole, and what was not checked says so."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_up_runs import PUBLISHED
 
 from lra.published import ModelInfo, Published, PublishedRow, Quantity, load_published
 
@@ -66,3 +68,15 @@ def test_a_failed_task_counts_as_chance_and_over_a_hole_there_is_no_average():
     assert row(40, 70, 60, 40, 80).six_task_average is None
     assert row(40, 70, 60, 40, 80, None, convention="FAIL=50").six_task_average == 99.0
     assert Published().rows == []
+
+
+def test_printed_averages_follow_from_printed_scores_unless_marked():
+    for row in PUBLISHED.rows:
+        if row.convention in ("all six", "FAIL=50") and row.average is not None:
+            unmarked = replace(row, convention="")
+            assert unmarked.six_task_average == pytest.approx(row.average, abs=0.02), row.model
+
+
+def test_every_listed_model_names_a_published_row_that_exists():
+    for stem, info in PUBLISHED.models.items():
+        assert info.row is None or PUBLISHED.row_of(stem) is not None, stem
