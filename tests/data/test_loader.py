@@ -39,6 +39,7 @@ def test_training_order_is_a_function_of_seed_and_epoch():
 
     first, again, other = loader(3), loader(3), loader(4)
     epochs = [labels(first), labels(first)]
+    assert first.state_dict() == {"epoch": 2, "position": 0, "batch_size": 10, "seed": 3}
     assert epochs[0] != epochs[1]
     again.set_epoch(1)
     assert labels(again) == epochs[1]
@@ -93,6 +94,7 @@ def test_training_goes_on_from_any_step_exactly(stop):
 
     resumed = Loader(fixed(43), np.arange(43), 4, shuffle=True, seed=5)
     resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
     resumed.set_epoch(0)  # as Lightning does
     seen += labels(resumed)
     resumed.set_epoch(1)

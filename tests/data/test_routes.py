@@ -71,6 +71,16 @@ def test_reviews_are_the_same_from_folder_table_and_hugging_face(reviews, tmp_pa
     assert tasks[0].opened.pool.y.tolist() == [0] * 10 + [1] * 10 + [0] * 10 + [1] * 10
 
 
+def test_the_rule_of_the_literature_learns_from_all_reviews_and_validates_on_those_of_the_test(reviews, tmp_path):
+    given = {"batch_size": 2, "root": tmp_path / "root", "source": folder(tmp_path, reviews)}
+    held, literature = (ready(Text(validation=rule, **given)) for rule in ("held_out", "test"))
+    assert held.counts == {"train": 18, "val": 2, "test": 20}
+    assert literature.counts == {"train": 20, "val": 20, "test": 20}
+    assert literature.opened.index["val"].tolist() == literature.opened.index["test"].tolist() == list(range(20, 40))
+    with pytest.raises(DataError, match="n_val=3: text has 2"):
+        ready(Text(n_val=3, **given))
+
+
 def test_characters_that_training_reviews_have_seldom_or_never_are_unknown(reviews, tmp_path):
     task = ready(Text(batch_size=2, root=tmp_path / "root", source=folder(tmp_path, reviews)))
     vocabulary = task.opened.manifest["vocabulary"]

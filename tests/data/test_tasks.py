@@ -180,6 +180,17 @@ def test_setup_without_preparation_names_the_command(tmp_path):
         ListOps(batch_size=2, root=tmp_path).setup()
 
 
+@pytest.mark.parametrize("ends", [[0, 65], [-1, 64]])
+def test_parts_that_are_not_in_the_arrays_are_refused(ends, tmp_path):
+    made = {"batch_size": 2, "root": tmp_path, "source": "toy", "n_train": 32, "n_val": 16, "n_test": 16}
+    path = ready(ListOps(**made)).folder("toy") / "manifest.json"
+    content = json.loads(path.read_text())
+    content["parts"]["test"] = ends
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="reach past 64 examples; prepare it again"):
+        ListOps(**made).setup()
+
+
 def test_held_out_reviews_are_a_tenth_and_selection_on_test_is_marked(tmp_path):
     held, literature = (Text(batch_size=2, root=tmp_path, source="toy", validation=how) for how in ("held_out", "test"))
     parts = {"train": range(100), "test": range(100, 180)}

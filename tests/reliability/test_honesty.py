@@ -17,9 +17,10 @@ def listops(folder, **changes):
     return ListOps(batch_size=4, root=folder, source="toy", **changes)
 
 
-@pytest.mark.parametrize("other", ["val", "train"])
-def test_data_that_would_choose_or_learn_by_test_is_refused(tmp_path, other):
+@pytest.mark.parametrize(("other", "named"), [("val", False), ("train", False), ("train", True)])
+def test_data_that_would_choose_or_learn_by_test_is_refused(tmp_path, other, named):
     data = listops(tmp_path)
+    data.selection_on_test = named
     data.prepare_data()
     rule = data.split
     data.split = lambda parts, edition: {**rule(parts, edition), other: rule(parts, edition)["test"]}
