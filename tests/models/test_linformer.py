@@ -40,6 +40,12 @@ def test_keys_and_values_share_a_projection_only_on_request():
     assert Linformer(8, 12, d_projected=3, share_kv=False).project.shape == (2, 3, 12)
 
 
+def test_projected_keys_start_at_the_size_of_those_before():
+    torch.manual_seed(0)
+    projected = Linformer(8, 4096, d_projected=64).project[0] @ torch.randn(4096, 64)
+    assert projected.std().item() == pytest.approx(1, abs=0.1)
+
+
 def test_an_input_longer_than_the_projection_is_refused():
     with pytest.raises(ValueError, match="input has 13 positions, the projection was built for max_len 12"):
         Linformer(8, 12)(torch.zeros(1, 13, 8), torch.ones(1, 13, dtype=torch.bool))
