@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lra import kernels
@@ -293,6 +294,25 @@ def test_a_real_pole_that_the_bilinear_rule_maps_to_zero_lasts_one_position(back
     (gradient,) = torch.autograd.grad(kernel[..., :2].sum(), A)
     # of 2 Bb (1 + Ab), Bb = dt / (1 - dt A / 2), Ab = (1 + dt A / 2) / (1 - dt A / 2)
     torch.testing.assert_close(gradient, torch.tensor([[0.125 + 0j]]))
+
+
+class Exponentials(TorchDispatchMode):
+    """Counts them."""
+
+    taken = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.taken += out.numel() if function is torch.ops.aten.exp.default else 0
+        return out
+
+
+@pytest.mark.parametrize("L", [64, 4096, 4097])
+def test_powers_take_exponentials_as_the_root_of_the_length(L):
+    parameters = system(2, 3, 1, 1)[:4]
+    with Exponentials() as counted:
+        diagonal_kernel(*parameters, L, backend="compiled")
+    assert counted.taken <= 2 * 3 * 2.6 * L**0.5
 
 
 def test_compiled_spectrum_says_that_it_has_no_second_derivative():

@@ -102,11 +102,12 @@ def test_another_sampling_rate_gives_the_same_motion(rate):
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
 
 
-def test_clip_keeps_every_eigenvalue_in_the_left_half_plane():
-    model = layer(clip=True)
+@pytest.mark.parametrize("clip", [True, False])
+def test_clip_alone_keeps_every_eigenvalue_in_the_left_half_plane(clip):
+    model = layer(clip=clip)
     with torch.no_grad():
         model.A_real.fill_(0.5)
-    assert (model.system()[0].abs() < 1).all()
+    assert ((model.system()[0].abs() < 1) == clip).all()
 
 
 def test_state_space_has_its_own_learning_rate_without_decay():
