@@ -250,7 +250,8 @@ def begin(cell: Cell, settings: DictConfig, data: Any, mode: str) -> Any:
             "data_fingerprint": data.fingerprint,
         },
         dir=str(place()),
-        reinit="finish_previous",
+        # of another cell in this process one may be left that could not be ended, and is not waited for
+        reinit="create_new",
         settings=wandb.Settings(
             init_timeout=PATIENCE, login_timeout=PATIENCE, finish_timeout=UPLOAD, finish_timeout_raises=True
         ),

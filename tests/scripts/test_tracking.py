@@ -196,6 +196,15 @@ def test_a_network_lost_in_the_middle_of_a_run_does_not_hold_its_end(monkeypatch
     assert "what is missing is kept: .venv/bin/wandb sync " in line
 
 
+def test_a_run_that_failed_does_not_keep_the_next_in_the_process_from_its_key(monkeypatch, screen):
+    server = answering(accepted)
+    online(monkeypatch, screen, server.server_port).safely("logging", lambda: 1 / 0)
+    assert online(monkeypatch, screen, server.server_port).address.startswith("http://127.0.0.1")
+    assert said(screen) == ["W&B: logging failed (division by zero); the run goes on without it"]
+    server.shutdown()
+    server.server_close()
+
+
 def test_online_without_a_key_is_a_mistake_said_in_one_line(screen):
     with pytest.raises(ValueError, match="no W&B key on this machine"):
         tracking.start(CELL, settings(mode="online"), DATA, screen)
