@@ -6,8 +6,11 @@ from statistics import median
 
 import pytest
 import tiny_run
+import torch
+import torch.nn.functional as F
 from tiny_run import Majority, Pool, StopsAt, go
 
+from lra import weights
 from lra.backbone import Classifier
 from lra.results import Data
 
@@ -30,6 +33,23 @@ def test_a_record_says_what_was_run_and_on_what(tmp_path, monkeypatch):
     speeds = [(b.step - a.step) / (b.seconds - a.seconds) for a, b in pairwise(record.curve)]
     speeds.append(record.curve[0].step / record.curve[0].seconds)
     assert record.steps_per_second == pytest.approx(median(speeds), rel=0.1)
+
+
+def test_the_numbers_of_a_record_are_those_of_its_weights(tmp_path):
+    data = Majority()
+    record = go(tmp_path, steps=24, data=data)
+    model = Classifier(Majority.spec, d_model=8, n_layers=1, mixer=Pool).eval()
+    model.load_state_dict(weights.load(tmp_path / "model.safetensors")[0])
+    found = {}
+    with torch.no_grad():
+        for split in ("val", "test"):
+            x, y = data.parts[split]
+            scores = model(x, torch.ones_like(x, dtype=torch.bool))
+            found[split] = float(F.cross_entropy(scores, y)), int((scores.argmax(-1) == y).sum())
+    (chosen,) = (point for point in record.curve if point.step == record.selection.step)
+    assert chosen.val_loss == pytest.approx(found["val"][0], rel=1e-4)
+    assert chosen.val_accuracy == record.val_accuracy == found["val"][1] / 32
+    assert (record.test_correct, record.n_test) == (found["test"][1], 32)
 
 
 def test_a_stopped_run_has_the_epochs_it_came_to(tmp_path):

@@ -140,7 +140,16 @@ def test_out_of_memory_is_a_record(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "total", "every"), [({"epochs": 40}, 400, 10), ({"steps": 55}, 55, 2), ({"epochs": 0.5}, 5, 5)]
+    ("given", "total", "every"),
+    [
+        ({"epochs": 40}, 400, 10),
+        ({"steps": 55}, 55, 2),
+        ({"steps": 5}, 5, 1),
+        ({"epochs": 0.5}, 5, 5),
+        ({"epochs": 0.26}, 3, 3),
+        ({"epochs": 0.01}, 1, 1),
+        ({"epochs": 2.5}, 25, 12),
+    ],
 )
 def test_steps_are_derived(given, total, every):
     training = Training(**given)
@@ -152,6 +161,26 @@ def test_length_is_given_once():
     for given in ({}, {"epochs": 1, "steps": 1}):
         with pytest.raises(ValueError, match="give one of the two"):
             Training(**given)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Training(steps=0), "training.steps=0: more than 0"),
+        (lambda: Training(epochs=0.0), "training.epochs=0.0: more than 0"),
+        (lambda: Training(steps=1, clip=0), "training.clip=0: more than 0"),
+        (lambda: Training(steps=1, validations=0), "training.validations=0: more than 0"),
+        (lambda: Training(steps=1, warmup=-0.1), "training.warmup=-0.1: "),
+        (lambda: Training(steps=1, schedule="flat"), "training.schedule=flat: not one of"),
+        (lambda: Hardware(devices=0), "trainer.devices=0: at least 1"),
+        (lambda: Hardware(accelerator="abacus"), "trainer.accelerator=abacus: not one of"),
+        (lambda: Hardware(precision="8-true"), "trainer.precision=8-true: not one of"),
+        (lambda: Hardware(checkpoint_seconds=-1), "trainer.checkpoint_seconds=-1: "),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(make, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        make()
 
 
 class Asked(TorchDispatchMode):

@@ -245,6 +245,13 @@ def test_the_best_weights_a_checkpoint_speaks_of_are_there_with_it(folder):
         read_state(folder / f"best-{state['step']}.ckpt")
 
 
+def test_weights_that_no_checkpoint_speaks_of_are_forgotten(tmp_path):
+    """Validation is best at steps 6, 12 and 18; the checkpoint before the last one is of step 17."""
+    StopsAt.at, StopsAt.seen = 18, 0
+    assert go(tmp_path, steps=24, mixer=StopsAt, hardware=OFTEN).selection.step == 18
+    assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt", "best-12.ckpt", "best-18.ckpt"}
+
+
 REFUSALS = {
     errno.ENOSPC: "make room, or write elsewhere with runs=/some/dir",
     errno.EROFS: "write elsewhere with runs=",

@@ -7,6 +7,8 @@ import pytest
 import torch
 from tiny_run import Pool, go
 
+from lra.divergence import Divergence
+
 
 class Overflow(torch.autograd.Function):
     """Nothing on the way there, an infinite gradient on the way back."""
@@ -96,11 +98,22 @@ def test_divergence_names_the_group_and_the_rate_of_the_parameter_where_it_began
 
 
 @pytest.mark.parametrize("at", [1, 2, 30])
-def test_a_loss_that_is_lost_names_the_largest_gradient_before_it(tmp_path, at):
+def test_a_loss_that_is_lost_names_the_largest_gradient_before_it(tmp_path, monkeypatch, at):
+    seen, watch = [], Divergence.on_before_optimizer_step
+
+    def note(self, trainer, module, optimizer):
+        seen.append({name: float(p.grad.abs().max()) for name, p in module.model.named_parameters()})
+        watch(self, trainer, module, optimizer)
+
+    monkeypatch.setattr(Divergence, "on_before_optimizer_step", note)
     record = diverge(tmp_path, BadLoss, at)
     assert record.status == "diverged"
     assert record.reason.startswith(f"the loss is not finite since step {at} (learning rate 0.01)")
-    assert ("there was no step before" if at == 1 else "the largest gradient of the step before was") in record.reason
+    if at == 1:
+        assert record.reason.endswith("; there was no step before")
+    else:
+        name, size = max(seen[at - 2].items(), key=lambda pair: pair[1])
+        assert f"; the largest gradient of the step before was {size:.3g}, of {name} {GROUP}" in record.reason
 
 
 def test_the_rate_is_that_of_the_step_at_which_it_began(tmp_path):
