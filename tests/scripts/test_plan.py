@@ -50,6 +50,7 @@ def cells(tmp_path, monkeypatch):
     line = {"model": "fnet", "task": "image", "scale": "smoke", "variant": "training.steps=7", **here}
     line |= {"seconds": 3600.0, "memory_mib": 100.0, "measured_batch": 4, "batch": 32, "when": "2026-01-31T12:00:00Z"}
     elsewhere = [line | {"model": "s4", "cores": -1}, line | {"model": "s4", "device": "another"}]
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
     monkeypatch.setattr(plan, "KNOWN", tmp_path / "plan.json")
     plan.KNOWN.write_text(json.dumps([line, *elsewhere]))
     return cells
