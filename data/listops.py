@@ -164,8 +164,8 @@ def write_official(place: Path, work: Path) -> dict[str, Any]:
             for number, line in enumerate(lines, 2):
                 advance(len(line))
                 where = f"{path}:{number}"
-                source, tab, target = line.decode("ascii", "replace").rstrip("\r\n").partition("\t")
-                if not tab or target not in "0123456789" or len(target) != 1:
+                source, _, target = line.decode("ascii", "replace").rstrip("\r\n").partition("\t")
+                if target not in "0123456789" or len(target) != 1:
                     raise DataError(
                         f"{where}: expected 'expression<tab>digit', found {line[-40:]!r}; the file is damaged"
                     )

@@ -1,5 +1,6 @@
 """Official files of ListOps, Pathfinder and Retrieval: read exactly, or refused in a line that names the place."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,10 @@ def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def _label(path: Path, label: str) -> None:
+    path.write_text(re.sub(r"\t\d", label, path.read_text(), count=1))
+
+
 def _relabel(path: Path, line: int) -> None:
     lines = path.read_text().splitlines()
     lines[line - 1] = lines[line - 1][:-1] + str((int(lines[line - 1][-1]) + 1) % 10)
@@ -42,6 +47,8 @@ def _relabel(path: Path, line: int) -> None:
             r"basic_val\.tsv:2: position \d+: the expression ends inside",
         ),
         (lambda p: _replace(p / "basic_test.tsv", "\t", " "), r"basic_test\.tsv:1: header"),
+        (lambda p: _label(p / "basic_test.tsv", "\tx"), r"basic_test\.tsv:2: expected 'expression<tab>digit'"),
+        (lambda p: _label(p / "basic_test.tsv", ""), r"basic_test\.tsv:2: expected 'expression<tab>digit'"),
         (
             lambda p: (p / "basic_test.tsv").write_bytes((p / "basic_test.tsv").read_bytes()[:-1000]),
             r"basic_test\.tsv:11: expected 'expression<tab>digit'",

@@ -18,7 +18,7 @@ from lra.exhibits import Example, Kernel
 from lra.picture import grey, signed
 from lra.published import TASKS, load_published
 from lra.report import page
-from lra.results import Data, Point, Record, config_hash, load
+from lra.results import Data, Point, Record, Selection, config_hash, load
 from lra.runs import flat
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +139,31 @@ def test_every_cell_and_every_failure_is_there():
 
 def section(name: str, text: str) -> str:
     return text[text.index(f'<section id="{name}">') :].split("</section>")[0] + "</section>"
+
+
+def test_the_values_behind_the_charts_are_those_of_the_records():
+    def values(text: str) -> list[list[str]]:
+        rows = re.findall("<tr>(<td><span.*?)</tr>", text)
+        return [[re.sub("<.*?>", "", cell) for cell in re.findall("<td>(.*?)</td>", row)] for row in rows]
+
+    slow = {"steps_per_second": 2.0, "peak_memory_mib": 900.0, "total_seconds": 180.0}
+    seeds = [ran("s4", "text", 0.8, 0, **slow), ran("s4", "text", 0.9, 1), ran("s4", "text", 0.7, 2)]
+    runs = [ran("lstm", "text", 0.6), *seeds]
+    shown = values(section("text", page(runs, PUBLISHED, "mini")))
+    assert [row[0] for row in shown] == ["S4", "LSTM"]
+    # accuracies of tests and validations, the last training loss, the middle speed, the most memory, the mean of times
+    validation = f"{100 * sum(r.val_accuracy for r in seeds) / 3:.2f}"
+    assert shown[0][1:] == ["80.00 ± 10.00ᵍ (3)", validation, "0.030", "10.7", "1,002", "900", "1.7"]
+
+
+def test_how_a_checkpoint_was_chosen_and_why_a_run_ended_is_told():
+    chosen = Selection(rule="best", on_test=True)
+    runs = [ran("s4", "text", 0.9), failed(ran("s4", "text", 0.5, 1), "oom", "needed 9 GiB")]
+    text = section("runs", page(runs, PUBLISHED, "mini"))
+    assert "on the test set" not in text
+    assert text.count("needed 9 GiB") == 1
+    assert "on the test set" in section("runs", page([ran("s4", "text", 0.9, selection=chosen)], PUBLISHED, "mini"))
+    assert "<h3>2 runs</h3>" in section("environment", page(runs, PUBLISHED, "mini"))
 
 
 def test_an_input_is_shown_once_with_every_models_answer():
