@@ -111,6 +111,7 @@ def test_one_state_is_a_real_leaky_integrator():
     A, B = form.dense()
     assert A.item() == pytest.approx(-1)
     assert B.item() == pytest.approx(1)
+    assert basis("legs", 1, torch.tensor([0.0, 3.0], dtype=torch.float64))[0].tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("measure", ["legs", "legt", "fout"])
@@ -225,10 +226,12 @@ def test_random_draws_repeat_with_the_seed_and_differ_without():
 
 
 def test_gaussian_matrix_is_stable_and_has_no_low_rank_form():
-    A, _ = transition("gaussian", 64, seeded())
+    A, B = transition("gaussian", 64, seeded())
     assert torch.linalg.eigvals(A).real.max() < 0
-    with pytest.raises(ValueError, match="gaussian"):
-        nplr("gaussian", 8)
+    assert B.abs().min() > 0
+    for form in (nplr, rank_correction):
+        with pytest.raises(ValueError, match="gaussian"):
+            form("gaussian", 8)
 
 
 def test_unknown_measure_and_empty_state_are_named():

@@ -183,6 +183,15 @@ def test_two_sided_layer_has_no_step_and_an_unprepared_one_says_so():
         layer.step(torch.zeros(1, 2), layer.default_state(1))
 
 
+@pytest.mark.parametrize("glu", [True, False])
+def test_the_output_is_gated_only_if_told_to(glu):
+    torch.manual_seed(0)
+    layer, x = S4(4, 8, glu=glu), torch.randn(2, 8, 4)
+    value, gate = layer.out(x).split([4, 4 * glu], -1)
+    torch.testing.assert_close(layer.mix(x), value * gate.sigmoid() if glu else value)
+    assert layer(x, mask_of(x)).shape == x.shape
+
+
 def test_kernel_parameters_declare_their_rates_and_no_weight_decay():
     groups = S4(4, 8, lr={"dt": None, "A": 1e-3, "B": 2e-3}).optim
     assert groups["log_dt"] == {"weight_decay": 0.0}

@@ -78,6 +78,15 @@ def test_half_the_sampling_rate_doubles_the_step():
     torch.testing.assert_close(layer.log_dt.exp(), 2 * dt)
 
 
+@pytest.mark.parametrize("glu", [True, False])
+def test_the_output_is_gated_only_if_told_to(glu):
+    torch.manual_seed(0)
+    layer, x = S4D(4, 8, glu=glu), torch.randn(2, 8, 4)
+    value, gate = layer.out(x).split([4, 4 * glu], -1)
+    torch.testing.assert_close(layer.mix(x), value * gate.sigmoid() if glu else value)
+    assert layer(x, mask_of(x)).shape == x.shape
+
+
 def test_kernel_parameters_declare_their_rates_and_no_weight_decay():
     groups = S4D(4, 8, lr={"dt": None, "A": 1e-3, "B": 2e-3}).optim
     assert groups["log_dt"] == {"weight_decay": 0.0}
