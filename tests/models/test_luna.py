@@ -75,3 +75,8 @@ def test_every_parameter_learns_and_padding_does_not_matter(prenorm, ragged):
     # a shift of all keys does not change a softmax: with untied keys the key biases would have none
     still = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 1e-12]
     assert still == []
+
+
+def test_the_network_is_four_times_as_wide_as_the_model_unless_told():
+    made = [Luna(8, 16, n_layers=1, n_packed=3, d_ff=d_ff) for d_ff in (None, 5)]
+    assert [encoder.layers[0].feed[0].out_features for encoder in made] == [32, 5]

@@ -173,3 +173,8 @@ def test_reversible_layers_keep_a_memory_independent_of_their_number():
 
     assert saved_elements(6, reversible=True) == saved_elements(1, reversible=True)
     assert saved_elements(6, reversible=False) > 4 * saved_elements(1, reversible=False)
+
+
+def test_the_network_is_four_times_as_wide_as_the_model_unless_told():
+    made = [ReversibleEncoder(8, 16, n_layers=1, mixer=LSHAttention, d_ff=d_ff) for d_ff in (None, 5)]
+    assert [encoder.networks[0][1].out_features for encoder in made] == [32, 5]
