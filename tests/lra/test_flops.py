@@ -8,6 +8,7 @@ from torch import nn
 from lra.backbone import Classifier
 from lra.fftconv import fast_length
 from lra.flops import Recurrent, forward_flops
+from lra.hippo import rank_correction
 from lra.results import load
 from lra.task import TaskSpec
 from models.linear_transformer import LinearAttention
@@ -84,10 +85,12 @@ def transformer_flops(L, D, F, Q):
     return 2 * L * D * 3 * Q + 2 * (2 * L * L * Q) + 2 * L * Q * D + 2 * (2 * L * D * F)
 
 
-def s4_flops(L, D, N):
-    """Two-sided and gated: six sums over N poles at L / 2 + 1 frequencies, two kernels, a convolution, the output."""
+def s4_flops(L, D, N, R):
+    """Two-sided and gated: sums over N poles at L / 2 + 1 frequencies, two kernels, a convolution, the output."""
     n = fast_length(2 * L - 1)
-    sums, kernels = 6 * 2 * D * N * (L // 2 + 1), round(2 * 2.5 * D * L * math.log2(L))
+    # Woodbury's product of two of the sums is one of matrices only where the rank is more than one
+    woodbury = 2 * 2 * D * R * (L // 2 + 1) if R > 1 else 0
+    sums, kernels = woodbury + (2 + R) * (1 + R) * 2 * D * N * (L // 2 + 1), round(2 * 2.5 * D * L * math.log2(L))
     return sums + kernels + 3 * round(2.5 * D * n * math.log2(n)) + 2 * L * D * 2 * D
 
 
@@ -108,7 +111,7 @@ def test_counts_in_records_are_those_made_by_hand(model):
         if model == "transformer":
             layer = transformer_flops(L, D, m["d_ff"], m["mixer"]["d_qkv"] or D)
         else:
-            layer = s4_flops(L, D, m["mixer"]["d_state"])
+            layer = s4_flops(L, D, m["mixer"]["d_state"], len(rank_correction(m["mixer"]["init"], 1)))
         assert r.flops == embedding + m["n_layers"] * layer + head, r.task
 
 
