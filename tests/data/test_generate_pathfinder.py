@@ -150,7 +150,7 @@ def test_same_picture_whatever_the_workers_and_the_chunk():
 
 
 def test_pictures_of_a_seed_never_change(drawn):
-    """But for what another processor rounds otherwise. Rules that draw others get another number in data/pathfinder.py."""
+    """But for what another processor rounds otherwise. Rules that draw others are to have another number (RULES)."""
     images, labels, metadata = drawn(32)
     assert labels[:20].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0]
     discs = [[20, 20, 3, 26], [14, 16, 23, 9], [15, 16, 3, 26], [15, 15, 16, 3], [11, 20, 19, 25], [15, 21, 29, 9]]
