@@ -140,7 +140,7 @@ class S4(Recurrent):
         # in the eigenbasis of A and random: a change of basis would only draw it anew
         C = torch.randn(1 + bidirectional, d_model, len(A), dtype=torch.cfloat)
         self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
-        # some measures have poles on the imaginary axis, whose logarithm would be infinite
+        # poles on the imaginary axis: float32 keeps nothing of their gradients, and their logarithm would be infinite
         self.precise = REAL_PART[init] == 0
         self.A_log_decay = nn.Parameter((-A.real).clamp(min=1e-4).log().float().repeat(n_ssm, 1))  # (S, M)
         self.A_imag = nn.Parameter(A.imag.float().repeat(n_ssm, 1))
