@@ -143,6 +143,8 @@ def check_composition(overrides: list[Override], *, several: bool) -> None:
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = hydra.compose("train", overrides=words, return_hydra_config=True)
+        # a word such as training.warmup=${x} is looked up when it is noted
+        list(composed.hydra.overrides.task)
         # Hydra makes this folder before anybody else looks at it
         Path(str(composed.hydra.run.dir)).mkdir(parents=True, exist_ok=True)
     except NO_CONFIGURATION as error:

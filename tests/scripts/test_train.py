@@ -89,6 +89,7 @@ def test_the_number_of_a_record_stands_in_the_table(cell, tmp_path):
         (["lr=0.1"], "lr=0.1: there is no option lr; did you mean optimizer.lr"),
         (["batch_size=8"], "there is no option batch_size; did you mean task.batch_size?"),
         (["task=listops", "-m", "model=s4"], "model=s4: the words with = stand together"),
+        (["model.d_model=${x}"], "Interpolation key 'x' not found"),
     ],
 )
 def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(arguments, line, capsys):
