@@ -8,8 +8,8 @@ generating function, a Cauchy sum at each root of unity, and a step of the recur
 
     the paper                                        here
     HiPPO matrix, its normal plus low-rank form      lra.hippo: transition, nplr
-    algorithm 1: generating function, Cauchy sums,   S4.kernel; its sums are lra.kernels.nplr_spectrum, which
-    Woodbury, inverse FFT                            lra/kernels/reference.py defines in thirty lines
+    algorithm 1: generating function, Cauchy sums,   S4.kernel: lra.kernels.nplr_kernel; its sums, nplr_spectrum, are
+    Woodbury, inverse FFT                            defined in thirty lines of lra/kernels/reference.py
     C (I - Ab^L), section 3.2                        S4.correct_length, S4.true_C, by the dense matrices below
     convolution with the kernel                      S4.forward: lra.fftconv.long_conv
     the recurrence, appendix C.2                     DiscreteSSM; S4.discretise, default_state, step
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from lra.backbone import ACTIVATIONS, Dropout
 from lra.fftconv import long_conv
 from lra.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
-from lra.kernels import copies, nplr_spectrum
+from lra.kernels import copies, nplr_kernel, system
 from lra.optim import kernel_groups
 from lra.recurrent import Recurrent
 
@@ -168,14 +168,16 @@ class S4(Recurrent):
         """The first L taps (K, H, L); the second output's are read from the right, starting one position away."""
         if self.length < L:
             raise ValueError(f"S4 was prepared for {self.length} positions, the input has {L}: call prepare({L}) first")
-        spectrum = nplr_spectrum(*self.system(), self.length, backend=self.backend, precise=self.precise)
-        taps = torch.fft.irfft(spectrum, n=self.length)
+        taps = nplr_kernel(*self.trained(), self.length, backend=self.backend, precise=self.precise)
         return taps if self.length == L else taps[..., :L]
+
+    def trained(self) -> tuple[Tensor, ...]:
+        """What lra.kernels.nplr_kernel takes: real parameters, complex numbers as pairs."""
+        return self.log_dt, self.A_log_decay, self.A_imag, self.B, self.C, self.P
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """dt (H,), A (S, M), B (S, M), C (K, H, M), P (R, S, M)."""
-        A = torch.complex(-self.A_log_decay.exp(), self.A_imag)
-        return self.log_dt.exp(), A, *(torch.view_as_complex(x) for x in (self.B, self.C, self.P))
+        return system(*self.trained())
 
     # --- another length, another sampling rate
 

@@ -5,17 +5,22 @@
     keops      the same sums as KeOps reductions, cpu and cuda
     triton     one fused kernel each way, cuda
 
-Each is a module with `nplr_spectrum`, `diagonal_kernel` and `why_not(device, dtype) -> str | None`. "auto" takes the
-first in the order below that can run and says so when that is the slow definition; a name insists.
+Each is a module with `diagonal_kernel`, `why_not(device, dtype) -> str | None` and `nplr_spectrum`, or in its place
+what lra.kernels.fused asks for. "auto" takes the first in the order below that can run and says so when that is the
+slow definition; a name insists.
 
 H features, N half the state, K outputs (channels), R rank, L length, F = L // 2 + 1 frequencies.
 """
 
 import warnings
 from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from lra.kernels import fused
+from lra.kernels.pairs import copies
 
 BACKENDS = ("reference", "compiled", "keops", "triton")
 ORDER = {"cuda": ("triton", "keops", "reference"), "cpu": ("compiled", "keops", "reference")}
@@ -54,19 +59,56 @@ def nplr_spectrum(
     returns  complex (K, H, F), at w_k = exp(-2 pi i k / L); finite also at w = -1
     raises   RuntimeError, with the reason, if the named backend cannot run here; ValueError for an unknown one
     """
-    check_shapes(dt, A, B, C, L)
-    if P.shape[1:] != A.shape:
-        raise ValueError(f"P has shape {tuple(P.shape)}: (R, S, N) with (S, N) = {tuple(A.shape)} is needed")
+    check_shapes(dt.shape, A.shape, B.shape, C.shape, L, P.shape)
     module = take("nplr_spectrum", backend, A.device, dt.dtype, len(P))
     # triton launches on the current device, wherever the tensors are
     with torch.autocast(A.device.type, enabled=False), torch.cuda.device_of(A):
-        if not module.__name__.endswith("triton"):
-            # the fused kernels index the copies instead
-            A, B, P = (copies(x, len(dt)) for x in (A, B, P))
-        if not precise or module.__name__.endswith("compiled"):
-            return module.nplr_spectrum(dt, A, B, C, P, L)
-        double = (x.to(torch.promote_types(x.dtype, torch.float64)) for x in (dt, A, B, C, P))
-        return module.nplr_spectrum(*double, L).to(C.dtype)
+        dtype = C.dtype
+        if precise:
+            dt, A, B, C, P = in_double(module, dt, A, B, C, P)
+        if fused.is_fused(module):
+            return fused.nplr_spectrum(module, dt, A, B, C, P, L).to(dtype)
+        A, B, P = (copies(x, len(dt)) for x in (A, B, P))
+        return module.nplr_spectrum(dt, A, B, C, P, L).to(dtype)
+
+
+def system(
+    log_dt: Tensor, log_decay: Tensor, imag: Tensor, B: Tensor, C: Tensor, P: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dt, A, B, C, P of `nplr_spectrum` from the parameters of `nplr_kernel`."""
+    B, C, P = (torch.view_as_complex(x) for x in (B, C, P))
+    return log_dt.exp(), torch.complex(-log_decay.exp(), imag), B, C, P
+
+
+@opaque
+def nplr_kernel(
+    log_dt: Tensor,
+    log_decay: Tensor,
+    imag: Tensor,
+    B: Tensor,
+    C: Tensor,
+    P: Tensor,
+    L: int,
+    *,
+    backend: str = "auto",
+    precise: bool = False,
+) -> Tensor:
+    """Impulse response of a normal-plus-low-rank system, irfft of `nplr_spectrum`, of the parameters that are trained.
+
+    log_dt           real (H,)
+    log_decay, imag  real (S, N): A = -exp(log_decay) + i imag
+    B, C, P          real (S, N, 2), (K, H, N, 2), (R, S, N, 2): complex numbers as pairs
+    returns          real (K, H, L); the rest is as in nplr_spectrum
+    """
+    parameters = (log_dt, log_decay, imag, B, C, P)
+    check_shapes(log_dt.shape, log_decay.shape, B.shape[:-1], C.shape[:-1], L, P.shape[:-1])
+    module = take("nplr_spectrum", backend, C.device, C.dtype, len(P))
+    if not fused.is_fused(module) or len(C) > 2:
+        spectrum = nplr_spectrum(*system(*parameters), L, backend=backend, precise=precise)
+        return torch.fft.irfft(spectrum, n=L)
+    with torch.autocast(C.device.type, enabled=False), torch.cuda.device_of(C):
+        taken = in_double(module, *parameters) if precise else parameters
+        return fused.Taps.apply(module, L, *taken).to(C.dtype)
 
 
 @opaque
@@ -91,7 +133,7 @@ def diagonal_kernel(
     backend         as in nplr_spectrum
     returns         real (K, H, L)
     """
-    check_shapes(dt, A, B, C, L)
+    check_shapes(dt.shape, A.shape, B.shape, C.shape, L)
     if discretization not in DISCRETIZATIONS:
         raise ValueError(f"discretization {discretization!r} is unknown: use {' or '.join(DISCRETIZATIONS)}")
     module = take("diagonal_kernel", backend, A.device, dt.dtype)
@@ -149,21 +191,27 @@ def forget() -> None:
     _used.clear()
 
 
-def take(function: str, backend: str, device: torch.device, dtype: torch.dtype, rank: int = 1):
+def take(function: str, backend: str, device: torch.device, dtype: torch.dtype, rank: int = 1) -> ModuleType:
     name = choose(backend, device, dtype, rank)
     _used.setdefault(function, set()).add(name)
     return import_module(f"lra.kernels.{name}")
 
 
-def check_shapes(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int) -> None:
+def in_double(module: ModuleType, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """In float64; but the C++ loops take what they are given and see themselves where they need it."""
+    if module.__name__.endswith("compiled"):
+        return tensors
+    return tuple(x.to(torch.promote_types(x.dtype, torch.float64)) for x in tensors)
+
+
+Shape = tuple[int, ...]
+
+
+def check_shapes(dt: Shape, A: Shape, B: Shape, C: Shape, L: int, P: Shape | None = None) -> None:
     if L < 1:
         raise ValueError(f"a kernel of length {L} is empty: L must be at least 1")
-    if len(dt) % len(A) or B.shape != A.shape or C.shape[1:] != (len(dt), A.shape[1]):
-        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in (("dt", dt), ("A", A), ("B", B), ("C", C)))
+    if dt[0] % A[0] or B != A or C[1:] != (dt[0], A[1]):
+        shapes = ", ".join(f"{name} {tuple(x)}" for name, x in (("dt", dt), ("A", A), ("B", B), ("C", C)))
         raise ValueError(f"{shapes}: dt (H,), A (S, N), B (S, N), C (K, H, N) are needed")
-
-
-def copies(x: Tensor, H: int) -> Tensor:
-    """(..., S, N) -> (..., H, N): feature h has copy h mod S."""
-    S = x.shape[-2]
-    return x if S == H else x.unsqueeze(-3).expand(*x.shape[:-2], H // S, *x.shape[-2:]).flatten(-3, -2)
+    if P is not None and P[1:] != A:
+        raise ValueError(f"P has shape {tuple(P)}: (R, S, N) with (S, N) = {tuple(A)} is needed")

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lra.kernels.pairs import nodes
 from lra.kernels.reference import discretise
@@ -45,31 +44,30 @@ def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | No
     return None
 
 
-def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
-    """See lra.kernels.nplr_spectrum; two outputs at a time."""
-    outputs = [Spectrum.apply(dt, A, B, part, P, L) for part in C.split(2)]
-    return torch.view_as_complex(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+def spectrum(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> Tensor:
+    """See lra.kernels.fused."""
+    out = C.new_empty(*C.shape[:2], L // 2 + 1, 2)
+    call("spectrum", L, whole(dt, A, B, C, P), [out])
+    return out
 
 
-class Spectrum(torch.autograd.Function):
-    """dt (H,), A, B (H, N), C (K, H, N), P (R, H, N) -> the spectrum (K, H, F, 2)."""
+def spectrum_gradients(L: int, grad: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> list[Tensor]:
+    """See lra.kernels.fused."""
+    inputs = whole(dt, A, B, C, P)
+    gradients = [torch.empty_like(x) for x in inputs]
+    call("spectrum_backward", L, inputs, [grad, *gradients])
+    if len(A) < len(dt):
+        for i in (1, 2, 4):
+            gradients[i] = gradients[i].unflatten(-3, (-1, len(A))).sum(-4)
+    return gradients
 
-    @staticmethod
-    def forward(ctx, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
-        others = (x.to(dt.dtype.to_complex()).resolve_conj().resolve_neg().contiguous() for x in (A, B, C, P))
-        inputs = (dt.contiguous(), *others)
-        ctx.save_for_backward(*inputs)
-        ctx.L = L
-        out = dt.new_empty(len(C), len(dt), L // 2 + 1, 2)
-        call("spectrum", L, inputs, [out])
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        gradients = [torch.empty_like(x) for x in ctx.saved_tensors]
-        call("spectrum_backward", ctx.L, ctx.saved_tensors, [grad.contiguous(), *gradients])
-        return *gradients, None
+def whole(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> tuple[Tensor, ...]:
+    """The loops know no copies: every feature reads its own."""
+    n = len(dt) // len(A)
+    if n > 1:
+        A, B, P = A.repeat(n, 1, 1), B.repeat(n, 1, 1), P.repeat(1, n, 1, 1)
+    return dt, A, B, C, P
 
 
 class Parameters(ctypes.Structure):
@@ -80,7 +78,7 @@ class Parameters(ctypes.Structure):
 
 def call(function: str, L: int, inputs: tuple[Tensor, ...], rest: list[Tensor]) -> None:
     dt, A, _, C, P = inputs
-    (H, N), F = A.shape, L // 2 + 1
+    (H, N), F = A.shape[:2], L // 2 + 1
     tables = [node_table(L, dt.dtype), node_table(L, torch.float64)]
     # below this much work a thread costs more than it saves
     threads = torch.get_num_threads() if H * N * F > 2**16 else 1

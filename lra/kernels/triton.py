@@ -49,16 +49,6 @@ def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | No
     return f"it runs on cuda, not on {device.type} (TRITON_INTERPRET=1 interprets it there, slowly)"
 
 
-def nplr_spectrum(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
-    """See lra.kernels.nplr_spectrum."""
-    P = P.squeeze(0) if len(P) else torch.zeros_like(A)
-    A, B, C, P = (torch.view_as_real(x.resolve_conj()).contiguous() for x in (A, B, C, P))
-    dt = dt.contiguous()
-    if len(C) <= 2:
-        return torch.view_as_complex(Spectrum.apply(dt, A, B, C, P, L))
-    return torch.view_as_complex(torch.cat([Spectrum.apply(dt, A, B, part, P, L) for part in C.split(2)]))
-
-
 def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str) -> Tensor:
     """See lra.kernels.diagonal_kernel; every power of every pole is computed where it is summed."""
     weight, exponent = discretise(dt, A, B, C, discretization)
@@ -73,39 +63,37 @@ def cached_nodes(L: int, dtype: torch.dtype, device: torch.device) -> tuple[Tens
     return nodes(L, dtype, device)
 
 
-class Spectrum(torch.autograd.Function):
-    """dt (H,), A, B, P (S, N, 2), C (K, H, N, 2) -> the spectrum (K, H, F, 2); K is 1 or 2."""
+def spectrum(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> Tensor:
+    """See lra.kernels.fused."""
+    s, c = cached_nodes(L, dt.dtype, dt.device)
+    (S, N), (K, H), n_freq = A.shape[:2], C.shape[:2], len(s)
+    out = C.new_empty(K, H, n_freq, 2)
+    grid = (H, triton.cdiv(n_freq, SUMS["BLOCK"]))
+    spectrum_forward[grid](dt, A, B, C, column(P, A), s, c, out, H, S, N, n_freq, K=K, **SUMS)
+    return out
 
-    @staticmethod
-    def forward(ctx, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
-        s, c = cached_nodes(L, A.dtype, A.device)
-        (S, N), (K, H), n_freq = A.shape[:2], C.shape[:2], len(s)
-        out = torch.empty(K, H, n_freq, 2, device=A.device, dtype=A.dtype)
-        grid = (H, triton.cdiv(n_freq, SUMS["BLOCK"]))
-        spectrum_forward[grid](dt, A, B, C, P, s, c, out, H, S, N, n_freq, K=K, **SUMS)
-        ctx.save_for_backward(dt, A, B, C, P)
-        ctx.L = L
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        dt, A, B, C, P = ctx.saved_tensors
-        s, c = cached_nodes(ctx.L, A.dtype, A.device)
-        (S, N), (K, H), n_freq = A.shape[:2], C.shape[:2], len(s)
-        grad = grad.contiguous()
-        x = torch.empty(H, n_freq, 2, device=A.device, dtype=A.dtype)
-        z = torch.empty_like(x)
-        grid = (H, triton.cdiv(n_freq, SUMS["BLOCK"]))
-        woodbury_backward[grid](dt, A, B, C, P, s, c, grad, x, z, H, S, N, n_freq, K=K, **SUMS)
-        d_dt = torch.empty(H, N, device=A.device, dtype=A.dtype)
-        dC, tied = torch.empty_like(C), torch.empty(3, H, N, 2, device=A.device, dtype=A.dtype)
-        grid = (H, triton.cdiv(N, REDUCE["POLES"]))
-        reduce_frequencies[grid](
-            dt, A, B, C, P, s, c, grad, x, z, d_dt, tied[0], tied[1], dC, tied[2], H, S, N, n_freq, K=K, **REDUCE
-        )
-        dA, dB, dP = tied.view(3, H // S, S, N, 2).sum(1) if S < H else tied
-        return d_dt.sum(1), dA, dB, dC, dP, None
+def spectrum_gradients(
+    L: int, grad: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See lra.kernels.fused."""
+    s, c = cached_nodes(L, dt.dtype, dt.device)
+    (S, N), (K, H), n_freq = A.shape[:2], C.shape[:2], len(s)
+    given, sizes = (dt, A, B, C, column(P, A), s, c, grad), (H, S, N, n_freq)
+    x, z = A.new_empty(2, H, n_freq, 2)
+    woodbury_backward[(H, triton.cdiv(n_freq, SUMS["BLOCK"]))](*given, x, z, *sizes, K=K, **SUMS)
+    d_dt, dC, tied = A.new_empty(H, N), torch.empty_like(C), A.new_empty(3, H, N, 2)
+    dA, dB, dP = tied
+    grid = (H, triton.cdiv(N, REDUCE["POLES"]))
+    reduce_frequencies[grid](*given, x, z, d_dt, dA, dB, dC, dP, *sizes, K=K, **REDUCE)
+    if S < H:
+        dA, dB, dP = tied.view(3, H // S, S, N, 2).sum(1)
+    return d_dt.sum(1), dA, dB, dC, dP[None] if len(P) else P
+
+
+def column(P: Tensor, A: Tensor) -> Tensor:
+    """P (R, S, N, 2) of rank 1 or 0 as (S, N, 2)."""
+    return P[0] if len(P) else torch.zeros_like(A)
 
 
 class Powers(torch.autograd.Function):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lra import kernels
-from lra.kernels import diagonal_kernel, nplr_spectrum
+from lra.kernels import diagonal_kernel, nplr_kernel, nplr_spectrum
 from models.s4 import S4
 
 
@@ -28,7 +28,8 @@ def test_kernels_run_on_the_device_of_their_parameters(monkeypatch):
     dt, A, B, C, P = system()
     nplr_spectrum(dt, A, B, C, P, 8)
     diagonal_kernel(dt, A, B, C, 8)
-    assert entered == [-1, -1]
+    S4(2, 8, d_state=4).kernel(8)
+    assert entered == [-1, -1, -1]
 
 
 def test_unknown_backend_and_discretization_are_refused():
@@ -61,6 +62,11 @@ def test_shapes_that_do_not_belong_together_are_refused():
             diagonal_kernel(*wrong, 8)
     with pytest.raises(ValueError, match=r"P has shape \(1, 1, 1\): .*\(S, N\) = \(1, 2\) is needed"):
         nplr_spectrum(dt, A, B, C, P[..., :1], 8)
+    log_dt, log_decay, *others, P = S4(2, 8, d_state=4).trained()
+    with pytest.raises(ValueError, match=r"P has shape \(1, 1, 1\): .*\(S, N\) = \(1, 2\) is needed"):
+        nplr_kernel(log_dt, log_decay, *others, P[..., :1, :], 8)
+    with pytest.raises(ValueError, match=r"^dt \(2,\), A \(1, 1\), B \(1, 2\)"):
+        nplr_kernel(log_dt, log_decay[:, :1], *others, P, 8)
 
 
 def test_auto_takes_the_loops_on_a_cpu_and_the_definition_in_float64():

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lra import kernels
 from lra.hippo import bilinear, nplr, ssm_kernel, transition
-from lra.kernels import diagonal_kernel, nplr_spectrum
+from lra.kernels import diagonal_kernel, nplr_kernel, nplr_spectrum
 from lra.kernels.pairs import nodes, pairs
 from lra.kernels.reference import woodbury
 
@@ -109,6 +109,10 @@ def test_gradients_are_right_next_to_poles_on_the_imaginary_axis(measure, backen
     found = value_and_gradients(lambda *p: nplr_spectrum(*p, L, backend=backend, precise=True), rounded)
     for name, error in errors(found, truth).items():
         assert error < 1e-4, f"{name}: {error:.1e}"
+    truth = value_and_gradients(lambda *p: nplr_kernel(*trained(*p), L, backend="reference"), exact)
+    found = value_and_gradients(lambda *p: nplr_kernel(*trained(*p), L, backend=backend, precise=True), rounded)
+    for name, error in errors(found, truth).items():
+        assert error < 1e-4, f"taps, {name}: {error:.1e}"
 
 
 def test_the_loops_in_float64_equal_the_definition():
@@ -143,6 +147,30 @@ def test_tied_copies_match_the_definition(backend, device):
         return nplr_spectrum(dt, A[:2], B[:2], C, P[:, :2], 100, backend=name)
 
     compare("nplr_spectrum", function, 6, 5, 2, 1, backend, device)
+
+
+def trained(dt, A, B, C, P):
+    """The parameters of S4 that stand for the system."""
+    return dt.log(), (-A.real).log(), A.imag, *(torch.view_as_real(x.resolve_conj()) for x in (B, C, P))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", ["reference", *FAST])
+@pytest.mark.parametrize(
+    ("S", "K", "R", "L"), [(2, 2, 1, 64), (1, 1, 1, 63), (2, 3, 1, 8), (1, 2, 0, 50), (2, 1, 1, 1)]
+)
+def test_kernel_of_trained_parameters_is_the_inverse_transform_of_the_spectrum(S, K, R, L, backend, device):
+    """To a few roundings by the same backend, whatever its error is."""
+    if reason := kernels.why_not(backend, device, torch.float32, R):
+        pytest.skip(reason)
+    dt, A, B, C, P = system(2, 2, K, R, device=device)
+    parameters = [x.detach().requires_grad_() for x in trained(dt, A[:S], B[:S], C, P[:, :S])]
+    taps = nplr_kernel(*parameters, L, backend=backend)
+    expected = torch.fft.irfft(nplr_spectrum(*kernels.system(*parameters), L, backend=backend), n=L)
+    weight = torch.randn(K, 2, L, device=device)
+    got, exact = ((y, *torch.autograd.grad(y, parameters, weight)) for y in (taps, expected))
+    for name, x, y in zip(["taps", "dt", "decay", "imag", "B", "C", "P"], got, exact, strict=True):
+        assert (x - y).norm() <= 1e-5 * y.norm(), name
 
 
 @pytest.mark.gpu
