@@ -1,8 +1,9 @@
 """The long convolution as it is, which transforms again for its backward, against one that keeps its spectra.
 
-One two-sided convolution with skip, forward and backward, at the shapes of `bench.py layer`. Both take turns, so that
-what else the machine does falls on both alike; "keeping takes" is the median over rounds of its time by ours, and
-"keeping holds" what it has in memory between the passes, in units of the input.
+One two-sided convolution with skip, forward and backward, at the shapes of `bench.py layer`. On CUDA a third one takes
+part, of two rows at a time (scripts/packed_convolution.py). All take turns, so that what else the machine does falls on
+them alike; "keeping takes" is the median over rounds of its time by ours, and "keeping holds" what it has in memory
+between the passes, in units of the input.
 """
 
 import argparse
@@ -72,14 +73,21 @@ def compare(B: int, H: int, L: int, args: argparse.Namespace) -> dict:
         u.grad = kernel.grad = D.grad = None
         convolution(u.mT, kernel, D).sum().backward()
 
-    for convolution in (long_conv, Keeping.apply):
+    ways = {"": long_conv, "keeping ": Keeping.apply} | ({"packed ": packed} if device.type == "cuda" else {})
+    for convolution in ways.values():
         step(convolution)
-    times = [[seconds(lambda c=c: step(c), device) for c in (long_conv, Keeping.apply)] for _ in range(args.repeats)]
+    rounds = [[seconds(lambda c=c: step(c), device) for c in ways.values()] for _ in range(args.repeats)]
+    row: dict = {"B": B, "H": H, "L": L}
+    for name, times in zip(ways, zip(*rounds, strict=True), strict=True):
+        row[f"{name}ms"] = 1e3 * statistics.median(times)
+        if name:
+            row[f"{name}takes"] = statistics.median(time / ours for time, (ours, *_) in zip(times, rounds, strict=True))
     kept = Keeping.apply(u.mT, kernel, D).grad_fn.saved_tensors
     held = sum(t.numel() * t.element_size() for t in kept if t is not kernel)
-    return {
-        "B": B, "H": H, "L": L, "ms": 1e3 * statistics.median(t[0] for t in times),
-        "keeping ms": 1e3 * statistics.median(t[1] for t in times),
-        "keeping takes": statistics.median(t[1] / t[0] for t in times),
-        "keeping holds": held / (u.numel() * u.element_size()), "MB more": held / 1e6,
-    }  # fmt: skip
+    return row | {"keeping holds": held / (u.numel() * u.element_size()), "MB more": held / 1e6}
+
+
+def packed(u: Tensor, kernel: Tensor, D: Tensor) -> Tensor:
+    from scripts.packed_convolution import Packed
+
+    return Packed.apply(u, kernel, D, None)

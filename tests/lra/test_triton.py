@@ -2,13 +2,12 @@
 
 import pytest
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from gpu_code import compiled_for_a_gpu
 
-from lra.kernels import triton_nplr, triton_powers  # noqa: E402
-from lra.kernels.triton import REDUCE, SUMS, interpreted  # noqa: E402
+from lra.kernels import triton_nplr, triton_powers
+from lra.kernels.triton import REDUCE, SUMS, interpreted
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET=1: there is nothing to compile")
 
@@ -25,15 +24,8 @@ KERNELS = {
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
 def test_the_kernels_compile_for_a_gpu(kernel, real, monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    sizes = {"K": 2, **KERNELS[kernel]}
-    warps = sizes.pop("num_warps")
-    signature = {
-        name: "constexpr" if name in sizes else "i32" if name in ("H", "S", "N", "L", "n_freq") else f"*{real}"
-        for name in kernel.arg_names
-    }
-    constants = {(kernel.arg_names.index(name),): size for name, size in sizes.items()}
-    source = ASTSource(kernel, signature, constants)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    pointers = {name: f"*{real}" for name in kernel.arg_names if name not in ("H", "S", "N", "L", "n_freq")}
+    made = compiled_for_a_gpu(kernel, {"K": 2, **KERNELS[kernel]}, pointers)
     assert made.asm["cubin"]
     # in double precision nothing on the way is rounded to single
     assert real == "fp32" or "f32.f64" not in made.asm["ptx"]
