@@ -2,9 +2,12 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
+from packaging.specifiers import SpecifierSet
 
 from scripts import licences
 
@@ -21,6 +24,20 @@ def test_every_locked_package_has_hashes_and_no_address():
     for block in blocks:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
     assert "://" not in REQUIREMENTS
+
+
+def test_every_python_that_may_be_used_is_given_the_same_versions():
+    """What was tried with one of them holds for the others: types as mypy sees them, rounding, warnings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pythons = list(SpecifierSet(project["requires-python"]).filter(f"3.{minor}" for minor in range(30)))
+    assert len(pythons) > 1
+
+    def given(python: str) -> set[tuple[str, str]]:
+        about = {"python_version": python, "python_full_version": f"{python}.0"}
+        rows = licences.locked(REQUIREMENTS)
+        return {(name, version) for name, version, marker in rows if not marker or Marker(marker).evaluate(about)}
+
+    assert [sorted(given(python) ^ given(pythons[0])) for python in pythons] == [[]] * len(pythons)
 
 
 def test_every_locked_package_is_on_the_page_of_licences_and_no_other():
