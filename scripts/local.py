@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lra.duration import duration, pause
+from lra.environment import cores
 from scripts.commandline import ROOT
 from scripts.grid import TRAIN, Cell, last_line, outcome, settle
 
@@ -135,7 +136,7 @@ class Pool:
         self.taken: list[tuple[float, float | None]] = []  # seconds of each cell that has ended, and those expected
         self.stopping = False
         self.began = self.said = time.monotonic()
-        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        self.threads = max(1, cores() // jobs)
         # read when torch is first imported, which is in the server
         os.environ["OMP_NUM_THREADS"] = str(self.threads)
         self.gpus = gpus()

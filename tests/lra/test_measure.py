@@ -1,12 +1,15 @@
 """The account of peak memory, and the table of LSSL and S4 that is made with it."""
 
 import argparse
+import resource
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lra.measure import peak_bytes
+from lra.measure import peak_bytes, peak_memory_mib
 from lra.published import load_published
 from scripts import bench_lssl
 
@@ -23,6 +26,13 @@ def test_peak_counts_what_is_held_at_one_time():
         del b, c
 
     assert peak_bytes(work, torch.device("cpu")) == pytest.approx(2 * 4e6, rel=0.05)
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 2**10), ("darwin", 1)])
+def test_the_peak_of_a_process_is_in_mib_on_every_system(system, unit, monkeypatch):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3 * 2**20 // unit))
+    assert peak_memory_mib(torch.device("cpu")) == 3
 
 
 def test_peak_counts_what_the_backward_keeps():

@@ -158,6 +158,13 @@ def test_the_overview_counts_and_tells_the_time_left(tmp_path):
     assert last_line(log) == "S4 on listops: step 3/4 loss 1"
 
 
+def test_threads_are_shared_out_where_the_system_keeps_no_process_to_some_cores(monkeypatch):
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert local.Pool([], 2, Console(), lambda cell: None).threads == 3
+
+
 def test_a_running_cells_own_steps_tell_its_time_left(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
