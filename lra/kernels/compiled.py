@@ -4,7 +4,8 @@ One pass over the poles gives all sums and, behind it, the Woodbury formula. The
 than keep J spectra, and reduces over the frequencies. The same loops through torch.compile were slower and took most of
 a minute to compile where this takes a second; and what is built here serves every size.
 
-The library is kept in the user's cache folder, one for each processor, compiler, precision, K and R.
+The library is kept in the user's cache folder, one for each processor, compiler, precision, K and R. Where that cannot
+be written, or nothing may be run from it, every process builds its own, in a folder that goes at once.
 """
 
 import ctypes
@@ -103,7 +104,7 @@ def node_table(L: int, dtype: torch.dtype) -> Tensor:
 def library(dtype: torch.dtype, K: int, R: int) -> ctypes.CDLL:
     """The loops for K outputs and rank R, built if they are not in the cache folder.
 
-    raises  RuntimeError if there is no compiler or it fails
+    raises  RuntimeError if there is no compiler, it fails, or no folder takes what it builds
     """
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
     if compiler is None:
@@ -112,13 +113,22 @@ def library(dtype: torch.dtype, K: int, R: int) -> ctypes.CDLL:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     sources = [file.read_text() for file in sorted([SOURCE, *SOURCE.parent.glob("*.h")])]
     built_from = "\0".join([*sources, version, processor(), *FLAGS, *defines])
-    path = cache_folder() / f"{hashlib.sha256(built_from.encode()).hexdigest()[:24]}.so"
+    name, command = f"{hashlib.sha256(built_from.encode()).hexdigest()[:24]}.so", [compiler, *FLAGS, *defines]
+    try:
+        return loaded(command, cache_folder() / name)
+    except OSError as error:
+        refusal = error.strerror or error
+    try:
+        with tempfile.TemporaryDirectory() as own:
+            return loaded(command, Path(own) / name)
+    except OSError:
+        cure = "set XDG_CACHE_HOME to a folder that can be written and run from"
+        raise RuntimeError(f"the cache folder cannot keep what is built ({refusal}): {cure}") from None
+
+
+def loaded(command: list[str], path: Path) -> ctypes.CDLL:
     if not path.exists():
-        try:
-            build([compiler, *FLAGS, *defines], path)
-        except OSError as error:
-            cure = "set XDG_CACHE_HOME to a folder that can be written"
-            raise RuntimeError(f"{path.parent} cannot keep what is built ({error.strerror}): {cure}") from None
+        build(command, path)
     return ctypes.CDLL(str(path))
 
 
@@ -135,7 +145,11 @@ def build(command: list[str], path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lra" / "kernels"
+    """raises  FileNotFoundError for a user without a home, as containers have them"""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lra" / "kernels"
+    except RuntimeError as error:
+        raise FileNotFoundError(str(error)) from None
 
 
 def processor() -> str:

@@ -16,6 +16,11 @@ def system() -> list[torch.Tensor]:
     return [x.detach() for x in S4(2, 8, d_state=4).system()]
 
 
+@pytest.fixture
+def build():
+    return kernels.import_module("lra.kernels.compiled").library.__wrapped__
+
+
 def test_kernels_run_on_the_device_of_their_parameters(monkeypatch):
     """Triton launches on the current device: on the second of two it would fail."""
     entered = []
@@ -86,9 +91,8 @@ def test_auto_says_aloud_when_only_the_definition_can_run(monkeypatch):
         assert kernels.choose("auto", "cpu") == "reference"
 
 
-def test_compiled_loops_are_built_once_and_a_missing_compiler_is_named(tmp_path, monkeypatch):
+def test_compiled_loops_are_built_once_and_a_missing_compiler_is_named(build, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build = kernels.import_module("lra.kernels.compiled").library.__wrapped__
     build(torch.float32, 1, 1)
     (built,) = (tmp_path / "lra" / "kernels").iterdir()
     before = built.stat().st_mtime_ns
@@ -100,11 +104,38 @@ def test_compiled_loops_are_built_once_and_a_missing_compiler_is_named(tmp_path,
         build(torch.float32, 1, 1)
 
 
-def test_a_cache_folder_that_cannot_be_written_is_a_reason_with_its_cure(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    build = kernels.import_module("lra.kernels.compiled").library.__wrapped__
-    with pytest.raises(RuntimeError, match=r"cannot keep what is built .*set XDG_CACHE_HOME to a folder"):
+def a_file(cache, build, monkeypatch):
+    cache.touch()
+
+
+def damaged(cache, build, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "first"))
+    build(torch.float32, 1, 1)
+    (built,) = (cache / "first" / "lra" / "kernels").iterdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    (cache / "lra" / "kernels").mkdir(parents=True)
+    (cache / "lra" / "kernels" / built.name).write_text("no library")
+
+
+def no_home(cache, build, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["an unknown user"])
+
+
+@pytest.mark.parametrize("trouble", [a_file, damaged, no_home])
+def test_a_cache_folder_that_keeps_nothing_is_done_without_or_is_a_reason_with_its_cure(
+    trouble, build, tmp_path, monkeypatch
+):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    trouble(cache, build, monkeypatch)
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "own"))
+    assert build(torch.float32, 1, 1).spectrum
+    assert list((tmp_path / "own").iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(RuntimeError, match=r"cannot keep what is built \(.+\): set XDG_CACHE_HOME to a folder"):
         build(torch.float32, 1, 1)
 
 
