@@ -216,9 +216,11 @@ def test_online_without_a_key_is_a_mistake_said_in_one_line(screen):
 def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch, screen):
     (tmp_path / "taken").write_text("a file")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "taken"))
+    # where the library goes instead; the folder wandb of the machine's own may be another user's
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     use(tracking.start(CELL, settings(), DATA, screen))
     (line,) = said(screen)
-    assert line.startswith(f"W&B: {tmp_path}/taken/wandb cannot be written; this run is kept in ")
+    assert line.startswith(f"W&B: {tmp_path}/taken/wandb cannot be written; this run is kept in {tmp_path}/wandb/")
 
 
 def fill(disk: Path) -> None:
