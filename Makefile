@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+HAS_PIP := { $(RUN) -m pip --version || $(RUN) -m ensurepip; } >/dev/null 2>&1
+COMPILER := command -v $(CXX) c++ g++ clang++ >/dev/null
 
 SCALE ?= paper
 SEEDS ?= 0
@@ -14,28 +16,37 @@ TASKS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast nightly lint format lra-all tables report audit bench dashboard wandb-sync data lock clean
+.PHONY: help setup gone compiler demo test test-fast nightly lint format lra-all tables report audit bench dashboard wandb-sync data lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## the environment in .venv, from the locked requirements
 
-$(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+# also where the Python it was made with has gone
+$(READY): requirements.txt pyproject.toml $(shell test -x $(RUN) || echo gone)
+	@$(HAS_PIP) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "make: $$($(PYTHON) --version 2>&1) found, Python 3.11 to 3.13 needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || \
-	  { echo "make: could not create $(VENV); on Debian: apt-get install python3-venv"; exit 2; }
+	@$(HAS_PIP) || $(PYTHON) -m venv --clear $(VENV) || \
+	  { echo "make: could not create $(VENV), for the reason above; without ensurepip on Debian: apt-get install python3-venv"; exit 2; }
 	@echo "setting up $(VENV) (about 5 GB, once)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)"
-	@$(VENV)/bin/uv pip install $$(test -t 2 || echo --quiet) --python $(RUN) --require-hashes -r requirements.txt
-	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e .
+	@PIP_USER=0 $(RUN) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)" && \
+	  $(VENV)/bin/uv pip install $$(test -t 2 || echo --quiet) --python $(RUN) --require-hashes -r requirements.txt && \
+	  $(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e . || \
+	  { echo "make: $(VENV) is not complete, for the reason above; the same command goes on" \
+	    "(PIP_INDEX_URL and UV_INDEX_URL name a mirror, UV_CACHE_DIR another cache)"; exit 2; }
 	@touch $@
+	@$(COMPILER) || echo "make: no C++ compiler was found, so S4 runs as its slow reference: on Debian apt-get install g++"
+
+gone:
+
+compiler:
+	@$(COMPILER) || { echo "make: no C++ compiler was found, and tests need one: on Debian apt-get install g++"; exit 2; }
 
 demo: $(READY)  ## S4 and the Transformer on ListOps and Pathfinder: minutes on two cores, ends with table and report
 	@$(RUN) scripts/demo.py $(ARGS)
 
-test: lint  ## lint, types and the whole test suite
+test: compiler lint  ## lint, types and the whole test suite
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal -m "not nightly" $(ARGS)
 
 test-fast: $(READY)  ## the tests that take seconds
@@ -47,7 +58,7 @@ nightly: $(READY)  ## the long tests: kills, faults, thousands of inputs, large 
 lint: $(READY)  ## ruff and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check --quiet . || { echo "ruff format would change files: make format"; exit 1; }
-	@$(VENV)/bin/mypy
+	@$(RUN) -m mypy
 
 format: $(READY)  ## let ruff put the code into shape
 	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format --quiet .
@@ -75,14 +86,14 @@ bench: $(READY)  ## kernel, layer, library and S4 paper efficiency benchmarks on
 dashboard: $(READY)  ## browse the W&B runs made here, in the terminal
 	@compgen -G "wandb/*run-*" >/dev/null || { echo "make: no W&B runs here yet; train something first (make demo)"; exit 2; }
 	@test -t 0 -a -t 1 || { echo "make: the dashboard needs a terminal; make report writes a page instead"; exit 2; }
-	@$(VENV)/bin/wandb leet ./wandb
+	@$(RUN) -m wandb leet ./wandb
 
 wandb-sync: $(READY)  ## upload offline W&B runs
 	@compgen -G "wandb/offline-run-*" >/dev/null || { echo "make: no offline W&B runs here, nothing to upload"; exit 2; }
 	@$(RUN) -c 'import sys; from scripts.tracking import has_key; sys.exit(not has_key())' 2>/dev/null || \
-	  { echo "make: no W&B key on this machine; run $(VENV)/bin/wandb login"; exit 2; }
+	  { echo "make: no W&B key on this machine; run $(RUN) -m wandb login"; exit 2; }
 	@echo "uploading what was not uploaded yet"
-	@WANDB_X_GRAPHQL_RETRY_MAX=3 $(VENV)/bin/wandb sync --yes </dev/null
+	@WANDB_X_GRAPHQL_RETRY_MAX=3 $(RUN) -m wandb sync --yes </dev/null
 
 data: $(READY)  ## prepare the data of all six tasks
 	@for task in listops text retrieval image pathfinder pathx; do $(RUN) scripts/data.py prepare task=$$task || exit; done
