@@ -3,12 +3,13 @@
 A benchmark file that belongs to such a table is a `Bench`; a file without `table` is another benchmark:
 {"table": "S4 Table 3", "command", "started", "git", "hardware", "versions",
  "rows": [{"row": "S4", "column": "speed, length 1024", "value": 1.6, "unit": "x"}, ...]}
+and, if something was found out about it later, "notes", lines that are printed beneath the table.
 """
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lra import tables
@@ -47,6 +48,8 @@ class Bench:
     hardware: Hardware
     versions: dict[str, str]
     rows: list[Figure]
+    # what was found out about it later
+    notes: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
@@ -63,7 +66,7 @@ def load_bench(folder: Path) -> list[Bench]:
         try:
             content = decode(read_text(path))
             if isinstance(content, dict) and "table" in content:
-                found.append(check(content, Bench, ""))
+                found.append(check({"notes": [], **content}, Bench, ""))
         except ValueError as error:
             message = str(error)
             raise ValueError(message if message.startswith(str(path)) else f"{path}: {message}") from None
@@ -93,6 +96,7 @@ def efficiency_table(name: str, benches: Sequence[Bench], published: Published) 
             body.append([Entry(f"↳ here: {row}"), *here])
     notes = [f"here: {tables.machine(b.hardware)}, {b.started[:10]}, {b.command}" for b in mine]
     notes += ["Commit: " + tables.tally(tables.commit_name(b.git) for b in mine)] if mine else []
+    notes += [note for b in mine for note in b.notes]
     notes = notes or ["Nothing measured here yet: make bench"]
     header = ("Model", *(c if units[c] in c else f"{c} [{units[c]}]" for c in columns))
     return Table(name, title, header, tuple(map(tuple, body)), tuple(tables.with_signs(body, notes)))

@@ -48,7 +48,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The most that tensors made by `work` held at one time, by the allocator, beyond what was there before."""
+    """The most that tensors made by `work` held at one time, by the allocator, beyond what was there before.
+
+    What a call leaves behind for the next to free, such as gradients, would be taken off: `work` is to free it itself.
+    """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

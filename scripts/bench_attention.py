@@ -191,11 +191,11 @@ def training_step(net: nn.Module, length: int, backend: Callable, args: argparse
     optimizer = torch.optim.AdamW(net.parameters(), 1e-4)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
         with backend(), torch.autocast(x.device.type, torch.bfloat16, enabled=args.bf16):
             loss = nn.functional.cross_entropy(net(x, mask), y)
             loss.backward()
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 

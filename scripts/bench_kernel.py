@@ -74,8 +74,8 @@ def measure(model: str, H: int, N: int, L: int, backend: str, device: str, repea
         return layer.kernel(L)
 
     def backward() -> None:
-        layer.zero_grad(set_to_none=True)
         forward().sum().backward()
+        layer.zero_grad(set_to_none=True)
 
     # before anything else has used the backend
     ahead, both = cost(forward, device, repeats=repeats), cost(backward, device, repeats=repeats)

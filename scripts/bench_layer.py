@@ -57,9 +57,9 @@ def measure(model: str, B: int, H: int, N: int, L: int, backend: str, args: argp
             return layer(x, mask)
 
     def backward() -> None:
+        forward().sum().backward()
         layer.zero_grad(set_to_none=True)
         x.grad = None
-        forward().sum().backward()
 
     value, gradient = relative_errors(MODELS[model](FEATURES, L, d_state=N, backend=backend).to(args.device), L)
     ahead, both = cost(forward, args.device, repeats=args.repeats), cost(backward, args.device, repeats=args.repeats)

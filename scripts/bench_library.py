@@ -176,9 +176,9 @@ def compare(name: str, length: int, args: argparse.Namespace) -> dict:
     device = torch.device(args.device)
 
     def step(net: nn.Module) -> None:
+        net(x, mask).sum().backward()
         net.zero_grad(set_to_none=True)
         x.grad = None
-        net(x, mask).sum().backward()
 
     steps = [partial(step, net) for net in (ours, theirs)]
     for work in steps:

@@ -56,9 +56,9 @@ def measure(layer: torch.nn.Module, args: argparse.Namespace) -> dict[str, float
     mask = torch.ones(args.B, args.L, dtype=torch.bool, device=args.device)
 
     def step() -> None:
+        layer(x, mask).sum().backward()
         layer.zero_grad(set_to_none=True)
         x.grad = None
-        layer(x, mask).sum().backward()
 
     taken = cost(step, args.device, repeats=args.repeats)
     held = sum(t.numel() * t.element_size() for t in (*layer.parameters(), x))

@@ -59,8 +59,8 @@ def measure(task: str, model: str, backend: str, args: argparse.Namespace) -> di
         return net(batch.x, batch.mask)
 
     def backward() -> None:
-        net.zero_grad(set_to_none=True)
         nn.functional.cross_entropy(forward(), batch.y).backward()
+        net.zero_grad(set_to_none=True)
 
     ahead, both = cost(forward, args.device, repeats=args.repeats), cost(backward, args.device, repeats=args.repeats)
     return {

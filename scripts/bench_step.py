@@ -158,7 +158,6 @@ def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, way: str) -> Ca
     passes = Graphs(work, net, batch.x.shape[1]) if "graph" in way else None
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
         with autocast():
             done = passes.repeat(batch) if passes else None
             loss = work(batch)[0] if done is None else done.loss
@@ -169,6 +168,7 @@ def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, way: str) -> Ca
         if cfg.training.clip:
             nn.utils.clip_grad_norm_(net.parameters(), cfg.training.clip)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 

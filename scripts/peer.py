@@ -76,9 +76,9 @@ def main() -> None:
         return block.layer.kernel(L=L)[0] if what == "kernel" else block(x)[0]
 
     def backward():
+        forward().sum().backward()
         block.zero_grad(set_to_none=True)
         x.grad = None
-        forward().sum().backward()
 
     ahead, both = cost(forward, device, repeats=repeats), cost(backward, device, repeats=repeats)
     numbers = {
@@ -129,11 +129,11 @@ def training_step(s4, device, repeats, *, H, N, L, rows, n_layers, prenorm, norm
     optimizer = torch.optim.AdamW([{"params": plain}, *special], lr=lr, weight_decay=weight_decay)
 
     def step():
-        optimizer.zero_grad(set_to_none=True)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             loss = nn.functional.cross_entropy(net(x).float(), y)
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     taken = cost(step, device, repeats=repeats)
     held = sum(p.numel() for p in net.parameters())

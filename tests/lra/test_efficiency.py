@@ -37,6 +37,8 @@ def test_benchmarks_fill_the_efficiency_tables(tmp_path):
     (tmp_path / "layer.json").unlink()
     benches[0].write(tmp_path / "layer.json")
     assert load_bench(tmp_path) == benches
+    (tmp_path / "layer.json").write_text(json.dumps(bench(notes=["Speed: of a busy machine"])))
+    assert "Speed: of a busy machine" in efficiency_table("s4_table3", load_bench(tmp_path), PUBLISHED).notes
     (tmp_path / "layer.json").write_text(json.dumps(bench(rows=[{"row": "S4"}])))
     with pytest.raises(ValueError, match=r"layer\.json: rows\[0\]\.column is missing"):
         load_bench(tmp_path)

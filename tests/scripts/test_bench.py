@@ -4,10 +4,14 @@ import argparse
 import importlib
 import json
 import math
+from itertools import accumulate
 
 import pytest
 import torch
 from composing import compose
+
+from lra import measure
+from lra.measure import peak_bytes
 
 SMALL = {
     "kernel": ["--H", "4", "--N", "4", "--L", "64", "--backends", "compiled", "reference"],
@@ -22,7 +26,7 @@ def run(name, *words):
     module = importlib.import_module(f"scripts.bench_{name}")
     parser = argparse.ArgumentParser()
     module.arguments(parser)
-    return module, module.run(parser.parse_args([*SMALL[name], "--repeats", "1", "--threads", "1", *words]))
+    return module, module.run(parser.parse_args([*SMALL.get(name, []), "--repeats", "1", "--threads", "1", *words]))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -35,6 +39,24 @@ def test_benchmark_gives_a_row_for_each_choice_and_positive_figures(name, tmp_pa
     if hasattr(module, "plot"):
         module.plot(rows, tmp_path / "plot.png")
         assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ["kernel", "layer", "lssl", "model", "step"])
+def test_no_call_frees_what_the_one_before_left(name, monkeypatch):
+    """On CUDA that would be taken off its memory."""
+    lowest = []
+
+    def watched(work, device):
+        # what is freed shows where its making was seen
+        measure._allocations(work)
+        lowest.append(min(accumulate(measure._allocations(work))))
+        return peak_bytes(work, device)
+
+    for place in (measure, importlib.import_module(f"scripts.bench_{name}")):
+        monkeypatch.setattr(place, "peak_bytes", watched, raising=False)
+    run(name, *(["--dims", "8", "--L", "32"] if name == "lssl" else []))
+    assert lowest
+    assert min(lowest) >= 0
 
 
 def test_share_of_the_floor_is_what_its_formula_says(monkeypatch):
