@@ -1,4 +1,4 @@
-"""Every backend against the definition, in value and in every gradient; the definition against the recurrence."""
+"""Every backend against the definition, in value and in every gradient."""
 
 import os
 import subprocess
@@ -6,14 +6,12 @@ import sys
 
 import pytest
 import torch
+from kernel_cases import errors, system, value_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 
 from lra import kernels
-from lra.hippo import bilinear, nplr, ssm_kernel, transition
+from lra.hippo import nplr
 from lra.kernels import diagonal_kernel, nplr_kernel, nplr_spectrum
-from lra.kernels.pairs import nodes, pairs
-from lra.kernels.reference import woodbury
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -23,39 +21,6 @@ FAST = ["compiled", "triton"]
 
 # H, N, K, R, L: a lone pole, odd lengths, one frequency, more poles and frequencies than a block holds, rank 0 and 2
 SIZES = [(3, 1, 1, 1, 63), (4, 8, 2, 1, 64), (2, 3, 2, 1, 1), (3, 5, 2, 0, 100), (2, 6, 2, 2, 63), (16, 32, 2, 1, 1500)]
-
-
-def system(H: int, N: int, K: int, R: int, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
-    """dt, A, B, C, P of HiPPO-LegS with steps as S4 draws them; P of another rank is made up."""
-    torch.manual_seed(0)
-    A, P, B, _ = nplr("legs", 2 * N)
-    if R != 1:
-        P = torch.randn(R, N, dtype=torch.complex128)
-    dt = torch.logspace(-3, -1, H, dtype=torch.float64)
-    C = torch.randn(K, H, N, dtype=torch.complex128)
-    # rounded first, so that every precision gets the same numbers
-    parameters = [dt, A.repeat(H, 1), B.repeat(H, 1), C, P[:, None].repeat(1, H, 1)]
-    parameters = [x.to(torch.complex64 if x.is_complex() else torch.float32) for x in parameters]
-    return [x.to(device).to(torch.complex128 if x.is_complex() else dtype) if dtype == torch.float64 else x.to(device)
-            for x in parameters]  # fmt: skip
-
-
-def value_and_gradients(function, parameters, seed=1):
-    parameters = [x.clone().requires_grad_() for x in parameters]
-    y = function(*parameters)
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(*y.shape, dtype=torch.complex128 if y.is_complex() else torch.float64, generator=generator)
-    gradients = torch.autograd.grad(y, parameters, weight.to(y), allow_unused=True)
-    return {"value": y, **dict(zip(["dt", "A", "B", "C", "P"], gradients, strict=False))}
-
-
-def errors(got, exact):
-    """Relative error of the value and of each gradient, in the 2-norm."""
-    return {
-        name: ((x - exact[name]).norm() / exact[name].norm().clamp(min=1e-12)).item()
-        for name, x in got.items()
-        if x is not None and x.numel()
-    }
 
 
 def compare(kind, function, H, N, K, R, backend, device):
@@ -235,23 +200,6 @@ def test_triton_kernels_match_the_definition_when_interpreted():
     assert " passed" in child.stdout
 
 
-@pytest.mark.parametrize("N", [1, 2, 5, 16])
-@pytest.mark.parametrize("L", [1, 2, 7, 64])
-def test_definition_is_the_transform_of_the_recurrence(N, L):
-    """C (I - Ab^L) in, the spectrum of C Ab^l Bb out, for the dense HiPPO-LegS pair."""
-    dt = torch.tensor([0.01, 0.3], dtype=torch.float64)
-    A, P, B, V = nplr("legs", N)
-    Ab, Bb = bilinear(*(x.expand(2, *x.shape) for x in transition("legs", N)), dt)
-    C = torch.randn(2, N, dtype=torch.float64)
-    cut = C - torch.einsum("hn,hnm->hm", C, torch.linalg.matrix_power(Ab, L))
-    # y = C x = 2 Re(C V z): the row in the basis of eigenvectors
-    row = cut.to(V.dtype) @ V
-    spectrum = nplr_spectrum(dt, A.expand(2, -1), B.expand(2, -1), row[None], P[:, None].expand(-1, 2, -1), L)
-    got = torch.fft.irfft(spectrum[0], n=L)
-    for h in range(2):
-        torch.testing.assert_close(got[h], ssm_kernel(Ab[h], Bb[h], C[h], L), rtol=1e-9, atol=1e-11)
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", ["reference", *FAST])
 def test_spectrum_is_finite_and_right_at_the_nyquist_point(backend, device):
@@ -263,53 +211,6 @@ def test_spectrum_is_finite_and_right_at_the_nyquist_point(backend, device):
     spectrum = nplr_spectrum(dt, A, B, C, P, 64, backend=backend)
     expected = dt[:, None] / 2 * (C * B).sum(-1, keepdim=True).real * 2
     torch.testing.assert_close(spectrum[..., -1:], expected.to(spectrum.dtype), rtol=1e-5, atol=1e-6)
-
-
-def test_a_pole_and_its_conjugate_are_one_quotient_of_real_polynomials():
-    """The Cauchy sums: what pairs and nodes hold is v / (i s - c a) + conj v / (i s - c conj a), summed over poles."""
-    dt, A, B, C, P = system(2, 5, 1, 1, torch.float64)
-    alpha, beta, p, q = (x[..., None] for x in pairs(dt, A, B, C, P))
-    s, c = nodes(31, torch.float64, torch.device("cpu"))
-    got = ((1j * s * p + c * q) / (c**2 * beta - s**2 - 2j * s * c * alpha)).sum(-2)
-    half = dt[:, None] / 2
-    a = (half * A)[..., None]
-    # rows C and P*, columns B and P, each column worth dt / 2
-    residues = (C[0] * half * B, C[0] * half**0.5 * P[0], P[0].conj() * half**1.5 * B, P[0].abs() ** 2 * half)
-    for row, v in zip(got, (v[..., None] for v in residues), strict=True):
-        expected = (v / (1j * s - c * a) + v.conj() / (1j * s - c * a.conj())).sum(-2)
-        torch.testing.assert_close(row, expected.to(row.dtype), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("R", [0, 1, 2])
-def test_woodburys_formula_is_the_inverse_of_diagonal_plus_low_rank(R):
-    torch.manual_seed(0)
-    K, H, N, F = 2, 3, 5, 4
-    random = lambda *shape: torch.randn(*shape, dtype=torch.complex128)  # noqa: E731
-    d, g, B, C, P = random(H, F, N), random(H, F), random(H, N), random(K, H, N), random(R, H, N)
-    sums = (
-        torch.einsum("khn,hfn,hn->khf", C, 1 / d, B),
-        torch.einsum("khn,hfn,rhn->krhf", C, 1 / d, P),
-        torch.einsum("rhn,hfn,hn->rhf", P.conj(), 1 / d, B),
-        torch.einsum("rhn,hfn,shn->rshf", P.conj(), 1 / d, P),
-    )
-    whole = d.diag_embed() + g[..., None, None] * torch.einsum("rhm,rhn->hmn", P, P.conj())[:, None]
-    expected = torch.einsum("khm,hfmn,hn->khf", C, torch.linalg.inv(whole), B)
-    torch.testing.assert_close(woodbury(*sums, g), expected)
-
-
-def test_definition_in_blocks_equals_the_definition(monkeypatch):
-    parameters = system(5, 4, 2, 1, torch.float64)
-    function = lambda *p: nplr_spectrum(*p, 32, backend="reference")  # noqa: E731
-    blocks = []
-    monkeypatch.setattr(
-        "lra.kernels.reference.checkpoint", lambda *args, **kwargs: blocks.append(1) or checkpoint(*args, **kwargs)
-    )
-    whole = value_and_gradients(function, parameters)
-    assert len(blocks) == 0
-    monkeypatch.setattr("lra.kernels.reference.BLOCK", 2 * 4 * 32 * 2)
-    for name, x in value_and_gradients(function, parameters).items():
-        torch.testing.assert_close(x, whole[name])
-    assert len(blocks) == 3
 
 
 @pytest.mark.parametrize("backend", ["reference", "compiled"])
