@@ -1,13 +1,15 @@
 """Megalodon: MEGA with a complex moving average, norms along time, normalised attention and two-hop residuals.
 
 Ma et al. 2024, "Megalodon", arXiv:2404.08801, section 3. On LRA it was run without a causal mask, the moving average in
-both directions. Its residuals skip two layers, so this is a whole encoder and not a mixer.
+both directions and the norms over all positions (appendix C). Its residuals skip two layers, so this is a whole encoder
+and not a mixer.
 
 B batch, L length, D model width, E width of the values, Z width of queries and keys, H heads, N orders of the moving
 average, K directions, G groups of features, W chunk.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,26 +20,30 @@ from lra.fftconv import long_conv
 from models.rope_transformer import rotate
 
 
-class TimestepNorm(nn.Module):
-    """Group norm whose statistics at position t are those of positions 0 ... t: section 3.2.
+class SequenceNorm(nn.Module):
+    """Group norm whose statistics are those of all real positions, or at position t of positions 0 ... t.
 
-    Padding comes last and so never counts for a real position.
+    The second is the paper's timestep norm (section 3.2); for classification it takes the first (appendix C).
     """
 
-    def __init__(self, d_model: int, *, n_groups: int, eps: float = 1e-5):
+    def __init__(self, d_model: int, *, n_groups: int, causal: bool, eps: float = 1e-5):
         super().__init__()
         if d_model % n_groups:
             raise ValueError(f"norm_groups: {n_groups} groups do not divide d_model {d_model}")
-        self.n_groups, self.eps = n_groups, eps
+        self.n_groups, self.causal, self.eps = n_groups, causal, eps
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model))
 
-    def forward(self, x: Tensor) -> Tensor:
-        grouped = x.unflatten(-1, (self.n_groups, -1))  # (B, L, G, D / G)
-        count = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        grouped = x.masked_fill(~mask[..., None], 0).unflatten(-1, (self.n_groups, -1))  # (B, L, G, D / G)
+
+        def total(part: Tensor) -> Tensor:
+            return part.cumsum(1) if self.causal else part.sum(1, keepdim=True)
+
+        count = total(mask[..., None])
         # the variance is a small difference of long sums
-        mean = grouped.mean(-1, dtype=torch.float64).cumsum(1) / count
-        square = grouped.double().square().mean(-1).cumsum(1) / count
+        mean = total(grouped.mean(-1, dtype=torch.float64)) / count
+        square = total(grouped.double().square().mean(-1)) / count
         scale = torch.rsqrt((square - mean.square()).clamp(min=0) + self.eps)
         y = (grouped - mean.to(x.dtype)[..., None]) * scale.to(x.dtype)[..., None]
         return y.flatten(-2) * self.weight + self.bias
@@ -145,7 +151,7 @@ class NormalisedAttention(nn.Module):
 class Block(nn.Module):
     """y = attention(norm(x)) + x, then feed(norm(y)) + x: pre-norm with a two-hop residual, section 3.4."""
 
-    def __init__(self, d_model: int, d_ff: int, *, norm: TimestepNorm, attention: nn.Module, dropout: float):
+    def __init__(self, d_model: int, d_ff: int, *, norm: SequenceNorm, attention: nn.Module, dropout: float):
         super().__init__()
         self.norm, self.attention = norm, attention
         self.feed = nn.Sequential(
@@ -153,7 +159,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = self.norm(x).masked_fill(~mask[..., None], 0)
+        h = self.norm(x, mask).masked_fill(~mask[..., None], 0)
         return x + self.feed(x + self.attention(h, mask))
 
 
@@ -164,6 +170,7 @@ class Megalodon(nn.Module):
     d_ff            width of the feed-forward network; by default 2 D
     n_heads         H
     n_orders        N
+    norm            "group" over all positions, the paper's for classification, or "timestep" over those so far
     norm_groups     G; by default groups of 32 features, or the next larger ones that divide D
     chunk           length of a chunk ("Megalodon-chunk"), None for none
     bidirectional   the average also runs from the right
@@ -181,14 +188,19 @@ class Megalodon(nn.Module):
         d_ff: int | None = None,
         n_heads: int = 1,
         n_orders: int = 16,
+        norm: str = "group",
         norm_groups: int | None = None,
         chunk: int | None = None,
         bidirectional: bool = True,
         attention_dropout: float = 0.0,
     ):
         super().__init__()
+        if norm not in ("group", "timestep"):
+            raise ValueError(f"norm: {norm!r} is not one of group, timestep")
         if norm_groups is None:
             norm_groups = next(n for n in range(max(1, d_model // 32), 0, -1) if d_model % n == 0)
+        make_norm = partial(SequenceNorm, d_model, n_groups=norm_groups, causal=norm == "timestep")
+
         self.blocks = nn.ModuleList()
         for _ in range(n_layers):
             attention = NormalisedAttention(
@@ -201,11 +213,12 @@ class Megalodon(nn.Module):
                 dropout=dropout,
                 attention_dropout=attention_dropout,
             )
-            norm = TimestepNorm(d_model, n_groups=norm_groups)
-            self.blocks.append(Block(d_model, d_ff or 2 * d_model, norm=norm, attention=attention, dropout=dropout))
-        self.norm = TimestepNorm(d_model, n_groups=norm_groups)
+            self.blocks.append(
+                Block(d_model, d_ff or 2 * d_model, norm=make_norm(), attention=attention, dropout=dropout)
+            )
+        self.norm = make_norm()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x, mask)
-        return self.norm(x)
+        return self.norm(x, mask)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.megalodon import ComplexMovingAverage, Megalodon, TimestepNorm
+from models.megalodon import ComplexMovingAverage, Megalodon, SequenceNorm
 
 
 def build(**arguments) -> Megalodon:
@@ -20,18 +20,35 @@ def same_gradients(actual: torch.Tensor, expected: torch.Tensor, inputs: tuple[t
     torch.testing.assert_close(*grads)
 
 
-def test_timestep_norm_is_group_norm_of_the_past():
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_norm_is_group_norm_of_what_is_real(causal):
     torch.manual_seed(0)
-    norm = TimestepNorm(6, n_groups=2).double()
+    norm = SequenceNorm(6, n_groups=2, causal=causal).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    x = torch.randn(2, 9, 6, dtype=torch.float64, requires_grad=True)
-    expected = [
-        F.group_norm(x[:, : t + 1].mT, 2, norm.weight, norm.bias, eps=1e-5)[..., -1] for t in range(9)
-    ]  # of (B, D, t + 1)
-    actual, expected = norm(x), torch.stack(expected, 1)
+    x = torch.randn(3, 9, 6, dtype=torch.float64, requires_grad=True)
+    lengths = (9, 5, 1)
+    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
+
+    def group_norm(part: torch.Tensor) -> torch.Tensor:
+        """Of one row (t, D), over all its positions."""
+        return F.group_norm(part.T[None], 2, norm.weight, norm.bias, eps=1e-5)[0].T
+
+    expected = []
+    for row, length in zip(x, lengths, strict=True):
+        past = [group_norm(row[: t + 1])[-1] for t in range(length)]
+        expected.append(torch.stack(past) if causal else group_norm(row[:length]))
+    actual, expected = norm(x, mask)[mask], torch.cat(expected)
     torch.testing.assert_close(actual, expected)
     same_gradients(actual, expected, (x, norm.weight, norm.bias))
+
+
+def test_norms_take_all_positions_for_classification():
+    # appendix C of the paper; the timestep norm is for language models
+    model = build()
+    assert [m.causal for m in model.modules() if isinstance(m, SequenceNorm)] == [False, False]
+    model = build(norm="timestep")
+    assert [m.causal for m in model.modules() if isinstance(m, SequenceNorm)] == [True, True]
 
 
 @pytest.mark.parametrize(("width", "groups"), [(16, 1), (64, 2), (104, 2), (128, 4)])
@@ -40,10 +57,11 @@ def test_groups_divide_any_width(width, groups):
     assert model.norm.n_groups == groups
 
 
-def test_timestep_norm_is_exact_far_from_zero():
-    x = 100 + torch.randn(1, 4096, 32)
-    norm = TimestepNorm(32, n_groups=1)
-    torch.testing.assert_close(norm(x).double(), norm.double()(x.double()), rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_norm_is_exact_far_from_zero(causal):
+    x, mask = 100 + torch.randn(1, 4096, 32), torch.ones(1, 4096, dtype=torch.bool)
+    norm = SequenceNorm(32, n_groups=1, causal=causal)
+    torch.testing.assert_close(norm(x, mask).double(), norm.double()(x.double(), mask), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -85,7 +103,7 @@ def test_a_block_obeys_its_equations(chunk):
     expected = []
     for row, length in enumerate(lengths):
         given = x[row, :length]
-        h = block.norm(given[None])[0]
+        h = block.norm(given[None], mask[row : row + 1, :length])[0]
         z, reset, bypass = layer.maps(layer.norm(layer.average(h[None])[0])).split([4, 16, 8], dim=-1)
         heads = []
         for head in range(2):
@@ -121,8 +139,9 @@ def test_a_block_obeys_its_equations(chunk):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"), [({"norm_groups": 3}, "norm_groups: 3"), ({"n_heads": 3}, "n_heads: 3")]
+    ("arguments", "named"),
+    [({"norm_groups": 3}, "norm_groups: 3"), ({"n_heads": 3}, "n_heads: 3"), ({"norm": "layer"}, "norm: 'layer'")],
 )
-def test_groups_and_heads_that_do_not_fit_are_refused(arguments, named):
+def test_what_does_not_fit_is_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
         build(**arguments)
