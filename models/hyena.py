@@ -100,7 +100,8 @@ class Hyena(nn.Module):
         u = self.short(u)[..., start : start + length]
         *factors, v = u.chunk(self.order + 1, dim=1)  # each (B, D, L)
         with torch.autocast(x.device.type, enabled=False):
-            kernels = self.filters(length).chunk(self.order - 1, dim=1)  # each (K, D, L)
+            # neighbours in the filters go to different convolutions: each has slow and fast windows
+            kernels = self.filters(length).unflatten(1, (-1, self.order - 1)).unbind(2)  # each (K, D, L)
         for factor, kernel, skip in zip(reversed(factors[1:]), kernels, self.skip, strict=True):
             v = long_conv(v * factor * real, kernel, skip)
         return self.out((v * factors[0]).mT)

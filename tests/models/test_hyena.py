@@ -38,7 +38,7 @@ def test_equals_a_loop_over_positions(order, bidirectional):
     x = torch.randn(3, 11, 4, dtype=torch.float64, requires_grad=True)
     lengths = (11, 6, 1)
     mask = torch.arange(11) < torch.tensor(lengths)[:, None]
-    kernels = model.filters(11).unflatten(1, (order - 1, 4))  # (K, order - 1, D, L)
+    kernels = model.filters(11).unflatten(1, (4, order - 1)).transpose(1, 2)  # (K, order - 1, D, L)
     expected = []
     for row, length in enumerate(lengths):
         u = model.maps(x[row, :length])
@@ -62,6 +62,23 @@ def test_equals_a_loop_over_positions(order, bidirectional):
     weight = torch.randn_like(actual)
     inputs = (x, *model.parameters())
     torch.testing.assert_close(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (actual, expected)))
+
+
+def test_every_convolution_has_slow_and_fast_windows(monkeypatch):
+    model, used = build(order=4), []
+    monkeypatch.setattr("models.hyena.long_conv", lambda u, kernel, skip: used.append(kernel[0]) or u)
+    with torch.no_grad():
+        # a network that writes a one everywhere leaves the windows
+        last, out = model.filters.layers[-1], model.filters.out
+        last.weight.zero_()
+        last.bias.copy_(math.pi / 2 / model.filters.frequency)
+        out.weight.fill_(1 / out.in_features)
+        model(torch.randn(1, 16, 4, dtype=torch.float64), torch.ones(1, 16, dtype=torch.bool))
+    assert len(used) == 3
+    for windows in used:
+        rate = torch.log(windows[:, -1]) / math.log(0.01)  # from 1 / 1.5 to 1 / 0.3
+        assert rate.min() < 1.3
+        assert rate.max() > 2.7
 
 
 def test_the_default_operator_is_causal():
