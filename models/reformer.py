@@ -2,8 +2,8 @@
 
 Kitaev et al. 2020 (arXiv:2001.04451), section 2: queries and keys share a projection, angular hashing assigns buckets,
 positions are sorted by bucket and cut into chunks that see themselves and the chunk before; rounds of hashing are
-combined by their softmax normalisers (equations 3 to 7, and 8 for the rounds). Section 3, the reversible layers that
-recompute their inputs instead of storing them, surrounds the attention and is an encoder of its own at the end.
+combined by their softmax normalisers (appendix A, without its N_ij: as in the authors' code a key counts in every round
+that shows it). Section 3, the reversible layers that recompute their inputs, is an encoder of its own at the end.
 B batch, L length, D model width, N chunks of C positions, R rounds, H heads of width K; H * K = d_qkv.
 """
 
