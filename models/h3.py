@@ -47,12 +47,14 @@ class H3(nn.Module):
         features, pairs, directions = d_model // head_dim, (d_state + 1) // 2, 1 + bidirectional
         self.head_dim, self.backend = head_dim, backend
         self.maps = nn.Linear(d_model, 3 * d_model)
-        self.shift = nn.Parameter(torch.randn(directions, d_model, min(d_state, max_len)))
+        # as torch starts a convolution of d_state taps
+        taps = torch.empty(directions, d_model, min(d_state, max_len)).uniform_(-1, 1) / math.sqrt(d_state)
+        self.shift = nn.Parameter(taps)
         self.shift_D = nn.Parameter(torch.randn(d_model))
         self.log_dt = nn.Parameter(log_steps(features, dt_min, dt_max))
         self.A_log_decay = nn.Parameter(torch.full((features, pairs), math.log(0.5)))
         self.A_imag = nn.Parameter(math.pi * torch.arange(pairs).repeat(features, 1))
-        self.C = nn.Parameter(torch.randn(directions, features, pairs, 2))
+        self.C = nn.Parameter(torch.view_as_real(torch.randn(directions, features, pairs, dtype=torch.cfloat)))
         self.D = nn.Parameter(torch.randn(features))
         self.out = nn.Linear(d_model, d_model)
         group = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})

@@ -71,6 +71,14 @@ def test_the_diagonal_state_space_starts_as_s4d_lin():
     torch.testing.assert_close(model.A_imag[0], math.pi * torch.arange(3).double(), rtol=1e-6, atol=0)
 
 
+def test_both_output_maps_start_at_the_authors_sizes():
+    torch.manual_seed(0)
+    model = H3(256, 64, d_state=16)
+    assert model.shift.abs().max().item() <= 1 / math.sqrt(16)
+    assert model.shift.std().item() == pytest.approx(1 / math.sqrt(3 * 16), rel=0.05)
+    assert model.C.square().sum(-1).mean().item() == pytest.approx(1, rel=0.1)
+
+
 def test_heads_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="head_dim: 4"):
         build(head_dim=4)
