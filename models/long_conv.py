@@ -13,12 +13,12 @@ from lra.backbone import Dropout
 from lra.fftconv import long_conv
 
 
-def initial_kernel(init: str, directions: int, features: int, length: int) -> Tensor:
-    """(K, features, M): "random" is noise of size 0.002; "geometric" noise of 0.02 that decays at its feature's rate.
+def initial_kernel(init: str, count: int, features: int, length: int) -> Tensor:
+    """(count, H, M): "random" is noise of size 0.002; "geometric" noise of 0.02 that decays at its feature's rate.
 
     The rates of the features go geometrically from 1 to features / 2 per length.
     """
-    noise = torch.randn(directions, features, length)
+    noise = torch.randn(count, features, length)
     if init == "random":
         return 0.002 * noise
     if init == "geometric":
@@ -54,7 +54,8 @@ class LongConv(nn.Module):
     ):
         super().__init__()
         self.channels, self.squash, self.kernel_dropout = channels, squash, kernel_dropout
-        self.kernel = nn.Parameter(initial_kernel(init, 1 + bidirectional, channels * d_model, max_len))
+        kernel = initial_kernel(init, (1 + bidirectional) * channels, d_model, max_len)
+        self.kernel = nn.Parameter(kernel.view(1 + bidirectional, channels * d_model, max_len))
         self.D = nn.Parameter(torch.randn(channels * d_model))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(channels * d_model, 2 * d_model)

@@ -51,6 +51,15 @@ def test_geometric_kernels_decay_at_rates_from_slow_to_fast():
     assert decay[32] > 10 * decay[0]
 
 
+def test_the_kernels_of_a_feature_start_at_its_rate():
+    torch.manual_seed(0)
+    kernel = LongConv(64, 4096, channels=2, bidirectional=True, init="geometric").kernel.detach()
+    decay = kernel[..., :1024].std(-1) / kernel[..., -1024:].std(-1)  # (2, 2 * 64)
+    for channel in decay.view(4, 64):
+        assert channel[0].item() == pytest.approx(2.0, rel=0.2)
+        assert channel[32] > 10 * channel[0]
+
+
 def test_an_unknown_init_is_refused():
     with pytest.raises(ValueError, match="init: 'zeros'"):
         build(init="zeros")
