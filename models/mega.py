@@ -33,7 +33,7 @@ class MovingAverage(nn.Module):
     """Multi-dimensional damped exponential moving average, section 3.1, and silu(EMA(x) + omega x).
 
     Each feature feeds N averages h_t = (1 - alpha delta) h_(t-1) + alpha beta x_t and reads gamma . h_t / sqrt(N). The
-    second direction starts one position away, as in the authors' code.
+    second direction starts one position away; in the authors' code both hear the position itself, a term like omega's.
     """
 
     def __init__(self, d_model: int, *, n_orders: int, bidirectional: bool, truncation: int | None):
