@@ -71,7 +71,7 @@ class LSSL(Recurrent):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
-        self.C = nn.Parameter(torch.randn(1 + bidirectional, d_model, d_state) / math.sqrt(d_state))
+        self.C = nn.Parameter(torch.randn(1 + bidirectional, d_model, d_state))
         self.D = nn.Parameter(torch.randn(d_model))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, 2 * d_model)

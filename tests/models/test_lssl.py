@@ -7,6 +7,7 @@ from stepping import stepped
 
 from lra.hippo import bilinear, ssm_kernel, ssm_recurrence
 from models.lssl import LSSL, krylov
+from models.s4 import S4
 
 
 def layer(H=5, **kwargs):
@@ -70,6 +71,12 @@ def test_float32_kernel_is_near_the_exact_one_over_a_thousand_positions():
     single = model.kernel(1024)
     exact = model.double().kernel(1024)
     assert (single - exact).abs().max() / exact.abs().max() < 1e-4
+
+
+def test_kernels_start_as_strong_as_those_of_s4():
+    torch.manual_seed(0)
+    dense, s4 = (kind(256, 64, d_state=64, bidirectional=False).kernel(64).std() for kind in (LSSL, S4))
+    assert dense.item() == pytest.approx(s4.item(), rel=0.3)
 
 
 def test_another_sampling_rate_keeps_the_continuous_system():
