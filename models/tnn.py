@@ -42,6 +42,10 @@ class GatedToeplitz(nn.Module):
         self.maps = nn.Linear(d_model, 2 * d_inner)
         self.out = nn.Linear(d_inner, d_model)
         self.positions = RelativePositions(d_inner, width=position_width, n_layers=position_layers)
+        # the authors' start of this unit; their gated linear unit starts as torch's maps do
+        for layer in (self.maps, self.out):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.normal_(layer.bias, std=0.02)
 
     def kernel(self, length: int) -> Tensor:
         """T's entries as a two-sided kernel (2, E, L): offsets 0, 1, ... and -1, -2, ..."""
@@ -70,9 +74,6 @@ class Block(nn.Module):
         self.up = nn.Linear(d_model, 2 * d_glu)
         self.down = nn.Linear(d_glu, d_model)
         self.dropout = Dropout(dropout)
-        for layer in (toeplitz.maps, toeplitz.out, self.up, self.down):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.normal_(layer.bias, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self.dropout(self.toeplitz(self.norm_mix(x, mask), mask))

@@ -46,3 +46,13 @@ def test_decay_weakens_far_positions():
 def test_a_decay_outside_its_range_is_refused(decay):
     with pytest.raises(ValueError, match="decay"):
         build(decay=decay)
+
+
+def test_the_toeplitz_unit_alone_starts_small():
+    torch.manual_seed(0)
+    block = TNN(d_model=128, n_layers=1, max_len=16, dropout=0.0).blocks[0]
+    for layer in (block.toeplitz.maps, block.toeplitz.out):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert layer.bias.std().item() == pytest.approx(0.02, rel=0.3)
+    for layer in (block.up, block.down):
+        assert layer.weight.std().item() == pytest.approx((3 * layer.in_features) ** -0.5, rel=0.1)
