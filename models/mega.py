@@ -32,8 +32,8 @@ def power_sums(c: Tensor, log_q: Tensor, length: int) -> Tensor:
 class MovingAverage(nn.Module):
     """Multi-dimensional damped exponential moving average, section 3.1, and silu(EMA(x) + omega x).
 
-    Each feature feeds N averages h_t = (1 - alpha delta) h_(t-1) + alpha beta x_t and reads gamma . h_t / sqrt(N). The
-    second direction starts one position away; in the authors' code both hear the position itself, a term like omega's.
+    Each feature feeds N averages h_t = (1 - alpha delta) h_(t-1) + alpha beta x_t and reads gamma . h_t / sqrt(N). As
+    in the authors' code both directions hear the position itself.
     """
 
     def __init__(self, d_model: int, *, n_orders: int, bidirectional: bool, truncation: int | None):
@@ -47,20 +47,21 @@ class MovingAverage(nn.Module):
         self.gamma = nn.Parameter(torch.randn(shape))
         self.omega = nn.Parameter(torch.randn(d_model))
 
-    def kernel(self, length: int) -> Tensor:
-        """(K, D, length)."""
+    def kernel(self, length: int) -> tuple[Tensor, Tensor]:
+        """(K, D, length), the second direction from one position away, and what it adds to omega (D,) at none."""
         alpha = self.alpha.sigmoid()
         log_q = torch.log1p(-alpha * self.delta.sigmoid())
         c = alpha * self.beta * self.gamma / math.sqrt(log_q.shape[-1])
-        if len(c) == 2:
-            c = torch.stack([c[0], c[1] * log_q[1].exp()])
-        return power_sums(c, log_q, length)
+        if len(c) == 1:
+            return power_sums(c, log_q, length), self.omega
+        beyond = torch.stack([c[0], c[1] * log_q[1].exp()])
+        return power_sums(beyond, log_q, length), self.omega + c[1].sum(-1)
 
     def forward(self, x: Tensor) -> Tensor:
         length = min(x.shape[1], self.truncation or x.shape[1])
         with torch.autocast(x.device.type, enabled=False):
-            kernel = self.kernel(length)
-        return F.silu(long_conv(x.mT, kernel, self.omega).mT)
+            kernel, omega = self.kernel(length)
+        return F.silu(long_conv(x.mT, kernel, omega).mT)
 
 
 def laplace(x: Tensor) -> Tensor:

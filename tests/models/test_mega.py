@@ -22,12 +22,11 @@ def average_loop(model: MovingAverage, x: torch.Tensor, reach: int) -> torch.Ten
             if direction == 0:
                 seen = range(max(0, t - reach + 1), t + 1)
             else:
-                seen = reversed(range(t + 1, min(len(x), t + 1 + reach)))
+                # with a cut, one position further than forwards
+                seen = reversed(range(t, min(len(x), t + 1 + reach)))
             h = torch.zeros_like(alpha[0])
             for s in seen:
                 h = (1 - alpha * delta)[direction] * h + (alpha * model.beta)[direction] * x[s, :, None]
-            if direction == 1:
-                h = (1 - alpha * delta)[direction] * h
             total = total + F.one_hot(torch.tensor(t), len(x))[:, None] * (model.gamma[direction] * h).sum(
                 -1
             ) / math.sqrt(h.shape[-1])
