@@ -48,14 +48,16 @@ class MovingAverage(nn.Module):
         self.omega = nn.Parameter(torch.randn(d_model))
 
     def kernel(self, length: int) -> tuple[Tensor, Tensor]:
-        """(K, D, length), the second direction from one position away, and what it adds to omega (D,) at none."""
+        """Taps (K, D, length), the second direction from one position away, and omega with what that adds at none."""
         alpha = self.alpha.sigmoid()
         log_q = torch.log1p(-alpha * self.delta.sigmoid())
         c = alpha * self.beta * self.gamma / math.sqrt(log_q.shape[-1])
         if len(c) == 1:
             return power_sums(c, log_q, length), self.omega
-        beyond = torch.stack([c[0], c[1] * log_q[1].exp()])
-        return power_sums(beyond, log_q, length), self.omega + c[1].sum(-1)
+        taps = power_sums(torch.stack([c[0], c[1] * log_q[1].exp()]), log_q, length)
+        # of `length` positions the nearest is the position itself
+        taps[1, :, -1] = 0
+        return taps, self.omega + c[1].sum(-1)
 
     def forward(self, x: Tensor) -> Tensor:
         length = min(x.shape[1], self.truncation or x.shape[1])

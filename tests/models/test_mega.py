@@ -19,13 +19,9 @@ def average_loop(model: MovingAverage, x: torch.Tensor, reach: int) -> torch.Ten
     total = model.omega * x
     for direction in range(len(alpha)):
         for t in range(len(x)):
-            if direction == 0:
-                seen = range(max(0, t - reach + 1), t + 1)
-            else:
-                # with a cut, one position further than forwards
-                seen = reversed(range(t, min(len(x), t + 1 + reach)))
+            before, behind = range(max(0, t - reach + 1), t + 1), reversed(range(t, min(len(x), t + reach)))
             h = torch.zeros_like(alpha[0])
-            for s in seen:
+            for s in (before, behind)[direction]:
                 h = (1 - alpha * delta)[direction] * h + (alpha * model.beta)[direction] * x[s, :, None]
             total = total + F.one_hot(torch.tensor(t), len(x))[:, None] * (model.gamma[direction] * h).sum(
                 -1
