@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-HAS_PIP := { $(RUN) -m pip --version || $(RUN) -m ensurepip; } >/dev/null 2>&1
+# there while packages are put in place: one that was interrupted looks whole, and is not
+UNFINISHED := $(VENV)/.unfinished
+USABLE := { test ! -e $(UNFINISHED) && { $(RUN) -m pip --version || $(RUN) -m ensurepip; }; } >/dev/null 2>&1
 COMPILER := command -v $(CXX) c++ g++ clang++ >/dev/null
 
 SCALE ?= paper
@@ -25,15 +27,17 @@ setup: $(READY)  ## the environment in .venv, from the locked requirements
 
 # also where the Python it was made with has gone
 $(READY): requirements.txt pyproject.toml $(shell test -x $(RUN) || echo gone)
-	@$(HAS_PIP) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	@$(USABLE) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "make: $$($(PYTHON) --version 2>&1) found, Python 3.11 to 3.13 needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
-	@$(HAS_PIP) || $(PYTHON) -m venv --clear $(VENV) || \
+	@$(USABLE) || $(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "make: could not create $(VENV), for the reason above; without ensurepip on Debian: apt-get install python3-venv"; exit 2; }
 	@echo "setting up $(VENV) (about 5 GB, once)"
-	@PIP_USER=0 $(RUN) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)" && \
+	@touch $(UNFINISHED); \
+	  PIP_USER=0 $(RUN) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)" && \
 	  $(VENV)/bin/uv pip install $$(test -t 2 || echo --quiet) --python $(RUN) --require-hashes -r requirements.txt && \
-	  $(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e . || \
-	  { echo "make: $(VENV) is not complete, for the reason above; the same command goes on" \
+	  $(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e . && rm $(UNFINISHED) || \
+	  { find $(VENV)/lib -maxdepth 2 -name site-packages -newer $(UNFINISHED) | grep -q . || rm -f $(UNFINISHED); \
+	    echo "make: $(VENV) is not complete, for the reason above; the same command goes on" \
 	    "(PIP_INDEX_URL and UV_INDEX_URL name a mirror, UV_CACHE_DIR another cache)"; exit 2; }
 	@touch $@
 	@$(COMPILER) || echo "make: no C++ compiler was found, so S4 runs as its slow reference: on Debian apt-get install g++"

@@ -76,11 +76,25 @@ def test_one_that_can_be_used_stays_whatever_other_python_is_there(clone):
 def test_an_installation_that_fails_ends_with_the_way_out_and_is_taken_up_again(clone):
     put(clone / ".venv/bin/python", PYTHON)
     put(clone / ".venv/bin/uv", "#!/bin/sh\nexit 1\n")
+    (clone / ".venv/lib/python3/site-packages").mkdir(parents=True)
     done = make(clone, "setup")
     assert done.returncode == 2
     assert done.stdout.splitlines()[-1].startswith("make: .venv is not complete, for the reason above; ")
     put(clone / ".venv/bin/uv", PYTHON)
     assert make(clone, "setup").returncode == 0
+    assert [line for line in asked(clone) if "venv --clear" in line] == []  # nothing had been put in place
+
+
+@pytest.mark.parametrize("end", ["kill -9 $PPID", "exit 1"])
+def test_packages_that_were_put_in_place_in_part_are_put_there_anew(clone, end):
+    """They would pass for whole: the next look is at their names only."""
+    put(clone / ".venv/bin/python", PYTHON)
+    put(clone / ".venv/bin/uv", f"#!/bin/sh\nmkdir -p .venv/lib/python3/site-packages\n{end}\n")
+    assert make(clone, "setup").returncode == 2
+    assert not (clone / ".venv/.ready").exists()
+    assert make(clone, "setup").returncode == 0
+    assert "-m venv --clear .venv" in asked(clone)
+    assert not (clone / ".venv/.unfinished").exists()
 
 
 def test_tests_without_a_compiler_are_one_line(clone, tmp_path):
