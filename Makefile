@@ -18,15 +18,22 @@ TASKS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gone compiler demo test test-fast nightly lint format lra-all tables report audit bench dashboard wandb-sync data lock clean
+.PHONY: help setup gone environment compiler demo test test-fast nightly lint format lra-all tables report audit bench dashboard wandb-sync data lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## the environment in .venv, from the locked requirements
 
-# also where the Python it was made with has gone
+# also where the Python it was made with has gone; a second make waits for the first
 $(READY): requirements.txt pyproject.toml $(shell test -x $(RUN) || echo gone)
+	@{ exec 9>.venv.tmp; } 2>/dev/null || { echo "make: $(CURDIR): cannot be written: clone it to where .venv can be made"; exit 2; }; \
+	  ! command -v flock >/dev/null || flock -n 9 || { echo "another make is setting up $(VENV): waiting for it"; flock 9; }; \
+	  $(MAKE) --no-print-directory environment
+
+gone:
+
+environment:
 	@$(USABLE) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "make: $$($(PYTHON) --version 2>&1) found, Python 3.11 to 3.13 needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	@$(USABLE) || $(PYTHON) -m venv --clear $(VENV) || \
@@ -39,10 +46,8 @@ $(READY): requirements.txt pyproject.toml $(shell test -x $(RUN) || echo gone)
 	  { find $(VENV)/lib -maxdepth 2 -name site-packages -newer $(UNFINISHED) | grep -q . || rm -f $(UNFINISHED); \
 	    echo "make: $(VENV) is not complete, for the reason above; the same command goes on" \
 	    "(PIP_INDEX_URL and UV_INDEX_URL name a mirror, UV_CACHE_DIR another cache)"; exit 2; }
-	@touch $@
+	@touch $(READY)
 	@$(COMPILER) || echo "make: no C++ compiler was found, so S4 runs as its slow reference: on Debian apt-get install g++"
-
-gone:
 
 compiler:
 	@$(COMPILER) || { echo "make: no C++ compiler was found, and tests need one: on Debian apt-get install g++"; exit 2; }

@@ -1,5 +1,6 @@
 """Set-up gets over what it finds: half an environment, one whose Python has gone, a clone that was moved."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -33,11 +34,13 @@ def put(program: Path, text: str) -> None:
     program.chmod(0o755)
 
 
+# without what the make that runs these tests would tell them
+OURS = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 def make(clone: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
     command = [shutil.which("make"), *words, "PYTHON=./python"]
-    # of the make that runs these tests
-    known = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    return subprocess.run(command, cwd=clone, env={**known, **environment}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=clone, env={**OURS, **environment}, capture_output=True, text=True)
 
 
 def asked(clone: Path) -> list[str]:
@@ -95,6 +98,26 @@ def test_packages_that_were_put_in_place_in_part_are_put_there_anew(clone, end):
     assert make(clone, "setup").returncode == 0
     assert "-m venv --clear .venv" in asked(clone)
     assert not (clone / ".venv/.unfinished").exists()
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="this system has no flock")
+def test_a_second_make_waits_for_the_first(clone):
+    with (clone / ".venv.tmp").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        command = ["make", "setup", "PYTHON=./python"]
+        second = subprocess.Popen(command, cwd=clone, env=OURS, stdout=subprocess.PIPE, text=True)
+        assert second.stdout.readline() == "another make is setting up .venv: waiting for it\n"
+        assert asked(clone) == []
+    assert second.wait() == 0
+    second.stdout.close()
+    assert (clone / ".venv/.ready").exists()
+
+
+def test_a_clone_that_cannot_be_written_is_one_line(clone):
+    (clone / ".venv.tmp").mkdir()  # root may write anywhere else
+    done = make(clone, "setup")
+    assert done.returncode == 2
+    assert done.stdout == f"make: {clone}: cannot be written: clone it to where .venv can be made\n"
 
 
 def test_tests_without_a_compiler_are_one_line(clone, tmp_path):
