@@ -1,6 +1,6 @@
 """What every script does first: find the Python that has its libraries, and be ready for Ctrl-C and for `| head`.
 
-Written for any Python 3, and without a library: the one that was asked may have none.
+Written for any Python from 3.8 on, and without a library: the one that was asked may have none.
 """
 
 from __future__ import annotations

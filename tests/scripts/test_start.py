@@ -1,5 +1,6 @@
 """Whichever Python a script is given to, it runs with the one that has the libraries, or says how to get it."""
 
+import ast
 import gc
 import shutil
 import subprocess
@@ -82,6 +83,7 @@ def test_every_script_asks_for_it_before_it_imports_a_library():
         if '__name__ == "__main__"' in text and path.stem not in ("bench_loop", "licences", "local", "peer"):
             before, found, _ = text.partition("    start.script()")
             assert found, path.name
+            ast.parse(text, feature_version=(3, 8))  # read as a whole before anything gives way
             words = [
                 line.split()[1].split(".")[0] for line in before.splitlines() if line.startswith(("import", "from"))
             ]
