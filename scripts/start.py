@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("torch", "pytorch_lightning", "hydra", "wandb")
+# an environment of another project has some of them
+NEEDED = ("torch", "pytorch_lightning", "hydra", "wandb", "numba", "safetensors", "scipy", "matplotlib", "rich", "PIL")
 
 
 def script() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import itertools
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,20 @@ def test_without_any_it_is_one_line(clone):
     done = given(BARE, clone)
     assert done.returncode == 2
     assert done.stderr == f"scripts/train.py: {sys.executable} has no torch: make setup fills .venv once\n"
+
+
+def test_a_library_that_is_imported_at_once_is_looked_for():
+    brought = {"numpy", "llvmlite", "omegaconf", "yaml"}  # by numba and hydra
+    asked_for = {"triton"}  # by its kernels, which say no without it
+    ours = {"lra", "models", "data", "scripts"}
+    found = set()
+    for path in itertools.chain(*((ROOT / folder).rglob("*.py") for folder in ours)):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").split(".")[0])
+    assert found - sys.stdlib_module_names - ours - brought - asked_for <= set(start.NEEDED)
 
 
 SPEAKER = """
