@@ -9,6 +9,9 @@ UNFINISHED := $(VENV)/.unfinished
 USABLE := { test ! -e $(UNFINISHED) && { $(RUN) -m pip --version || $(RUN) -m ensurepip; }; } >/dev/null 2>&1
 COMPILER := command -v $(CXX) c++ g++ clang++ >/dev/null
 
+# every file here is in UTF-8, whatever the locale
+export PYTHONUTF8 := 1
+
 SCALE ?= paper
 SEEDS ?= 0
 JOBS ?= 1

@@ -10,6 +10,7 @@ import errno
 import gc
 import importlib.util
 import io
+import locale
 import os
 import signal
 import stat
@@ -27,7 +28,7 @@ def script() -> None:
     """Called by a file that is run, before it imports any library; may not return.
 
     A Python without the libraries gives way to that of .venv, with the same command line; status 2, and a line, where
-    there is none.
+    there is none. One that was started with another encoding than UTF-8 starts itself again with it.
     """
     sys.excepthook = without_a_trace
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -35,11 +36,15 @@ def script() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     own = ROOT / ".venv" / "bin" / "python"
-    if missing and own.exists() and Path(sys.prefix) != own.parent.parent:
+    if (missing or sys.version_info < (3, 11)) and own.exists() and Path(sys.prefix) != own.parent.parent:
         os.execv(own, [str(own), *sys.argv])
     if missing:
         print(f"{sys.argv[0]}: {sys.executable} has no {missing[0]}: make setup fills .venv once", file=sys.stderr)
         sys.exit(2)
+    if "utf" not in locale.getpreferredencoding(False).lower() and os.environ.get("PYTHONUTF8") != "1":
+        # every file here is in UTF-8, and what is printed has signs that other alphabets lack
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:  # not put there by a caller
         sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
 

@@ -3,6 +3,7 @@
 import ast
 import gc
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,14 @@ def test_a_reader_that_leaves_ends_nothing_and_leaves_no_trace(python, order):
     told.close()
     assert other.read() == "still here 0\n"
     assert child.wait() == 0
+
+
+def test_files_and_output_are_in_utf_8_whatever_the_locale():
+    talk = "import sys; from scripts import start; start.script(); print(chr(8212), open('LICENSE').encoding, sys.argv)"
+    latin = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", talk, "seed=0"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **latin}, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\u2014 utf-8 ['-c', 'seed=0']\n", "")
 
 
 def test_a_full_disk_behind_what_is_printed_is_one_line():
