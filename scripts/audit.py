@@ -17,6 +17,7 @@ if __name__ == "__main__":
 from lra import places  # noqa: E402
 from lra.audit import audit_benches, audit_csv, audit_files, audit_records  # noqa: E402
 from lra.efficiency import load_bench  # noqa: E402
+from lra.environment import asking_git  # noqa: E402
 from lra.published import load_published  # noqa: E402
 from lra.report import page  # noqa: E402
 from lra.results import Record, scan  # noqa: E402
@@ -38,8 +39,21 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def without_history(repository: Path) -> str | None:
+    """Why no commit can be looked up there, None if it can."""
+    unknown = f"{repository}: the commits of records are not looked up"
+    try:
+        asked = asking_git(repository, "rev-parse", "--is-shallow-repository")
+        done = subprocess.run(asked, capture_output=True, text=True)
+    except FileNotFoundError:
+        return f"{unknown}: git is not installed"
+    if done.returncode:
+        return f"{unknown}: no repository: take the whole of it with git clone"
+    return f"{unknown}: a shallow clone: git fetch --unshallow" if done.stdout.strip() == "true" else None
+
+
 def commit_is_known(repository: Path, commit: str) -> bool:
-    command = ["git", "-C", str(repository), "cat-file", "-e", f"{commit}^{{commit}}"]
+    command = asking_git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -52,7 +66,9 @@ def main() -> int:
             records.append(outcome)
         else:
             findings.append(str(outcome))
-    known = functools.cache(lambda commit: commit_is_known(args.repository, commit))
+    blind = without_history(args.repository)
+    findings += [blind] if blind else []
+    known = functools.cache(lambda commit: blind is not None or commit_is_known(args.repository, commit))
     findings += audit_records(records, known)
     for path, said in audit_benches(args.bench, known):
         if path.name in ACCEPTED:

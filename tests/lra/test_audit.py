@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,8 @@ PUBLISHED = load_published(ROOT / "results" / "published")
 @pytest.fixture
 def place(tmp_path):
     """A folder with a repository of one commit, three records made at it, and their tables."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
     run = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*run, "init", "-q"], check=True)
     subprocess.run([*run, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
@@ -68,6 +71,25 @@ def audit(place, monkeypatch, capsys):
 
 def test_what_adds_up_passes(audit):
     assert audit() == (0, "3 records: everything adds up\n")
+
+
+def test_a_clone_of_somebody_else_adds_up_too(audit, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert audit() == (0, "3 records: everything adds up\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda place, patch: patch.setenv("PATH", ""), "git is not installed"),
+        (lambda place, patch: shutil.rmtree(place / ".git"), "no repository: take the whole of it with git clone"),
+        (lambda place, patch: (place / ".git/shallow").touch(), "a shallow clone: git fetch --unshallow"),
+    ],
+)
+def test_without_the_history_one_line_says_that_commits_are_not_looked_up(change, said, place, audit, monkeypatch):
+    change(place, monkeypatch)
+    line = f".: the commits of records are not looked up: {said}\n"
+    assert audit() == (1, f"{line}3 records: 1 thing does not add up\n")
 
 
 def other_config(record: Record) -> dict:

@@ -1,7 +1,10 @@
 """What a record tells of machine and code."""
 
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from lra.environment import git, hardware, versions
 from lra.results import Git
@@ -15,7 +18,9 @@ def test_the_environment_is_told_in_full():
     assert git(Path("/")) == Git(commit=None, dirty=None)
 
 
-def test_results_do_not_make_the_tree_dirty_and_code_does(tmp_path):
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("other_owner", ["0", "1"])
+def test_results_do_not_make_the_tree_dirty_and_code_does(other_owner, tmp_path, monkeypatch):
     def run(*arguments: str) -> None:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
@@ -24,6 +29,7 @@ def test_results_do_not_make_the_tree_dirty_and_code_does(tmp_path):
     (tmp_path / "code.py").write_text("1")
     run("add", "code.py")
     run("commit", "-qm", "first")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", other_owner)  # as in a container, of a folder mounted there
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "r.json").write_text("{}")
     assert git(tmp_path).dirty is False
