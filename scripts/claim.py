@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TextIO
@@ -13,26 +14,36 @@ from lra.whole import refusals_explained
 from scripts.commandline import die
 
 
-def claim(folder: Path) -> TextIO:
-    """Hold this cell for as long as this process lives; a second process is told so and ends.
+class Taken(SystemExit):
+    """The cell is another process's; a line has said so."""
+
+
+def locked(file: TextIO) -> bool:
+    """Take the lock of an open file. False if another process keeps it.
 
     LRA_PATIENCE in the environment: seconds to wait for a process that is just ending.
     """
-    patience = float(os.environ.get("LRA_PATIENCE", 0))
+    until = time.monotonic() + float(os.environ.get("LRA_PATIENCE", 0))
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.2)
+
+
+def claim(folder: Path) -> TextIO:
+    """Hold this cell for as long as this process lives; a second process is told so and ends, with status 2."""
     with refusals_explained(folder, "runs=/some/dir"):
         folder.mkdir(parents=True, exist_ok=True)
         held = (folder / "claim").open("a+")
-    until = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            if time.monotonic() < until:
-                time.sleep(0.2)
-                continue
-            held.seek(0)
-            die(f"{folder}: process {held.read().strip()} is training this cell; wait for it or stop it")
+    if not locked(held):
+        held.seek(0)
+        line = f"{folder}: process {held.read().strip()} is training this cell; wait for it or stop it"
+        print(f"train.py: {line}", file=sys.stderr)
+        raise Taken(2)
     held.truncate(0)
     held.write(str(os.getpid()))
     held.flush()

@@ -15,6 +15,7 @@ from scripts.commandline import CONFIGS, ROOT, variant_of
 TRAIN = ROOT / "scripts" / "train.py"
 DONE = ("ok", "diverged", "oom")
 STOPPED = 130
+TAKEN = 4  # exit status of a cell that another process is training
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -135,11 +136,12 @@ def settle(cell: Cell, status: int | None) -> Record | None:
     """The record of a cell whose process has ended; one that died without writing its own gets one that says so.
 
     status  exit status as subprocess gives it, negative for a signal; None if nobody knows
-    returns None if its configuration cannot even be composed, or a file in its place is no record: that stays
+    returns None if its configuration cannot even be composed, or a file in its place is no record: that stays, as does
+            the record of another process
     """
     record = cell.record()
-    if record is None and cell.path.exists():
-        return None
+    if status == TAKEN or (record is None and cell.path.exists()):
+        return record
     if record is not None and (record.status in DONE or (record.status == "interrupted" and status in (STOPPED, None))):
         return record
     reason = f"{ended(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {cell.place})"

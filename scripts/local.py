@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -28,8 +28,9 @@ from rich.text import Text
 
 from lra.duration import duration, pause
 from lra.environment import cores
+from scripts.claim import Taken, locked
 from scripts.commandline import ROOT
-from scripts.grid import TRAIN, Cell, last_line, outcome, settle
+from scripts.grid import TAKEN, TRAIN, Cell, last_line, outcome, settle
 
 STEP = re.compile(r"step (\d+)/(\d+) ?")
 HEARTBEAT = 30.0  # seconds between two lines where there is no terminal, at first
@@ -88,12 +89,13 @@ def _nothing() -> None:
 
 def _work(words: list[str], log: str, threads: int, gpu: int | None) -> None:
     """One cell, in its own process: the exit status is that of scripts/train.py."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: whoever started us says when to stop
     threading.Thread(target=_follow, daemon=True).start()
     os.environ |= {"OMP_NUM_THREADS": str(threads), "LRA_PATIENCE": "60"}
+    held = own(Path(log))
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     sys.argv = [str(TRAIN), *words]
@@ -107,10 +109,23 @@ def _work(words: list[str], log: str, threads: int, gpu: int | None) -> None:
 
     torch.set_num_threads(threads)
     try:
-        sys.exit(one(**composed(words)))
+        status = one(**composed(words))
+    except Taken:
+        status = TAKEN
     except Exception:
         traceback.print_exc()
-        sys.exit(1)
+        status = 1
+    held.close()
+    sys.exit(status)
+
+
+def own(log: Path) -> TextIO:
+    """The log of a cell, emptied and held; where another grid holds it, this ends, and the log stays as it is."""
+    held = log.open("a")
+    if not locked(held):
+        sys.exit(TAKEN)
+    held.truncate(0)
+    return held
 
 
 def _follow() -> None:
@@ -191,11 +206,14 @@ class Pool:
         if self.stopping:
             return  # what it has written stands: it goes on next time
         record = settle(cell, status)
-        word = record.status if record else "without a record"
+        if status == TAKEN:
+            word, how = "elsewhere", f"another process trains it (log: {cell.place})"
+        else:
+            word, how = record.status if record else "without a record", outcome(cell, record)
+            self.taken.append((took, self.expected[cell]))
         self.done[word] += 1
-        self.taken.append((took, self.expected[cell]))
         number = sum(self.done.values())
-        line = f"{number:>{len(str(self.total))}}/{self.total} {cell}: {outcome(cell, record)} ({duration(took)})"
+        line = f"{number:>{len(str(self.total))}}/{self.total} {cell}: {how} ({duration(took)})"
         self.console.print(line, highlight=False, soft_wrap=True, style="" if word == "ok" else "red", markup=False)
 
     def _stop(self, number: int, frame: Any) -> None:

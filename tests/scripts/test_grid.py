@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from lra.results import config_hash, load
 from scripts import demo, local, lra_all, train
+from scripts.claim import locked
 from scripts.composition import composed
-from scripts.grid import Cell, ended, last_line, outcome, outdated, settle
+from scripts.grid import TAKEN, Cell, ended, last_line, outcome, outdated, settle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = ("fnet", "linear_transformer")
@@ -163,6 +165,30 @@ def test_threads_are_shared_out_where_the_system_keeps_no_process_to_some_cores(
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert local.Pool([], 2, Console(), lambda cell: None).threads == 3
+
+
+def test_a_cell_that_another_process_trains_keeps_its_record_and_log(tmp_path, monkeypatch):
+    elsewhere = cell(tmp_path)
+    settle(elsewhere, 1)
+    running = dataclasses.replace(elsewhere.record(), status="running", reason=None)
+    running.write(elsewhere.path)
+    monkeypatch.setenv("LRA_PATIENCE", "0")
+    elsewhere.log.parent.mkdir(parents=True)
+    elsewhere.log.write_text("step 3/4\n")
+    with elsewhere.log.open("a") as other:
+        assert locked(other)
+        with pytest.raises(SystemExit) as stop:
+            local.own(elsewhere.log)
+    assert stop.value.code == TAKEN
+    assert elsewhere.log.read_text() == "step 3/4\n"
+    pool = local.Pool([elsewhere], 1, Console(file=(screen := io.StringIO())), lambda cell: None)
+    one = local.Running(SimpleNamespace(exitcode=TAKEN), 0)
+    pool.running[pool.waiting.pop(0)] = one
+    pool._end(elsewhere, one)
+    assert "another process trains it (log: " in " ".join(screen.getvalue().split())
+    assert elsewhere.record() == running
+    local.own(elsewhere.log).close()  # which has ended
+    assert elsewhere.log.read_text() == ""
 
 
 def test_a_running_cells_own_steps_tell_its_time_left(tmp_path, monkeypatch):
