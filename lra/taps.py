@@ -1,7 +1,7 @@
 """Convolution kernels of a model before and after training, as small as a record needs them.
 
-A layer that makes a kernel has a method `kernel(length) -> (K, H, length)`, K outputs of H features; the first output
-reads forwards.
+A layer that makes a kernel has a method `kernel(self, length: int)` that gives (K, H, length), K outputs of H features;
+the first output reads forwards. Any other method of that name is not one of these.
 """
 
 import inspect
@@ -25,14 +25,20 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 
 def takes_length(make: object) -> bool:
-    return len(inspect.signature(make).parameters) == 1  # type: ignore[arg-type]
+    parameters = inspect.signature(make).parameters.values()  # type: ignore[arg-type]
+    return [p.annotation for p in parameters] in ([int], ["int"])
 
 
 @torch.no_grad()
 def forward_kernels(model: nn.Module, length: int) -> dict[int, Tensor]:
     """Number of the layer -> its forward kernel (H, length) on the CPU: of the first and the last that has one."""
-    makers: list[Callable[[int], Tensor]] = [layer.kernel for layer in layers_of(model)]  # type: ignore[misc]
-    return {i: makers[i](length)[0].float().cpu().clone() for i in sorted({0, len(makers) - 1}) if makers}
+    makers: list[Callable[[int], object]] = [layer.kernel for layer in layers_of(model)]  # type: ignore[misc]
+    made = {i: makers[i](length) for i in sorted({0, len(makers) - 1}) if makers}
+    return {
+        i: kernel[0].float().cpu().clone()
+        for i, kernel in made.items()
+        if isinstance(kernel, Tensor) and kernel.dim() == 3 and kernel.shape[-1] == length
+    }
 
 
 def telling(first: Tensor, last: Tensor, rows: int) -> list[int]:

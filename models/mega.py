@@ -47,23 +47,31 @@ class MovingAverage(nn.Module):
         self.gamma = nn.Parameter(torch.randn(shape))
         self.omega = nn.Parameter(torch.randn(d_model))
 
-    def kernel(self, length: int) -> tuple[Tensor, Tensor]:
-        """Taps (K, D, length), the second direction from one position away, and omega with what that adds at none."""
-        alpha = self.alpha.sigmoid()
-        log_q = torch.log1p(-alpha * self.delta.sigmoid())
-        c = alpha * self.beta * self.gamma / math.sqrt(log_q.shape[-1])
+    def kernel(self, length: int) -> Tensor:
+        """(K, D, length); the second direction's starts one position away and ends with a zero, see `near`."""
+        c, log_q = self.sums()
         if len(c) == 1:
-            return power_sums(c, log_q, length), self.omega
+            return power_sums(c, log_q, length)
         taps = power_sums(torch.stack([c[0], c[1] * log_q[1].exp()]), log_q, length)
         # of `length` positions the nearest is the position itself
         taps[1, :, -1] = 0
-        return taps, self.omega + c[1].sum(-1)
+        return taps
+
+    def near(self) -> Tensor:
+        """What a position hears of itself beside the first direction: omega and the second's, (D,)."""
+        return self.omega + self.sums()[0][1:].sum((0, -1))
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """c (K, D, N) and log q (K, D, N): the average is sum_n c_n q_n^l."""
+        alpha = self.alpha.sigmoid()
+        log_q = torch.log1p(-alpha * self.delta.sigmoid())
+        return alpha * self.beta * self.gamma / math.sqrt(log_q.shape[-1]), log_q
 
     def forward(self, x: Tensor) -> Tensor:
         length = min(x.shape[1], self.truncation or x.shape[1])
         with torch.autocast(x.device.type, enabled=False):
-            kernel, omega = self.kernel(length)
-        return F.silu(long_conv(x.mT, kernel, omega).mT)
+            kernel, near = self.kernel(length), self.near()
+        return F.silu(long_conv(x.mT, kernel, near).mT)
 
 
 def laplace(x: Tensor) -> Tensor:

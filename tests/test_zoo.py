@@ -12,6 +12,7 @@ import torch
 from composing import CONFIGS, classifier, compose, names
 from hydra.errors import InstantiationException
 
+from lra import taps
 from lra.batchnorm import BatchNorm
 from lra.task import TaskSpec
 
@@ -213,6 +214,18 @@ def test_a_training_step_lowers_the_loss_it_was_made_for(model, record_property)
         optimizer.step()
         losses.append(loss.item())
     assert min(losses[-3:]) < losses[0]
+
+
+def test_layers_show_the_kernels_they_convolve_with():
+    """All that have one: a method of another form would be passed over."""
+    shown = set()
+    for model in MODELS:
+        with torch.no_grad():
+            kernels = [layer.kernel(40) for layer in taps.layers_of(middle(model))]
+        assert all(k.dim() == 3 and k.shape[-1] == 40 and k.is_floating_point() for k in kernels), model
+        assert bool(taps.forward_kernels(middle(model), 40)) == bool(kernels)
+        shown |= {model} if kernels else set()
+    assert shown >= {"dss", "h3", "lssl", "mega", "megalodon", "s4", "s4d", "seqboat", "tnn"}
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if "n_heads" in (CONFIGS / f"model/{m}.yaml").read_text()])

@@ -91,6 +91,27 @@ def test_kernels_are_those_of_the_first_and_last_layer(tmp_path):
     assert small_run(tmp_path / "other").kernels == []
 
 
+def test_what_else_is_called_kernel_is_left_alone():
+    """A model of one's own may have a feature map of that name."""
+
+    class FeatureMap(torch.nn.Module):
+        def kernel(self, x):
+            raise AssertionError(x)
+
+    class Short(torch.nn.Module):
+        def kernel(self, length: int) -> torch.Tensor:
+            return torch.ones(length)
+
+    class Long(torch.nn.Module):
+        def kernel(self, length: "int"):
+            return torch.ones(2, 3, length)
+
+    assert taps.forward_kernels(torch.nn.Sequential(FeatureMap(), Short()), 8) == {}
+    assert {i: k.shape for i, k in taps.forward_kernels(torch.nn.Sequential(FeatureMap(), Long()), 8).items()} == {
+        0: (3, 8)
+    }
+
+
 def test_a_kernel_that_is_not_finite_is_left_out():
     good, bad = torch.ones(4, 8), torch.full((4, 8), float("nan"))
     kept = taps.before_and_after({0: good, 1: good}, {0: 2 * good, 1: bad}, picture=False)
