@@ -30,12 +30,13 @@ class SGConv(nn.Module):
     """Convolution with a multi-scale kernel, skip, GELU, gated linear map.
 
     Scale i has d parameters, stretched by linear interpolation to d, d, 2 d, 4 d, ... taps (times 2^init_scale) and
-    weighted by decay^(S - 1 - i); the scales follow one another until they cover max_len. The whole is divided by the
-    norm it had at the start.
+    weighted by decay^(S - 1 - i); the scales follow one another until they cover max_len. Tap l of the whole is
+    divided by (l + 1)^decay_power, and all of it by the norm it had at the start.
 
     kernel_dim            d
     init_scale            the first scale is stretched by 2^init_scale already
     decay_min, decay_max  factors between one scale and the next, spread evenly over the features
+    decay_power           of the position in the kernel; 0: the scales alone decay
     bidirectional         adds a kernel that reads from the right
     init                  "random" or "cos"
     lr                    learning rate of the kernel; None: the optimiser's
@@ -50,6 +51,7 @@ class SGConv(nn.Module):
         init_scale: int = 0,
         decay_min: float = 2.0,
         decay_max: float = 2.0,
+        decay_power: float = 0.0,
         bidirectional: bool = True,
         init: str = "random",
         dropout: float = 0.0,
@@ -58,6 +60,7 @@ class SGConv(nn.Module):
     ):
         super().__init__()
         n_scales = max(1, 1 + math.ceil(math.log2(max_len / kernel_dim)) - init_scale)
+        self.decay_power = decay_power
         self.stretches = [2 ** (max(0, i - 1) + init_scale) for i in range(n_scales)]
         decay = torch.linspace(decay_min, decay_max, d_model)
         strength = decay ** (n_scales - 1 - torch.arange(n_scales)[:, None])
@@ -77,7 +80,9 @@ class SGConv(nn.Module):
             F.interpolate(weights, scale_factor=stretch, mode="linear")
             for weights, stretch in zip(self.weights * self.strength, self.stretches, strict=True)
         ]
-        return torch.cat(scales, dim=-1) / self.norm
+        taps = torch.cat(scales, dim=-1)
+        position = torch.arange(1, taps.shape[-1] + 1, dtype=taps.dtype, device=taps.device)
+        return taps * position**-self.decay_power / self.norm
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         u = x.masked_fill(~mask[..., None], 0).mT  # (B, H, L)

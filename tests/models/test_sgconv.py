@@ -37,6 +37,13 @@ def test_scales_double_and_decay(init_scale, widths):
     torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-6)
 
 
+def test_a_power_of_the_position_weakens_the_taps_before_the_norm_is_taken():
+    flat, falling = (build(24, kernel_dim=3, decay_power=power) for power in (0.0, 1.5))
+    taps = flat.kernel() * flat.norm / torch.arange(1, flat.kernel().shape[-1] + 1, dtype=torch.float64) ** 1.5
+    expected = taps / taps.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(falling.kernel(), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_kernels_start_with_norm_one():
     norm = build(100).kernel().norm(dim=-1)
     torch.testing.assert_close(norm, torch.ones_like(norm), rtol=1e-6, atol=0)
