@@ -4,6 +4,7 @@ The processes are forked from a server that has imported everything once and com
 at once, and its crash is its own. What it prints goes to its log; the screen shows an overview.
 """
 
+import itertools
 import multiprocessing
 import os
 import re
@@ -87,7 +88,7 @@ def _nothing() -> None:
     """The first process of a server."""
 
 
-def _work(words: list[str], log: str, threads: int, gpu: int | None) -> None:
+def _work(words: list[str], log: str, threads: int, gpu: str | None) -> None:
     """One cell, in its own process: the exit status is that of scripts/train.py."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: whoever started us says when to stop
     threading.Thread(target=_follow, daemon=True).start()
@@ -97,7 +98,7 @@ def _work(words: list[str], log: str, threads: int, gpu: int | None) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     sys.argv = [str(TRAIN), *words]
     import __main__
 
@@ -193,7 +194,7 @@ class Pool:
 
     def _start(self, cell: Cell, slot: int) -> None:
         cell.log.parent.mkdir(parents=True, exist_ok=True)
-        gpu = slot % self.gpus if self.gpus else None
+        gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
         arguments = (cell.words, str(cell.log), self.threads, gpu)
         process = self.context.Process(target=_work, args=arguments, daemon=False)
         process.start()
@@ -273,9 +274,12 @@ class Pool:
         self.console.print(f"{self.state}: {at_work}", highlight=False, soft_wrap=True, markup=False)
 
 
-def gpus() -> int:
-    """How many GPUs there are, asked without touching them."""
+def gpus() -> list[str]:
+    """The GPUs that may be used, by the names CUDA_VISIBLE_DEVICES has for them, asked without touching them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([v for v in visible.split(",") if v.strip()])
-    return len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()])
+    if visible is None:
+        # their files keep the numbers of the machine where a container has some of them; CUDA counts from 0
+        there = [p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()]
+        return [str(number) for number in range(len(there))]
+    # to CUDA a list ends at a name that stands for none, such as -1
+    return list(itertools.takewhile(lambda name: name not in ("", "-1"), visible.replace(" ", "").split(",")))

@@ -191,6 +191,25 @@ def test_a_cell_that_another_process_trains_keeps_its_record_and_log(tmp_path, m
     assert elsewhere.log.read_text() == ""
 
 
+@pytest.mark.parametrize(
+    ("visible", "used"),
+    [("2,3", ["2", "3", "2"]), ("GPU-8932f937", ["GPU-8932f937"] * 3), ("-1", [None] * 3), ("", [None] * 3)],
+)
+def test_cells_are_spread_over_the_gpus_that_may_be_seen_and_no_others(visible, used, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    given = []
+
+    def process(*, args, **_):
+        given.append(args[-1])
+        return SimpleNamespace(start=lambda: None)
+
+    pool = local.Pool([], 3, Console(), lambda cell: None)
+    pool.context = SimpleNamespace(Process=process)
+    for slot in range(3):
+        pool._start(cell(tmp_path), slot)
+    assert given == used
+
+
 def test_a_running_cells_own_steps_tell_its_time_left(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
