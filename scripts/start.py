@@ -45,8 +45,21 @@ def script() -> None:
         # every file here is in UTF-8, and what is printed has signs that other alphabets lack
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    ensure_kept()
     if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:  # not put there by a caller
         sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+
+
+def ensure_kept() -> None:
+    """Ends with one line where numba, which then gives up, can keep nothing of what it compiles."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "/")) / ".cache")
+    there = next((folder for folder in (home, *home.parents) if os.access(folder, os.F_OK)), home)
+    if not os.environ.get("NUMBA_CACHE_DIR") and not any(os.access(place, os.W_OK) for place in (ROOT / "lra", there)):
+        cure = "set NUMBA_CACHE_DIR to a folder that can"
+        print(
+            f"{sys.argv[0]}: neither {ROOT} nor {home} can be written, to keep compiled code: {cure}", file=sys.stderr
+        )
+        sys.exit(2)
 
 
 class Pipe(io.FileIO):

@@ -60,6 +60,20 @@ def test_a_library_that_is_imported_at_once_is_looked_for():
     assert found - sys.stdlib_module_names - ours - brought - asked_for <= set(start.NEEDED)
 
 
+def test_code_and_home_that_cannot_be_written_are_one_line(monkeypatch, capsys):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere/cache")
+    start.ensure_kept()  # the code can be written
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(SystemExit) as stop:
+        start.ensure_kept()
+    assert stop.value.code == 2
+    said = f"{sys.argv[0]}: neither {ROOT} nor /nowhere/cache can be written, to keep compiled code: "
+    assert capsys.readouterr().err == f"{said}set NUMBA_CACHE_DIR to a folder that can\n"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/some/dir")
+    start.ensure_kept()
+
+
 SPEAKER = """
 import os, sys
 from scripts import start
