@@ -46,7 +46,7 @@ def main() -> int:
     if args.again:
         shutil.rmtree(ROOT / DEMO, ignore_errors=True)
     console.print(
-        "[bold]Long Range Arena, in small[/]: S4 and the Transformer on ListOps (what is the value of a nested\n"
+        "[bold]Long Range Arena, in small[/]: S4 and the Transformer on ListOps (what is the value of a nested "
         "expression?) and Pathfinder (are two discs joined by a dashed curve?), both generated here.\n"
     )
     begun = time.monotonic()
