@@ -12,6 +12,7 @@ from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # a file where a folder is to be, or the other way round
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def refusals_explained(path: Path, cure: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL + FORBIDDEN:
+        if error.errno not in FULL + FORBIDDEN + IN_THE_WAY:
             raise
         reason = os.strerror(error.errno)
         advice = "write elsewhere" + (f" with {cure}" if cure else "")

@@ -11,7 +11,7 @@ import pytest
 from whole_runs import Run, assert_same
 
 from lra.jsonfile import write_atomically
-from lra.whole import write_figure
+from lra.whole import ensure_writable, write_figure, write_whole
 from scripts import bench, data, lra_all, plot_s4, train
 from scripts.composition import composed
 
@@ -61,6 +61,20 @@ def test_a_read_only_folder_is_one_line_before_anything_is_trained(option, asked
     assert line.startswith(f"train.py: {FORBIDDEN}/lra/smoke/")
     assert f"write elsewhere with {asked}" in line
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "write"),
+    [("file", ensure_writable), ("file/below", ensure_writable), ("folder", write_whole), ("file/below", write_whole)],
+)
+def test_a_file_or_folder_in_the_way_is_named_with_the_way_out(place, write, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    content = {"content": b""} if write is write_whole else {}
+    with pytest.raises(OSError, match=r"cannot be written \(.+\): write elsewhere with out=/some/dir; ") as refused:
+        write(tmp_path / place, cure="out=/some/dir", **content)
+    assert str(refused.value).startswith(f"{tmp_path / place}: ")
+    assert sorted(found.name for found in tmp_path.rglob("*")) == ["file", "folder"]
 
 
 @needs_forbidden
@@ -135,6 +149,7 @@ MAY_WRITE = {
     "scripts/tracking.py path.write_text": "a copy of the record in W&B's folder",
     "scripts/tracking.py self.run.save": "W&B's own",
     "scripts/claim.py (folder / 'claim').open": "a lock",
+    "scripts/local.py log.open": "a log",
     "scripts/train.py path.open": "a log of traces",
 }
 
