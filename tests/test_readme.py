@@ -78,6 +78,12 @@ def test_numbers_of_the_mini_table_are_those_of_the_tables():
     assert [n for n in numbers if n not in table.replace("**", "")] == []
 
 
+def test_committed_records_hold_nothing_of_data_that_is_not_ours():
+    records = [load(path) for path in (ROOT / "results/runs").rglob("*.json")]
+    assert len(records) > 100
+    assert [r.command for r in records if r.task in ("text", "retrieval", "image") and r.examples] == []
+
+
 def test_the_example_baseline_works_as_written(tmp_path, monkeypatch):
     source = next(block for language, block in BLOCKS if language == "python")
     settings = next(block for language, block in BLOCKS if language == "yaml")
