@@ -138,6 +138,8 @@ def check_composition(overrides: list[Override], *, several: bool) -> None:
         if override.is_sweep_override():
             if not several:
                 die(f"{line}: several values; -m runs each, brackets make a list: {override.key_or_group}=[...]")
+            if (override.key_or_group or "").startswith("hydra"):
+                die(f"{line}: several values, but what is Hydra's own has one for all runs")
             line = f"{line.split('=', 1)[0]}={next(iter(swept(override)), '')}"
         words.append(line)
     try:

@@ -90,6 +90,11 @@ def test_the_number_of_a_record_stands_in_the_table(cell, tmp_path):
         (["batch_size=8"], "there is no option batch_size; did you mean task.batch_size?"),
         (["task=listops", "-m", "model=s4"], "model=s4: the words with = stand together"),
         (["model.d_model=${x}"], "Interpolation key 'x' not found"),
+        (["hydra.run.dir=choice(a,b)"], "hydra.run.dir=choice(a,b): several values; -m runs each"),
+        (
+            ["-m", "hydra.run.dir=choice(a,b)"],
+            "hydra.run.dir=choice(a,b): several values, but what is Hydra's own has one",
+        ),
     ],
 )
 def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(arguments, line, capsys):
