@@ -90,7 +90,12 @@ class Transform:
 
 
 def spectrum(kernel: Tensor, D: Tensor | None, L: int, n: int) -> Tensor:
-    """Transform (H, n // 2 + 1) of the circular kernel: k_0 at 0, 1, ..., k_1 at -1, -2, ..., and D at 0."""
+    """Transform (H, n // 2 + 1) of the circular kernel."""
+    return torch.fft.rfft(circular(kernel, D, L, n))
+
+
+def circular(kernel: Tensor, D: Tensor | None, L: int, n: int) -> Tensor:
+    """The kernel around a circle of n positions (H, n): k_0 at 0, 1, ..., k_1 at -1, -2, ..., and D at 0."""
     taps = kernel.new_zeros(kernel.shape[1], n)
     taps[:, : min(L, kernel.shape[-1])] = kernel[0, :, :L]
     if len(kernel) == 2:
@@ -98,7 +103,7 @@ def spectrum(kernel: Tensor, D: Tensor | None, L: int, n: int) -> Tensor:
         taps[:, n - back.shape[-1] :] = back.flip(-1)
     if D is not None:
         taps[:, 0] += D
-    return torch.fft.rfft(taps)
+    return taps
 
 
 def unroll(taps: Tensor, kernel: Tensor, L: int) -> Tensor:

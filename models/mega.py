@@ -29,6 +29,15 @@ def power_sums(c: Tensor, log_q: Tensor, length: int) -> Tensor:
     return (coarse @ fine).flatten(-2)[..., :length]
 
 
+def taps_beyond(c: Tensor, log_q: Tensor, length: int) -> Tensor:
+    """power_sums, of a second direction without its first tap; it ends with a zero instead: both reach equally far."""
+    if len(c) == 1:
+        return power_sums(c, log_q, length)
+    taps = power_sums(torch.stack([c[0], c[1] * log_q[1].exp()]), log_q, length)
+    taps[1, :, -1] = 0
+    return taps
+
+
 class MovingAverage(nn.Module):
     """Multi-dimensional damped exponential moving average, section 3.1, and silu(EMA(x) + omega x).
 
@@ -48,18 +57,8 @@ class MovingAverage(nn.Module):
         self.omega = nn.Parameter(torch.randn(d_model))
 
     def kernel(self, length: int) -> Tensor:
-        """(K, D, length); the second direction's starts one position away and ends with a zero, see `near`."""
-        c, log_q = self.sums()
-        if len(c) == 1:
-            return power_sums(c, log_q, length)
-        taps = power_sums(torch.stack([c[0], c[1] * log_q[1].exp()]), log_q, length)
-        # of `length` positions the nearest is the position itself
-        taps[1, :, -1] = 0
-        return taps
-
-    def near(self) -> Tensor:
-        """What a position hears of itself beside the first direction: omega and the second's, (D,)."""
-        return self.omega + self.sums()[0][1:].sum((0, -1))
+        """(K, D, length), the second direction from one position away."""
+        return taps_beyond(*self.sums(), length)
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """c (K, D, N) and log q (K, D, N): the average is sum_n c_n q_n^l."""
@@ -70,7 +69,10 @@ class MovingAverage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         length = min(x.shape[1], self.truncation or x.shape[1])
         with torch.autocast(x.device.type, enabled=False):
-            kernel, near = self.kernel(length), self.near()
+            c, log_q = self.sums()
+            # at the position itself omega and the second direction
+            near = self.omega + c[1:].sum((0, -1))
+            kernel = taps_beyond(c, log_q, length)
         return F.silu(long_conv(x.mT, kernel, near).mT)
 
 

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lra.fftconv import LARGE_BLOCK, transform_length, unroll
+from lra.fftconv import LARGE_BLOCK, circular, transform_length, unroll
 
 # positions, features and warps of a program that copies; complex numbers and warps of one that multiplies
 TILE = {"POSITIONS": 64, "FEATURES": 32, "num_warps": 4}
@@ -123,7 +123,7 @@ class Packed(torch.autograd.Function):
     def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor | None, mask: Tensor | None) -> Tensor:
         ctx.save_for_backward(u, kernel, D, mask)
         n = transform_length(u.shape[-1], kernel)
-        k, y = spectrum(kernel, D, u.shape[-1], n), torch.empty_like(u)
+        k, y = torch.fft.fft(circular(kernel, D, u.shape[-1], n)), torch.empty_like(u)
         for first, pairs in blocks(u, n):
             z = torch.fft.fft(taken(u, mask, first, pairs, n))
             multiply[flat(k)](torch.view_as_real(z), torch.view_as_real(k), pairs, k.numel(), **FLAT)
@@ -135,7 +135,7 @@ class Packed(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         u, kernel, D, mask = ctx.saved_tensors
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        k, du = spectrum(kernel, D, L, n), torch.empty_like(u)
+        k, du = torch.fft.fft(circular(kernel, D, L, n)), torch.empty_like(u)
         d = torch.zeros_like(k)
         for first, pairs in blocks(u, n):
             z, g = (torch.fft.fft(taken(x, m, first, pairs, n)) for x, m in ((u, mask), (dy, None)))
@@ -152,18 +152,6 @@ def blocks(u: Tensor, n: int) -> list[tuple[int, int]]:
     B, H, _ = u.shape
     most = max(1, LARGE_BLOCK // (2 * H * n))
     return [(first, min(most, (B - first + 1) // 2)) for first in range(0, B, 2 * most)]
-
-
-def spectrum(kernel: Tensor, D: Tensor | None, L: int, n: int) -> Tensor:
-    """All n frequencies (H, n) of the circular kernel that lra.fftconv.spectrum has half of."""
-    taps = kernel.new_zeros(kernel.shape[1], n)
-    taps[:, : min(L, kernel.shape[-1])] = kernel[0, :, :L]
-    if len(kernel) == 2:
-        back = kernel[1, :, : L - 1]
-        taps[:, n - back.shape[-1] :] = back.flip(-1)
-    if D is not None:
-        taps[:, 0] += D
-    return torch.fft.fft(taps)
 
 
 def taken(x: Tensor, mask: Tensor | None, first: int, pairs: int, n: int) -> Tensor:
