@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 # there while packages are put in place: one that was interrupted looks whole, and is not
 UNFINISHED := $(VENV)/.unfinished
 USABLE := { test ! -e $(UNFINISHED) && { $(RUN) -m pip --version || $(RUN) -m ensurepip; }; } >/dev/null 2>&1
+# the libraries as on a processor with neither AVX-512 nor bfloat16 instructions
+AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 COMPILER := command -v $(CXX) c++ g++ clang++ >/dev/null
 
 # every file here is in UTF-8, whatever the locale
@@ -64,8 +66,9 @@ test: compiler lint  ## lint, types and the whole test suite
 test-fast: $(READY)  ## the tests that take seconds
 	@$(RUN) -m pytest -m "not nightly and not slow" $(ARGS)
 
-nightly: $(READY)  ## the long tests: kills, faults, thousands of inputs, large steps (an hour on two cores)
+nightly: $(READY)  ## the long tests: kills, faults, thousands of inputs, large steps; then all others by AVX2 alone
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m nightly $(ARGS)
+	@OMP_NUM_THREADS=1 $(AVX2_ONLY) $(RUN) -m pytest -n 2 --dist worksteal -m "not nightly" $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	@$(VENV)/bin/ruff check .

@@ -46,6 +46,8 @@ WAYS = {
     "compile+graph": "both",
     "bf16+compile+graph": "all three",
 }
+# seconds of one call at which a ceiling is taken as measured
+CALIBRATION = 0.05
 TASKS = ["listops", "text", "retrieval", "image", "pathfinder", "pathx"]
 
 
@@ -195,16 +197,37 @@ def peer_row(cfg: DictConfig, task: str, path: str, args: argparse.Namespace) ->
 
 def byte_rate(device: torch.device) -> float:
     """Bytes a second of a large copy, read and written."""
-    source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / best(lambda: target.copy_(source), device)
+    return grown(partial(copy_rate, device), range(23, 29))
 
 
 def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large matrix product."""
-    n = 8192 if device.type == "cuda" else 2048
-    a = torch.ones(n, n, device=device, dtype=dtype)
-    return 2 * n**3 / best(lambda: a @ a, device)
+    return grown(partial(product_rate, device, dtype), range(8, 14))
+
+
+def grown(rate: Callable[[int], tuple[float, float]], exponents: range) -> float:
+    """The rate at the first size 2^exponent that takes CALIBRATION seconds, or at the largest: a slow device, or one
+    that emulates a type of number, stops early.
+    """
+    for exponent in exponents:
+        found, taken = rate(2**exponent)
+        if taken > CALIBRATION:
+            break
+    return found
+
+
+def copy_rate(device: torch.device, n: int) -> tuple[float, float]:
+    source = torch.ones(n, device=device)
+    target = torch.empty_like(source)
+    taken = best(lambda: target.copy_(source), device)
+    return 2 * source.nbytes / taken, taken
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, n: int) -> tuple[float, float]:
+    # of random numbers: ones let a GPU run faster than any real product does
+    a = torch.randn(n, n, device=device).to(dtype)
+    taken = best(lambda: a @ a, device)
+    return 2 * n**3 / taken, taken
 
 
 def best(work: Callable[[], object], device: torch.device) -> float:
