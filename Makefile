@@ -23,7 +23,7 @@ TASKS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gone environment compiler demo test test-fast nightly lint format lra-all tables report audit bench dashboard wandb-sync data lock clean
+.PHONY: help setup gone environment compiler demo test test-fast nightly lint format licences lra-all tables report audit bench dashboard wandb-sync data lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,13 +70,17 @@ nightly: $(READY)  ## the long tests: kills, faults, thousands of inputs, large 
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m nightly $(ARGS)
 	@OMP_NUM_THREADS=1 $(AVX2_ONLY) $(RUN) -m pytest -n 2 --dist worksteal -m "not nightly" $(ARGS)
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## ruff, import contracts and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check --quiet . || { echo "ruff format would change files: make format"; exit 1; }
+	@$(RUN) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache >.lint-imports.tmp || { cat .lint-imports.tmp; exit 1; }; rm -f .lint-imports.tmp
 	@$(RUN) -m mypy
 
 format: $(READY)  ## let ruff put the code into shape
 	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format --quiet .
+
+licences: $(READY)  ## the licence of every installed package
+	@$(RUN) -m piplicenses --from=mixed --order=license
 
 lra-all: $(READY)  ## every model x task x seed, then the tables: SCALE= MODELS= TASKS= SEEDS= JOBS= LAUNCHER=; resumes
 	@$(RUN) scripts/lra_all.py --scale "$(SCALE)" --models "$(MODELS)" --tasks "$(TASKS)" --seeds "$(SEEDS)" --jobs "$(JOBS)" \
@@ -105,13 +109,13 @@ dashboard: $(READY)  ## browse the W&B runs made here, in the terminal
 
 wandb-sync: $(READY)  ## upload offline W&B runs
 	@compgen -G "wandb/offline-run-*" >/dev/null || { echo "make: no offline W&B runs here, nothing to upload"; exit 2; }
-	@$(RUN) -c 'import sys; from scripts.tracking import has_key; sys.exit(not has_key())' 2>/dev/null || \
+	@$(RUN) -c 'import sys; from lra.tracking import has_key; sys.exit(not has_key())' 2>/dev/null || \
 	  { echo "make: no W&B key on this machine; run $(RUN) -m wandb login"; exit 2; }
 	@echo "uploading what was not uploaded yet"
 	@WANDB_X_GRAPHQL_RETRY_MAX=3 $(RUN) -m wandb sync --yes </dev/null
 
 data: $(READY)  ## prepare the data of all six tasks
-	@for task in listops text retrieval image pathfinder pathx; do $(RUN) scripts/data.py prepare task=$$task || exit; done
+	@for task in listops text retrieval image pathfinder pathx; do $(RUN) scripts/prepare_data.py prepare task=$$task || exit; done
 
 lock: $(READY)  ## renew requirements.txt from pyproject.toml
 	@$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

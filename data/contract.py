@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from data import archive
+from data import download
 from data.loader import Pool
-from data.origin import Origin, from_lra
-from data.store import DataError
+from data.prepared import DataError
+from data.source import Origin, from_lra
 from lra.task import TaskSpec
 
 SPLITS = ("train", "val", "test")
 
 
 class Contract:
-    """Answered by each task, a subclass of `data.base.TaskData`; what has an answer here is right for most.
+    """Answered by each task, a subclass of `data.datamodule.TaskData`; what has an answer here is right for most.
 
-    Editions of the data ("official", "generated", "toy", a substitute's) are written in the form of data/store.py.
+    Editions of the data ("official", "generated", "toy", a substitute's) are written in the form of data/prepared.py.
     """
 
     root: Path  # of prepared data
@@ -41,7 +41,7 @@ class Contract:
         """The task's data in a folder: its files, or the archive that holds them."""
         if (found := self.unpacked(folder)) is not None:
             return found
-        path = folder / archive.LRA.file
+        path = folder / download.LRA.file
         return from_lra(self, lambda: path) if path.is_file() else None
 
     def generated(self) -> Origin | None:
@@ -50,10 +50,10 @@ class Contract:
 
     def fetched(self) -> Origin:
         """Data to be downloaded into <root>/raw."""
-        instead = f"give a folder that holds {self.lra_folder} or {archive.LRA.file} as data.source or $LRA_MIRROR"
+        instead = f"give a folder that holds {self.lra_folder} or {download.LRA.file} as data.source or $LRA_MIRROR"
         if self.generated() is not None:
             instead += ", or data.source=generated"
-        return from_lra(self, lambda: archive.fetch(archive.LRA, self.root / "raw", instead))
+        return from_lra(self, lambda: download.fetch(download.LRA, self.root / "raw", instead))
 
     def toy(self) -> Origin:
         """Made-up data of the right shape, learnable, for tests; never for results."""

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from data import archive
-from data.archive import Archive
-from data.base import SPLITS, DataError, Origin, Pool, TaskData, tensor
-from data.progress import bar
-from data.sources import find_folder, sizes
+from data import download
+from data.datamodule import SPLITS, DataError, Origin, Pool, TaskData, tensor
+from data.download import Archive
+from data.source_folders import find_folder, sizes
+from lra.console import bar
 from lra.task import TaskSpec
 
 CIFAR = Archive(
@@ -73,12 +73,12 @@ class Image(TaskData):
         return None
 
     def _unpacked(self, path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        archive.check(path, CIFAR)
-        return from_torchvision(archive.unpack(path, self.root / "raw", FOLDER, limit=CIFAR.unpacked).parent)
+        download.check(path, CIFAR)
+        return from_torchvision(download.unpack(path, self.root / "raw", FOLDER, limit=CIFAR.unpacked).parent)
 
     def fetched(self) -> Origin:
         instead = f"give a folder that holds {FOLDER} or {CIFAR.file} as data.source or $LRA_MIRROR"
-        read = lambda: self._unpacked(archive.fetch(CIFAR, self.root / "raw", instead))  # noqa: E731
+        read = lambda: self._unpacked(download.fetch(CIFAR, self.root / "raw", instead))  # noqa: E731
         return self._real("official", "official", CIFAR.file, read)
 
     def _real(self, edition: str, kind: str, source: str, read: Read, identity: dict | None = None) -> Origin:

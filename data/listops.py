@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from data import generate_listops as rules
-from data.base import DataError, Origin, Pool, TaskData, whole
-from data.progress import bar, steps
-from data.sources import find_folder, sizes
+from data.datamodule import DataError, Origin, Pool, TaskData, whole
+from data.generators import listops as rules
+from data.source_folders import find_folder, sizes
+from lra.console import bar, steps
 from lra.task import TaskSpec
 
 COUNTS = {"train": 96_000, "val": 2_000, "test": 2_000}

@@ -17,10 +17,10 @@ import torch
 from numpy.lib.format import open_memmap
 from PIL import Image
 
-from data.base import DataError, Origin, Pool, TaskData, tensor, whole
-from data.progress import bar, steps
-from data.sources import find_folder
-from data.store import need_space, read_array, write_json
+from data.datamodule import DataError, Origin, Pool, TaskData, tensor, whole
+from data.prepared import need_space, read_array, write_json
+from data.source_folders import find_folder
+from lra.console import bar, steps
 from lra.task import TaskSpec
 
 COUNTS = {"train": 160_000, "val": 20_000, "test": 20_000}
@@ -99,7 +99,7 @@ class Pathfinder(TaskData):
 
     def _write_generated(self, work: Path) -> dict[str, Any]:
         """Make images a chunk at a time; a later attempt goes on after the last whole chunk."""
-        from data import generate_pathfinder as rules
+        from data.generators import pathfinder as rules
 
         counts = [self.parameters("generated")[f"n_{split}"] for split in COUNTS]
         n, note = sum(counts), work / "done.json"
@@ -168,7 +168,7 @@ class Pathfinder(TaskData):
 
     def check(self, advance: Callable[[int], object]) -> None:
         """No image is blank; a generated label is what the curves say that the image was drawn from."""
-        from data import generate_pathfinder as rules
+        from data.generators import pathfinder as rules
 
         x, y = self.opened.pool.x.numpy(), self.opened.pool.y.numpy()
         targets, discs = (

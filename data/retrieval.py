@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from data import characters
-from data.base import SPLITS, DataError, Origin, Pool, TaskData, whole
-from data.progress import bar
-from data.sources import find_folder, sizes
+from data import tokenizer
+from data.datamodule import SPLITS, DataError, Origin, Pool, TaskData, whole
+from data.source_folders import find_folder, sizes
+from lra.console import bar
 from lra.task import TaskSpec
 
 FILES = {"train": "train", "val": "eval", "test": "test"}
@@ -44,7 +44,7 @@ class Retrieval(TaskData):
             raise DataError(f"variant={variant!r}: s4 or lra")
         self.variant = variant
         self.max_len = whole("max_len", max_len, 2) if max_len is not None else WHOLE
-        self.eos = characters.END if variant == "s4" else None
+        self.eos = tokenizer.END if variant == "s4" else None
         vocab_size = VOCABULARY if variant == "s4" else 256
         self.spec = TaskSpec(self.name, self.max_len, 2, vocab_size, paired=True, ragged=True)
 
@@ -109,13 +109,13 @@ class Retrieval(TaskData):
                 labels.append(label)
             ends.append(len(labels))
             trained = len(texts) if split == "train" else trained
-        chosen = characters.vocabulary(texts[:trained], size=VOCABULARY) if self.variant == "s4" else None
-        ids, offsets = characters.encode(texts, chosen)
+        chosen = tokenizer.vocabulary(texts[:trained], size=VOCABULARY) if self.variant == "s4" else None
+        ids, offsets = tokenizer.encode(texts, chosen)
         np.save(work / "x.npy", ids)
         np.save(work / "offsets.npy", offsets)
         np.save(work / "pairs.npy", np.array(pairs, np.int32))
         np.save(work / "y.npy", np.array(labels, np.uint8))
-        unknown = float((ids == characters.UNKNOWN).mean()) if chosen else 0.0
+        unknown = float((ids == tokenizer.UNKNOWN).mean()) if chosen else 0.0
         return {
             "parts": dict(zip(FILES, itertools.pairwise(ends), strict=True)),
             "vocabulary": chosen,
@@ -132,7 +132,7 @@ class Retrieval(TaskData):
         def document(i: int) -> str:
             begin = int(pool.starts[i])
             ids = pool.x[begin : begin + int(pool.stored[i])].numpy()
-            return characters.decode(ids, self.opened.manifest["vocabulary"])
+            return tokenizer.decode(ids, self.opened.manifest["vocabulary"])
 
         return "\n--\n".join(document(i) for i in pool.pairs[row].tolist())
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from data import archive, characters
-from data.archive import Archive
-from data.base import SPLITS, DataError, Origin, Pool, TaskData, whole
-from data.progress import bar
-from data.sources import find_folder
+from data import download, tokenizer
+from data.datamodule import SPLITS, DataError, Origin, Pool, TaskData, whole
+from data.download import Archive
+from data.source_folders import find_folder
+from lra.console import bar
 from lra.task import TaskSpec
 
 IMDB = Archive(
@@ -57,7 +57,7 @@ class Text(TaskData):
         self.selection_on_test = validation == "test"
         self.whole = 4096 if variant == "s4" else 4000
         self.max_len = whole("max_len", max_len, 2) if max_len is not None else self.whole
-        self.eos = characters.END if variant == "s4" else None
+        self.eos = tokenizer.END if variant == "s4" else None
         vocab_size = VOCABULARY if variant == "s4" else 256
         self.spec = TaskSpec(self.name, self.max_len, 2, vocab_size, ragged=True)
 
@@ -87,12 +87,12 @@ class Text(TaskData):
         return None
 
     def _unpacked(self, path: Path) -> Iterator[Review]:
-        archive.check(path, IMDB)
-        return from_folder(archive.unpack(path, self.root / "raw", "aclImdb", limit=IMDB.unpacked))
+        download.check(path, IMDB)
+        return from_folder(download.unpack(path, self.root / "raw", "aclImdb", limit=IMDB.unpacked))
 
     def fetched(self) -> Origin:
         instead = "give a folder that holds aclImdb, aclImdb_v1.tar.gz or imdb.parquet as data.source or $LRA_MIRROR"
-        return self._official(IMDB.file, lambda: self._unpacked(archive.fetch(IMDB, self.root / "raw", instead)))
+        return self._official(IMDB.file, lambda: self._unpacked(download.fetch(IMDB, self.root / "raw", instead)))
 
     def toy(self) -> Origin:
         return Origin("toy", "toy", "made-up sentences", self._write_toy)
@@ -117,8 +117,8 @@ class Text(TaskData):
     def _save(self, work: Path, texts: list[str], y: np.ndarray, parts: dict) -> dict[str, Any]:
         chosen = None
         if self.variant == "s4":
-            chosen = characters.vocabulary(texts[slice(*parts["train"])], size=VOCABULARY, at_least=RARE)
-        ids, offsets = characters.encode(texts, chosen)
+            chosen = tokenizer.vocabulary(texts[slice(*parts["train"])], size=VOCABULARY, at_least=RARE)
+        ids, offsets = tokenizer.encode(texts, chosen)
         np.save(work / "x.npy", ids)
         np.save(work / "offsets.npy", offsets)
         np.save(work / "y.npy", y)
@@ -139,7 +139,7 @@ class Text(TaskData):
 
     def text(self, row: int) -> str:
         pool, begin = self.opened.pool, int(self.opened.pool.starts[row])
-        return characters.decode(
+        return tokenizer.decode(
             pool.x[begin : begin + int(pool.stored[row])].numpy(), self.opened.manifest["vocabulary"]
         )
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data import store
-from data.base import TaskData
-from data.progress import bar
-from data.store import DataError
+from data import prepared
+from data.datamodule import TaskData
+from data.prepared import DataError
+from lra.console import bar
 
 
 def verify(task: TaskData) -> list[str]:
@@ -18,10 +18,10 @@ def verify(task: TaskData) -> list[str]:
     """
     task.setup()
     folder = task.folder(task.opened.manifest["edition"])
-    manifest = store.read_manifest(folder)
+    manifest = prepared.read_manifest(folder)
     total = sum(file["bytes"] for file in manifest["files"].values())
     with bar("hashing", total, in_bytes=True) as advance:
-        store.check_hashes(folder, advance)
+        prepared.check_hashes(folder, advance)
     check_arrays(task)
     said = [f"{folder}: {len(manifest['files'])} arrays, {total:,} bytes, every SHA-256 as recorded"]
     with bar("comparing examples", sum(task.counts.values())) as advance:

@@ -1,3 +1,0 @@
-from lra import lean
-
-lean.install()

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout
-from lra.fftconv import long_conv
-from lra.hippo import check_sampling, log_steps, nplr
-from lra.kernels import diagonal_kernel
-from lra.recurrent import Recurrent
+from lra.nn.blocks import Dropout
+from lra.nn.ssm import Recurrent
+from lra.ops.fftconv import long_conv
+from lra.ops.hippo import check_sampling, log_steps, nplr
+from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 
 # keeps 1 / sum finite where a complex softmax has sum zero (the paper's section 3.1)
 EPS = 1e-7
@@ -46,7 +46,7 @@ class DSS(Recurrent):
     bidirectional  a second kernel reads from the right
     dt_min, dt_max ends of the log-uniform initial steps
     lr             learning rate of A and the steps, which take no weight decay; None for the optimiser's
-    backend        of lra.kernels
+    backend        of lra.ops.ssm_kernels.dispatch
     raises         ValueError for an unknown form
     """
 

@@ -5,7 +5,7 @@ Cho et al. 2014, arXiv:1406.1078, section 2.3, in the variant with the reset gat
 
 from torch import nn
 
-from lra.bidirectional import BidirectionalRNN
+from lra.nn.bidirectional import BidirectionalRNN
 
 
 class GRU(BidirectionalRNN):

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lra.fftconv import long_conv
-from lra.hippo import log_steps
-from lra.kernels import diagonal_kernel
+from lra.ops.fftconv import long_conv
+from lra.ops.hippo import log_steps
+from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 
 
 class H3(nn.Module):
@@ -25,7 +25,7 @@ class H3(nn.Module):
     bidirectional   both state spaces also read from the right; the paper's layer is causal
     dt_min, dt_max  ends of the log-uniform initial steps
     lr              learning rate of the diagonal kernel's A and dt; None: the optimiser's
-    backend         of lra.kernels
+    backend         of lra.ops.ssm_kernels.dispatch
     """
 
     def __init__(

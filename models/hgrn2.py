@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout, Norm
-from lra.scan import scan
+from lra.nn.blocks import Dropout, Norm
+from lra.ops.scan import scan
 
 # A gate of at least e^-5 keeps the decay over a chunk above e^-80, inside float32's range.
 CHUNK = 16
@@ -95,7 +95,7 @@ class HGRN2(nn.Module):
     head_dim       K, the expansion of the state ("expand_ratio" in the authors' code)
     d_ff           width of the gated linear unit; by default D
     bidirectional  a second recurrence from the last real position; the results are added
-    norm           of `lra.backbone`
+    norm           of `lra.nn.blocks`
 
     Layer i keeps its forget gates above the sum of the shares of the layers before it; the first layer's bound, zero in
     the paper, is LEAST_GATE.

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lra.fftconv import long_conv
+from lra.ops.fftconv import long_conv
 
 
 class Filters(nn.Module):

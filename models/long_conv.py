@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout
-from lra.fftconv import long_conv
+from lra.nn.blocks import Dropout
+from lra.ops.fftconv import long_conv
 
 
 def initial_kernel(init: str, count: int, features: int, length: int) -> Tensor:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout
-from lra.hippo import check_sampling
-from lra.recurrent import Recurrent
-from lra.scan import mimo_ssm
+from lra.nn.blocks import Dropout
+from lra.nn.ssm import Recurrent
+from lra.ops.hippo import check_sampling
+from lra.ops.scan import mimo_ssm
 
 
 def ring(N: int, r_min: float, r_max: float, max_phase: float) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout
-from lra.fftconv import long_conv
-from lra.hippo import bilinear, check_sampling, log_steps, transition
-from lra.recurrent import Recurrent
+from lra.nn.blocks import Dropout
+from lra.nn.ssm import Recurrent
+from lra.ops.fftconv import long_conv
+from lra.ops.hippo import bilinear, check_sampling, log_steps, transition
 
 
 def krylov(A: Tensor, B: Tensor, L: int) -> Tensor:
@@ -39,7 +39,7 @@ class LSSL(Recurrent):
     """LSSL layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     d_state        N
-    init           measure of lra.hippo, or "gaussian"
+    init           measure of lra.ops.hippo, or "gaussian"
     learn          A, B and the steps are parameters; otherwise they stay as they start (the paper's LSSL-fixed)
     bidirectional  a second kernel reads from the right
     dt_min, dt_max ends of the log-uniform initial steps

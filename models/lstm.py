@@ -6,7 +6,7 @@ network remembers.
 
 from torch import nn
 
-from lra.bidirectional import BidirectionalRNN
+from lra.nn.bidirectional import BidirectionalRNN
 
 
 class LSTM(BidirectionalRNN):

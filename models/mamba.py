@@ -1,6 +1,6 @@
 """Mamba: a diagonal state space whose step size, input map and output map depend on the input.
 
-Gu and Dao 2023, arXiv:2312.00752, algorithm 2 (the selective scan, S6: lra/selective.py), figure 3 (the block),
+Gu and Dao 2023, arXiv:2312.00752, algorithm 2 (the selective scan, S6), figure 3 (the block),
 section 3.6 (values at the start). The second direction is that of Zhu et al. 2024, "Vision Mamba", arXiv:2401.09417,
 algorithm 1.
 
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.hippo import log_steps
-from lra.selective import selective_scan
+from lra.ops.hippo import log_steps
+from lra.ops.selective_scan import selective_scan
 
 
 def inverse_softplus(x: Tensor) -> Tensor:

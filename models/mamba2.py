@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.hippo import log_steps
-from lra.scan import scan
+from lra.ops.hippo import log_steps
+from lra.ops.scan import scan
 
 
 def ssd(x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, *, chunk: int) -> Tensor:

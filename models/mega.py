@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout, FeedForward, Norm, Residual
-from lra.fftconv import long_conv
+from lra.nn.blocks import Dropout, FeedForward, Norm, Residual
+from lra.ops.fftconv import long_conv
 
 
 def power_sums(c: Tensor, log_q: Tensor, length: int) -> Tensor:
@@ -159,7 +159,7 @@ class Mega(nn.Module):
     attention       "softmax" for text, "laplace" for images
     bidirectional   the average also runs from the right
     truncation      longest reach of the average; None: the whole input
-    norm, prenorm   of `lra.backbone`; the scale norm of the authors' Text and Retrieval runs is nearest to "rms"
+    norm, prenorm   of `lra.nn.blocks`; the scale norm of the authors' Text and Retrieval runs is nearest to "rms"
     """
 
     def __init__(

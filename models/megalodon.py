@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout
-from lra.fftconv import long_conv
+from lra.nn.blocks import Dropout
+from lra.ops.fftconv import long_conv
 from models.rope_transformer import rotate
 
 

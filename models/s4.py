@@ -7,11 +7,11 @@ step dt. The state matrix is diag(A) - P P*, normal plus low rank: the convoluti
 generating function, a Cauchy sum at each root of unity, and a step of the recurrence costs O(N).
 
     the paper                                        here
-    HiPPO matrix, its normal plus low-rank form      lra.hippo: transition, nplr
-    algorithm 1: generating function, Cauchy sums,   S4.kernel: lra.kernels.nplr_kernel; its sums, nplr_spectrum, are
-    Woodbury, inverse FFT                            defined in thirty lines of lra/kernels/reference.py
+    HiPPO matrix, its normal plus low-rank form      lra.ops.hippo: transition, nplr
+    algorithm 1: generating function, Cauchy sums,   S4.kernel: nplr_kernel of lra/ops/ssm_kernels; its sums are defined
+    Woodbury, inverse FFT                            in thirty lines of its reference.py
     C (I - Ab^L), section 3.2                        S4.correct_length, S4.true_C, by the dense matrices below
-    convolution with the kernel                      S4.forward: lra.fftconv.long_conv
+    convolution with the kernel                      S4.forward: lra.ops.fftconv.long_conv
     the recurrence, appendix C.2                     DiscreteSSM; S4.discretise, default_state, step
 
 B batch, L length, H features (the model width), S copies of (A, B, P), M conjugate pairs of the state (half of N),
@@ -27,12 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import ACTIVATIONS, Dropout
-from lra.fftconv import long_conv
-from lra.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
-from lra.kernels import copies, nplr_kernel, system
-from lra.optim import kernel_groups
-from lra.recurrent import Recurrent
+from lra.nn.blocks import ACTIVATIONS, Dropout
+from lra.nn.ssm import Recurrent, kernel_groups
+from lra.ops.fftconv import long_conv
+from lra.ops.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
+from lra.ops.ssm_kernels.dispatch import copies, nplr_kernel, system
 
 
 def pair(z: Tensor) -> Tensor:
@@ -101,11 +100,11 @@ class S4(Recurrent):
 
     d_state        N; odd ones are embedded in N + 1
     n_ssm          copies of (A, B, P); feature h uses copy h mod n_ssm. None: one for each feature
-    init           measure of lra.hippo: "legs", "legt", "fout", "random", "diagonal"
+    init           measure of lra.ops.hippo: "legs", "legt", "fout", "random", "diagonal"
     bidirectional  a second kernel reads from the right
     dt_min, dt_max ends of the log-uniform initial steps
     lr             learning rates of dt, A (with P) and B; a number for all, None for the optimiser's
-    backend        of lra.kernels
+    backend        of lra.ops.ssm_kernels.dispatch
     raises         ValueError for an unknown init or activation, or where n_ssm does not divide d_model
     """
 
@@ -172,7 +171,7 @@ class S4(Recurrent):
         return taps if self.length == L else taps[..., :L]
 
     def trained(self) -> tuple[Tensor, ...]:
-        """What lra.kernels.nplr_kernel takes: real parameters, complex numbers as pairs."""
+        """What lra.ops.ssm_kernels.dispatch.nplr_kernel takes: real parameters, complex numbers as pairs."""
         return self.log_dt, self.A_log_decay, self.A_imag, self.B, self.C, self.P
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

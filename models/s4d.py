@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import ACTIVATIONS, Dropout
-from lra.fftconv import long_conv
-from lra.hippo import check_sampling, log_steps, nplr
-from lra.kernels import DISCRETIZATIONS, copies, diagonal_kernel
-from lra.optim import kernel_groups
-from lra.recurrent import Recurrent
+from lra.nn.blocks import ACTIVATIONS, Dropout
+from lra.nn.ssm import Recurrent, kernel_groups
+from lra.ops.fftconv import long_conv
+from lra.ops.hippo import check_sampling, log_steps, nplr
+from lra.ops.ssm_kernels.dispatch import DISCRETIZATIONS, copies, diagonal_kernel
 
 INITS = ("lin", "inv", "legs", "real")
 
@@ -63,7 +62,7 @@ class S4D(Recurrent):
     bidirectional   a second kernel reads from the right
     dt_min, dt_max  ends of the log-uniform initial steps
     lr              learning rates of dt, A and B; a number for all, None for the optimiser's
-    backend         of lra.kernels
+    backend         of lra.ops.ssm_kernels.dispatch
     raises          ValueError for an unknown init, discretization or activation, or where n_ssm does not divide d_model
     """
 

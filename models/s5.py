@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout
-from lra.hippo import check_sampling, log_steps, nplr
-from lra.recurrent import Recurrent
-from lra.scan import mimo_ssm
+from lra.nn.blocks import Dropout
+from lra.nn.ssm import Recurrent
+from lra.ops.hippo import check_sampling, log_steps, nplr
+from lra.ops.scan import mimo_ssm
 
 OUTPUTS = ("full_glu", "half_glu1", "half_glu2", "gelu")
 

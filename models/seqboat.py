@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout, Norm
+from lra.nn.blocks import Dropout, Norm
 
 # the paper takes this layer from MEGA as it is
 from models.mega import MovingAverage
@@ -135,7 +135,7 @@ class SeqBoat(nn.Module):
     attention, distance  of `SlidingAttention`
     temperature     of the router at the start, in sqrt(D)
     bidirectional, truncation  of the moving average
-    norm, prenorm   of `lra.backbone`
+    norm, prenorm   of `lra.nn.blocks`
     """
 
     def __init__(

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.backbone import Dropout, Norm
-from lra.fftconv import long_conv
+from lra.nn.blocks import Dropout, Norm
+from lra.ops.fftconv import long_conv
 
 
 class RelativePositions(nn.Module):
@@ -88,7 +88,7 @@ class TNN(nn.Module):
     decay               lambda of the exponential decay bias, above 0 and at most 1
     position_width      R
     position_layers     maps of width R to R in the network of positions
-    norm                of `lra.backbone`
+    norm                of `lra.nn.blocks`
     """
 
     def __init__(

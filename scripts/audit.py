@@ -1,27 +1,22 @@
 """Recompute every table cell from the records and check records, hashes, commits and files; exit 1 if one is off."""
 
+import handover
+
 import argparse
 import functools
 import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
-
-    start.script()
-
-from lra import places  # noqa: E402
-from lra.audit import audit_benches, audit_csv, audit_files, audit_records  # noqa: E402
-from lra.efficiency import load_bench  # noqa: E402
-from lra.environment import asking_git  # noqa: E402
-from lra.published import load_published  # noqa: E402
-from lra.report import page  # noqa: E402
-from lra.results import Record, scan  # noqa: E402
-from lra.tableset import scales_of, table_files  # noqa: E402
+from lra.config import result_options
+from lra.paths import ROOT
+from lra.records.audit import audit_benches, audit_csv, audit_files, audit_records
+from lra.records.benchmark import load_bench
+from lra.records.environment import asking_git
+from lra.records.published import load_published
+from lra.records.record import Record
+from lra.records.store import scan
+from lra.report.page import page
+from lra.tables.build import scales_of, table_files
 
 # benchmarks of code that nobody can see, which wait to be measured again; the audit names each all the same
 ACCEPTED = {
@@ -33,7 +28,7 @@ ACCEPTED = {
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    places.arguments(parser)
+    result_options.arguments(parser)
     parser.add_argument("--tables", type=Path, default=ROOT / "results/tables", help="folder of tables")
     parser.add_argument("--repository", type=Path, default=ROOT, help="where the commits should be")
     return parser.parse_args()
@@ -97,4 +92,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    handover.run(main)

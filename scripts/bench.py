@@ -1,9 +1,11 @@
-"""Benchmarks: python scripts/bench.py {kernel,layer,...} [options]; each has its own file, scripts/bench_<name>.py.
+"""Benchmarks: python scripts/bench.py {kernel,layer,...} [options]; one file each, scripts/benchmarks/<name>.py.
 
-Such a file defines `arguments(parser)` and `run(args) -> list of flat dictionaries`, one for each row of the table, and
+A benchmark defines `arguments(parser)` and `run(args) -> list of flat dictionaries`, one for each row of the table, and
 may define `plot(rows, path)`. If it fills a table of a paper it names it in `TABLE`, and `figures(rows)` are the cells
-that lra.efficiency reads.
+that lra.tables.efficiency reads.
 """
+
+import handover
 
 import argparse
 import importlib
@@ -12,42 +14,30 @@ import os
 import sys
 import warnings
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
+from rich.console import Console
+from rich.table import Table
 
-    start.script()
+from lra.io.atomic import ensure_writable
+from lra.io.redact import portable
+from lra.io.strict_json import write_atomically
+from lra.records.environment import git, hardware, versions
 
-# PyTorch otherwise tells the terminal what its profiler, by which memory is counted, did not see
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-from datetime import UTC, datetime  # noqa: E402
-
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from lra.environment import git, hardware, versions  # noqa: E402
-from lra.jsonfile import write_atomically  # noqa: E402
-from lra.portable import portable  # noqa: E402
-from lra.whole import ensure_writable  # noqa: E402
-from scripts import start  # noqa: E402
-
+BENCHMARKS = ["attention", "convolution", "kernel", "launch", "layer", "library", "loop", "lssl", "model", "step"]
 PICTURES = (".png", ".svg", ".pdf")
 
 
 def main() -> None:
-    start.interruptible()
+    # PyTorch otherwise tells the terminal what its profiler, by which memory is counted, did not see
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     modules = {}
-    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
-        name = path.stem.removeprefix("bench_")
-        module = importlib.import_module(f"scripts.{path.stem}")
+    for name in BENCHMARKS:
+        module = importlib.import_module(f"benchmarks.{name}")
         command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
         command.add_argument("--json", type=Path, metavar="FILE", help="write rows and conditions there")
         if hasattr(module, "plot"):
@@ -113,4 +103,4 @@ def show(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    handover.run(main)

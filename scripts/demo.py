@@ -4,6 +4,8 @@ Records go to results/scratch/demo, apart from the results the repository keeps.
 `make demo ARGS=--again` trains anew.
 """
 
+import handover
+
 import argparse
 import shutil
 import subprocess
@@ -11,17 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
+from rich.console import Console
 
-    start.script()
-
-from rich.console import Console  # noqa: E402
-
-from scripts import start  # noqa: E402
+from lra.paths import ROOT
 
 DEMO = Path("results/scratch/demo")
 TASKS, MODELS = "listops,pathfinder", "s4,transformer"
@@ -38,7 +32,6 @@ def script(name: str, *arguments: str) -> int:
 
 
 def main() -> int:
-    start.interruptible()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="forget the last demo and train anew")
     parser.add_argument("--scale", default="mini", help="mini, or smoke to see it run in a minute")
@@ -60,7 +53,7 @@ def main() -> int:
     console.print(
         "\nNext:\n"
         "  .venv/bin/python scripts/train.py task=listops model=linear_transformer scale=mini  # another model\n"
-        "  .venv/bin/python scripts/data.py show task=pathx                                    # look at a task\n"
+        "  .venv/bin/python scripts/prepare_data.py show task=pathx                            # look at a task\n"
         "  make lra-all SCALE=mini TASKS=listops,pathfinder SEEDS=0,1,2                        # a whole table\n"
         "  make dashboard                                                                      # browse the curves\n"
         "  .venv/bin/python scripts/train.py task=listops model=s4                             # paper scale: a GPU\n",
@@ -71,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    handover.run(main)

@@ -7,28 +7,24 @@ Each cell is one `scripts/train.py` in a process of its own, so that one crash l
 log, and an overview is shown instead. Jobs are spread over the GPUs there are. --dry-run says what a grid would cost.
 """
 
+import handover
+
 import argparse
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
+from rich.console import Console
 
-    start.script()
-
-from rich.console import Console  # noqa: E402
-
-from lra.published import TASKS  # noqa: E402
-from lra.whole import ensure_writable  # noqa: E402
-from scripts import plan, tuned  # noqa: E402
-from scripts.commandline import check_command_line  # noqa: E402
-from scripts.grid import STOPPED, Cell, cells_of, names, outcome, outdated  # noqa: E402
-from scripts.local import Pool, gpus  # noqa: E402
+from lra.config import tuned
+from lra.config.overrides import check_command_line
+from lra.io.atomic import ensure_writable
+from lra.launch import plan
+from lra.launch.grid import STOPPED, GridJob, cells_of, names, outcome, outdated
+from lra.launch.local import WorkerPool, gpus
+from lra.paths import ROOT
+from lra.records.published import TASKS
 
 console = Console(stderr=True)
 
@@ -47,7 +43,7 @@ def listed(text: str, known: list[str], default: list[str], what: str) -> list[s
     return chosen
 
 
-def summary(cells: list[Cell]) -> bool:
+def summary(cells: list[GridJob]) -> bool:
     """Says what is not well; True if everything is."""
     bad = [(cell, record) for cell in cells if (record := cell.record()) is None or record.status != "ok"]
     if bad:
@@ -58,7 +54,7 @@ def summary(cells: list[Cell]) -> bool:
     return not bad
 
 
-def remark(done: list[Cell]) -> None:
+def remark(done: list[GridJob]) -> None:
     """Says which of the cells that exist are not what they would be today."""
     if old := outdated(done):
         count = f"{len(old)} of those that exist were made with other settings than this scale has now"
@@ -116,12 +112,12 @@ def main() -> int:
     except OSError as error:
         refuse(str(error))
     if launcher == "local":
-        whole = Pool(todo, args.jobs, console, plan.known(todo)).run()
+        whole = WorkerPool(todo, args.jobs, console, plan.known(todo)).run()
     else:
-        from scripts import cluster
+        from lra.launch import slurm
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        whole = cluster.run(todo, launcher, console)
+        whole = slurm.run(todo, launcher, console)
     if not whole:
         console.print("stopped; the same command goes on from here")
         return STOPPED
@@ -132,4 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    handover.run(main)

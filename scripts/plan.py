@@ -3,216 +3,22 @@
     python scripts/plan.py --scale paper --models s4,transformer     # measures what is not known yet, then a table
     make lra-all SCALE=mini ARGS=--dry-run                           # the same table from what is known, and commands
 
-A cell's cost is taken from a record of the same cell (any seed) made on equal hardware, else from a few steps measured
-here (scripts/cost.py), which runs/plan.json remembers.
+The cost of a cell comes from a record of the same cell (any seed) made on equal hardware, or else from a few steps
+measured here (lra/launch/cost.py) and kept in runs/plan.json.
 """
 
+import handover
+
 import argparse
-import json
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
+from rich.console import Console
 
-    start.script()  # Ctrl-C ends it at once: each measurement is kept when it is made
-
-from datetime import UTC, datetime  # noqa: E402
-
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from lra import environment  # noqa: E402
-from lra.duration import duration  # noqa: E402
-from lra.jsonfile import write_atomically  # noqa: E402
-from lra.published import TASKS  # noqa: E402
-from lra.results import load_all  # noqa: E402
-from scripts.commandline import variant_of  # noqa: E402
-from scripts.grid import Cell, cells_of, names  # noqa: E402
-from scripts.local import PRELOAD, server  # noqa: E402
-
-KNOWN = ROOT / "runs" / "plan.json"
-Key = tuple[str, str, str, str]  # model, task, scale, variant
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one cell takes. basis: where that is known from."""
-
-    seconds: float
-    memory_mib: float | None
-    basis: str
-
-
-def key_of(cell: Cell) -> Key:
-    return cell.model, cell.task, cell.scale, " ".join(variant_of(list(cell.overrides)))
-
-
-def device_name() -> str:
-    """Of the first accelerator, else of the processor, without waking it."""
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text().splitlines():
-            if line.startswith("Model:"):
-                return line.partition(":")[2].strip()
-    return environment.processor_name()
-
-
-def from_records(folder: Path) -> dict[Key, Cost]:
-    """Of finished runs on hardware equal to this machine's; the slowest seed counts."""
-    found: dict[Key, Cost] = {}
-    try:
-        records = load_all(folder) if folder.is_dir() else []
-    except ValueError:
-        records = []
-    here = device_name(), environment.processor_name(), environment.cores()
-    for r in records:
-        if r.status != "ok" or (r.hardware.device, r.hardware.processor, r.hardware.cores) != here:
-            continue
-        # of a resumed run the total is that of its last part
-        seconds = max(r.total_seconds or 0.0, r.train_seconds or 0.0)
-        key = (r.model, r.task, r.scale, " ".join(r.variant))
-        if key not in found or found[key].seconds < seconds:
-            found[key] = Cost(seconds, r.peak_memory_mib, f"record of seed {r.seed}")
-    return found
-
-
-def remembered() -> list[dict[str, Any]]:
-    try:
-        return json.loads(KNOWN.read_text()) if KNOWN.exists() else []
-    except ValueError:
-        return []
-
-
-def from_measurements() -> dict[Key, Cost]:
-    here = environment.processor_name(), environment.cores()
-    found = {}
-    for line in remembered():
-        if (line["processor"], line["cores"]) == here and line["device"] in (device_name(), here[0]):
-            key = (line["model"], line["task"], line["scale"], line["variant"])
-            part = line["measured_batch"]
-            how = "measured" if part == line["batch"] else f"measured with {part} of {line['batch']}"
-            found[key] = Cost(line["seconds"], line["memory_mib"], f"{how}, {line['when'][:10]}")
-    return found
-
-
-def costs(cells: Sequence[Cell]) -> dict[Key, Cost]:
-    """What is known of these cells: records first, then measurements."""
-    folder = ROOT / cells[0].results if cells else ROOT / "results/runs"
-    wanted = {key_of(cell) for cell in cells}
-    both = from_measurements() | from_records(ROOT / "results/runs") | from_records(folder)
-    return {key: cost for key, cost in both.items() if key in wanted}
-
-
-def known(cells: Sequence[Cell]) -> Callable[[Cell], float | None]:
-    """Seconds expected of a cell, None where nothing is known."""
-    found = costs(cells)
-    return lambda cell: found[key_of(cell)].seconds if key_of(cell) in found else None
-
-
-def table_of(cells: Sequence[Cell], jobs: int = 1) -> Table:
-    """A line for each model and task, with the cells it stands for, and the sum."""
-    found = costs(cells)
-    counts: dict[Key, int] = {}
-    for cell in cells:
-        counts[key_of(cell)] = counts.get(key_of(cell), 0) + 1
-    table = Table(title=f"Expected on {device_name()}, {environment.cores()} cores", title_justify="left")
-    for column in ("model", "task", "runs", "time of one", "memory", "known from"):
-        table.add_column(column, justify="right" if column in ("runs", "time of one", "memory") else "left")
-    for key, n in counts.items():
-        cost = found.get(key)
-        if cost is None:
-            table.add_row(key[0], key[1], str(n), "?", "?", "nothing yet")
-        else:
-            table.add_row(key[0], key[1], str(n), duration(cost.seconds), mebibytes(cost.memory_mib), cost.basis)
-    total = sum(cost.seconds * counts[key] for key, cost in found.items())
-    missing = sum(n for key, n in counts.items() if key not in found)
-    least = "at least " if missing else ""
-    most = max((cost.memory_mib or 0 for cost in found.values()), default=0)
-    table.add_section()
-    unknown = f"{missing} of {len(cells)} runs unknown: scripts/plan.py measures them"
-    note = unknown if missing else f"{total / 3600:.2f} device hours"
-    together = f"{least}{duration(total / jobs)}" if found else "?"
-    table.add_row("all", "", str(len(cells)), together, mebibytes(most * jobs if found else None), note)
-    return table
-
-
-def hours(seconds: float) -> str:
-    return f"{seconds / 3600:.3g} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
-
-
-def mebibytes(amount: float | None) -> str:
-    if amount is None:
-        return "?"
-    return f"{amount:.0f} MiB" if amount < 10_000 else f"{amount / 1024:.1f} GiB"
-
-
-def show(cells: Sequence[Cell], console: Console, *, jobs: int = 1) -> None:
-    if cells:
-        console.print(table_of(cells, jobs))
-
-
-def measure(cells: Sequence[Cell], patience: float, console: Console) -> list[str]:
-    """Measure each (model, task), one after the other, each in a process of its own. Returns what could not be."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(environment.cores()))
-    context = server([*PRELOAD, "scripts.cost"])
-    failed = []
-    for number, cell in enumerate(cells, 1):
-        with console.status(f"measuring {cell.model} on {cell.task} ({number} of {len(cells)})"):
-            answer = _ask(context, cell, patience)
-        if "error" in answer:
-            failed.append(f"{cell.model} on {cell.task}: {answer['error']}")
-            continue
-        model, task, scale, variant = key_of(cell)
-        line = {"model": model, "task": task, "scale": scale, "variant": variant, **answer}
-        line["when"] = datetime.now(UTC).isoformat(timespec="seconds")
-        others = [old for old in remembered() if any(old[k] != line[k] for k in ("model", "task", "scale", "variant"))]
-        write_atomically(KNOWN, json.dumps([*others, line], indent=1))
-    return failed
-
-
-def _ask(context: Any, cell: Cell, patience: float) -> dict[str, Any]:
-    from scripts import cost
-
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=cost.work, args=(cell.words, patience, theirs))
-    process.start()
-    theirs.close()
-    try:
-        return mine.recv()
-    except EOFError:
-        process.join()
-        return {"error": f"its process was ended by the system (status {process.exitcode}); not enough memory?"}
-    finally:
-        process.join()
-
-
-def markdown(cells: Sequence[Cell]) -> str:
-    """Device hours of one run, models down, tasks across, with the conditions."""
-    found = costs(cells)
-    models, tasks = list(dict.fromkeys(c.model for c in cells)), list(dict.fromkeys(c.task for c in cells))
-    lines = [f"| model | {' | '.join(TASKS.get(t, t) for t in tasks)} | all |", "|---|" + "---:|" * (len(tasks) + 1)]
-    for model in models:
-        mine = {c.task: found.get(key_of(c)) for c in cells if c.model == model}
-        texts = [f"{hours(c.seconds)}, {mebibytes(c.memory_mib)}" if (c := mine[t]) else "?" for t in tasks]
-        whole = hours(sum(c.seconds for c in mine.values() if c))
-        lines.append(f"| {model} | {' | '.join(texts)} | {whole}{'' if all(mine.values()) else ' and more'} |")
-    git = environment.git()
-    commit = (git.commit or "unknown")[:10] + (" with uncommitted changes" if git.dirty else "")
-    when = datetime.now(UTC).date().isoformat()
-    head = f"Hours and memory of one run at scale {cells[0].scale} on {device_name()}, {environment.cores()} cores."
-    bases = {cost.basis.partition(",")[0].split(" with ")[0].split(" of seed")[0] for cost in found.values()}
-    command = " ".join(["python scripts/plan.py", *sys.argv[1:]])
-    scaled = any("measured with" in cost.basis for cost in found.values())
-    parts = " (of large batches a part, time and memory scaled up)" * scaled
-    how = f"Known from: {', '.join(sorted(bases))}{parts}. Made {when} at commit {commit} by `{command}`."
-    return "\n".join([head, "", *lines, "", how, ""])
+from lra.io.strict_json import write_atomically
+from lra.launch.grid import cells_of, names
+from lra.launch.plan import costs, key_of, markdown, measure, table_of
+from lra.records.published import TASKS
 
 
 def main() -> int:
@@ -249,7 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except OSError as error:
-        sys.exit(f"plan: {error}")
+    handover.run(main)

@@ -5,35 +5,30 @@ python scripts/plot_s4.py --format svg --out figures task=pathx model=s4d   # ke
 python scripts/plot_s4.py --checkpoint runs/mini/pathfinder/s4/0-12ab34cd   # before and after that run
 """
 
+import handover
+
 import argparse
 import math
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
-
-    start.script()
-
-import hydra  # noqa: E402
-import matplotlib  # noqa: E402
-import torch  # noqa: E402
-from hydra.errors import HydraException  # noqa: E402
-from hydra.utils import instantiate  # noqa: E402
+import hydra
+import matplotlib
+import torch
+from hydra.errors import HydraException
+from hydra.utils import instantiate
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-from lra import weights  # noqa: E402
-from lra.checkpoint import read_state  # noqa: E402
-from lra.hippo import basis, bilinear, nplr, transition, zoh  # noqa: E402
-from lra.taps import layers_of, telling  # noqa: E402
-from lra.whole import ensure_writable, write_figure  # noqa: E402
-from scripts import evaluate  # noqa: E402
+from lra.io.atomic import ensure_writable, write_figure
+from lra.launch import evaluation
+from lra.ops.hippo import basis, bilinear, nplr, transition, zoh
+from lra.paths import ROOT
+from lra.training import weights
+from lra.training.checkpoint import read_state
+from lra.training.kernel_snapshots import layers_of, telling
 
 NAMES = {"legs": "LegS", "legt": "LegT", "fout": "FouT", "random": "random"}
 MARKS = {
@@ -158,7 +153,7 @@ def finished(path: Path) -> tuple[torch.nn.Module, int, bool, dict[str, torch.Te
     if record is None:
         raise ValueError(f"{path}: weights without a record; name the run's task=, model=, scale= and seed=")
     torch.manual_seed(record.seed)
-    module, net = evaluate.build(record, str(path))
+    module, net = evaluation.build(record, str(path))
     return net, module.spec.max_len, "size" in record.config["task"], values
 
 
@@ -225,4 +220,4 @@ def draw(stages: dict[str, list[torch.Tensor]], square: int | None, out: Path, s
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    handover.run(main)

@@ -1,29 +1,24 @@
 """One self-contained HTML page from the records under results/runs: table, learning curves, plots, failures, runs."""
 
+import handover
+
 import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
-
-    start.script()
-
-from lra import places  # noqa: E402
-from lra.efficiency import load_bench  # noqa: E402
-from lra.jsonfile import write_atomically  # noqa: E402
-from lra.published import load_published  # noqa: E402
-from lra.report import page  # noqa: E402
-from lra.results import load_all  # noqa: E402
-from lra.tableset import main_scale  # noqa: E402
+from lra.config import result_options
+from lra.io.strict_json import write_atomically
+from lra.paths import ROOT
+from lra.records.benchmark import load_bench
+from lra.records.published import load_published
+from lra.records.store import load_all
+from lra.report.page import page
+from lra.tables.build import main_scale
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    places.arguments(parser)
+    result_options.arguments(parser)
     parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file the page is written to")
     parser.add_argument("--scale", help="paper, mini or smoke; default: the largest with runs of an unchanged recipe")
     return parser.parse_args()
@@ -45,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    handover.run(main)

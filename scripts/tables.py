@@ -1,31 +1,26 @@
 """Comparison tables from the records under results/runs: Markdown, CSV and LaTeX, and the main one on the screen."""
 
+import handover
+
 import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
+from rich.console import Console
 
-    start.script()
-
-from rich.console import Console  # noqa: E402
-
-from lra import places  # noqa: E402
-from lra.efficiency import load_bench  # noqa: E402
-from lra.jsonfile import write_atomically  # noqa: E402
-from lra.published import load_published  # noqa: E402
-from lra.results import load_all  # noqa: E402
-from lra.tables import render_rich  # noqa: E402
-from lra.tableset import main_scale, table_files  # noqa: E402
+from lra.config import result_options
+from lra.io.strict_json import write_atomically
+from lra.paths import ROOT
+from lra.records.benchmark import load_bench
+from lra.records.published import load_published
+from lra.records.store import load_all
+from lra.tables.build import main_scale, table_files
+from lra.tables.comparison import render_rich
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    places.arguments(parser)
+    result_options.arguments(parser)
     parser.add_argument("--out", type=Path, default=ROOT / "results/tables", help="folder the tables are written to")
     parser.add_argument("--scale", help="show this scale; default: the largest with runs of an unchanged recipe")
     parser.add_argument("--quiet", action="store_true", help="write the files and show nothing")
@@ -52,4 +47,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    handover.run(main)

@@ -4,220 +4,29 @@
     python scripts/train.py task=listops model=s4 scale=mini seed=1
     python scripts/train.py -m task=listops,pathfinder model=s4,transformer scale=mini
 
-Running it again says that the result exists; an unfinished run goes on where it stopped.
+If the result exists, the command says so; an unfinished run continues where it stopped.
 """
 
-import inspect
-import os
+import handover
+
 import sys
 import traceback
-from collections.abc import Mapping
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-# a script's own folder comes first on the path, and data.py in it would hide the package data
-sys.path.insert(0, str(ROOT))
-if __name__ == "__main__":
-    from scripts import start
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
-    start.script()
+from lra.config.overrides import check_command_line
+from lra.paths import CONFIGS
 
-import hydra  # noqa: E402
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from hydra.errors import InstantiationException  # noqa: E402
-from hydra.types import RunMode  # noqa: E402
-from hydra.utils import instantiate  # noqa: E402
-from omegaconf import DictConfig, OmegaConf  # noqa: E402
-from omegaconf.errors import OmegaConfBaseException  # noqa: E402
-from rich.console import Console  # noqa: E402
-
-from scripts import start  # noqa: E402
-from scripts.commandline import CONFIGS, check_command_line, check_targets, check_values, die, nearest  # noqa: E402
-
-if __name__ == "__main__":
-    check_command_line(sys.argv[1:])  # before the libraries are loaded, which takes seconds
-
-with start.undisturbed():
-    import pytorch_lightning as pl
-    import torch
-
-    from data.base import DataError
-    from lra import crash, experiment, together
-    from lra.budget import parameters
-    from lra.checkpoint import discard
-    from lra.lightning import ensure_there
-    from lra.portable import discreet, portable
-    from lra.pretrain import Pretraining, Pupil
-    from lra.results import Record, record_path
-    from lra.settings import Cell, Hardware, Training
-    from lra.whole import ensure_writable
-    from scripts import tracking
-    from scripts.budget import sized
-    from scripts.claim import claim, finished
-    from scripts.composition import cell_of
-
-STOPPED = 130  # exit status of a run that was asked to stop
-console = Console(stderr=True)
 failed: list[str] = []  # cells of a sweep that gave no result
-
-
-def run(
-    *,
-    seed: int,
-    task: DictConfig,
-    model: DictConfig,
-    optimizer: DictConfig,
-    training: DictConfig,
-    trainer: DictConfig,
-    family: DictConfig,
-    data: DictConfig,
-    wandb: DictConfig,
-    force: bool,
-    results: str,
-    runs: str,
-    budget: str | None,
-    pretrain: str | None,
-    pretraining: DictConfig,
-    cell: Cell,
-) -> int:
-    """Builds the objects of one cell and runs it; the exit status. family, data and budget have been used by then.
-
-    Of several processes the first claims the cell, shows what happens and writes the record.
-    """
-    first = together.first()
-    say = console if first else Console(quiet=True)
-    folder = Path(runs) / cell.scale / cell.task / cell.model / f"{cell.seed}-{cell.config_hash[:8]}"
-    names = {"scale": cell.scale, "model": cell.model, "task": cell.task, "seed": cell.seed, "variant": cell.variant}
-    path = record_path(Path(results), **names)
-    if finished(path, cell.config_hash, force, say):
-        return 0
-    hardware, lesson = Hardware(**trainer), Training(**training)
-    ensure_there(hardware.accelerator, "trainer.accelerator")
-    if first:
-        ensure_writable(path.parent, "results=/some/dir")
-    with claim(folder) if first else nullcontext():
-        # another process may have finished it between the look and the claim
-        if first and finished(path, cell.config_hash, force, say):
-            return 0
-        pl.seed_everything(seed, verbose=False)
-        module = instantiate(task)
-        net = instantiate(model, spec=module.spec)
-        module.prepare_data()
-        module.setup()
-        about = {"optimizer": OmegaConf.to_container(optimizer, resolve=True), "training": lesson, "hardware": hardware}
-        about |= {"folder": folder, "console": say}
-        prepare = {}
-        if pretrain is not None:
-            plan = Pretraining(kind=pretrain, **pretraining)
-            prepare = {"prepare": Pupil(net, module, plan, **about, seed=seed, title=cell.title).learn}
-        record = train(cell, path, wandb, first=first, data=module, model=net, **about, **prepare)
-    if not first:
-        # Lightning kills the first process if another fails
-        return 3 if record.status == "oom" else 0
-    return outcome(record, path, say)
-
-
-def train(cell: Cell, path: Path, wandb: DictConfig, *, first: bool, **parts: Any) -> Record:
-    """Runs what is set up, with W&B beside it, and keeps its record; a process that is not the first keeps nothing.
-
-    parts  of `lra.experiment.run`
-    """
-    data, model, say, folder = parts["data"], parts["model"], parts["console"], parts["folder"]
-    tracker = tracking.start(cell, wandb, data, console) if first else None
-    size = f"({parameters(model):,} parameters)"
-    say.print(f"[bold]{cell.title}[/] {size} on [bold]{cell.task}[/] ({data.kind}), scale {cell.scale}")
-    if cell.scale == "paper" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        plan = f"scripts/plan.py --models {cell.model} --tasks {cell.task} says how long it takes"
-        say.print(f"no GPU here, and the recipe is made for one: {plan}, and scale=mini is for machines like this one")
-    try:
-        record = experiment.run(
-            cell,
-            **parts,
-            loggers=[tracker] if tracker else None,
-            callbacks=[tracking.Histograms(tracker)] if tracker and wandb.histograms else (),
-            wandb=tracker.address if tracker else None,
-            begin=lambda record: record.write(path) if first and not path.exists() else None,
-        )
-    except Exception as error:
-        if first:
-            crash.mark(path, f"{type(error).__name__}: {error}")
-        raise
-    if first:
-        record.write(path)
-        if record.status == "ok":
-            # not before: a record that could not be written costs nothing but the last steps
-            discard(folder)
-    if tracker:
-        tracker.finish(record, folder / "model.safetensors" if wandb.artifacts else None)
-    return record
-
-
-def outcome(record: Record, path: Path, say: Console) -> int:
-    """Says how a run went; the exit status."""
-    if record.status != "ok":
-        say.print(f"[bold]{record.status}[/]: {record.reason}; record: {path}", soft_wrap=True)
-        if record.status != "interrupted":
-            return 3
-        say.print("the same command goes on from here")
-        return STOPPED
-    say.print(
-        f"test accuracy [bold]{100 * record.test_accuracy:.2f} %[/] ({record.test_correct} of {record.n_test}; "
-        f"commonest label {100 * record.data.chance:.1f} %), validation {100 * record.val_accuracy:.2f} % "
-        f"at step {record.selection.step}; record: {path}",
-        soft_wrap=True,
-    )
-    for note in record.notes:
-        if note.startswith("stayed at chance"):
-            say.print(f"[bold]{note}[/]", soft_wrap=True)
-    return 0
-
-
-def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) -> int:
-    """Run the cell of a configuration. Returns the exit status: 0, 2 refused, 3 no result, 130 stopped on the way."""
-    try:
-        content = OmegaConf.to_container(cfg, resolve=True)
-        check_targets(content)
-        sections = [name for name in inspect.signature(run).parameters if name != "cell"]
-        for word in sorted(set(content) - set(sections)):
-            die(f"{word}: there is no such section{nearest(word, sections)}")
-        for word in sorted(set(sections) - set(content)):
-            die(f"{word}: is needed, and was taken out")
-        check_values(content)
-        if cfg.budget is not None:
-            console.print(sized(cfg, task=choices["task"], scale=choices["scale"], overrides=overrides))
-        return run(**cfg, cell=cell_of(cfg, choices=choices, overrides=overrides))
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return STOPPED
-    except InstantiationException as error:
-        die(str(error.__cause__ or "") or str(error))
-    except (OmegaConfBaseException, DataError, ValueError, OSError) as error:
-        die(str(error))
-    except Exception as error:
-        if os.environ.get("LRA_TRACE"):
-            raise
-        said = discreet(" ".join(str(error).split()))[:300]
-        print(f"train.py: {type(error).__name__}: {said}; {keep_trace(Path(cfg.runs))}", file=sys.stderr)
-        sys.exit(1)
-
-
-def keep_trace(runs: Path) -> str:
-    """Put the trace of an error nobody foresaw at the end of a file; returns where it is."""
-    path, command = runs / "traces.txt", " ".join(sys.argv)
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(portable(f"{command}\n{traceback.format_exc()}\n"))
-    except OSError:
-        return "LRA_TRACE=1 shows where"
-    return f"{path} says where"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> None:
-    start.interruptible()
+    from lra.launch.job import STOPPED, one
+
     chosen = HydraConfig.get()
     words = {"choices": chosen.runtime.choices, "overrides": list(chosen.overrides.task)}
     if chosen.mode != RunMode.MULTIRUN:
@@ -239,8 +48,11 @@ def main(cfg: DictConfig) -> None:
         failed.append(" ".join(words["overrides"]))
 
 
-if __name__ == "__main__":
+def command() -> int | str:
+    check_command_line(sys.argv[1:])  # before torch is imported, which takes seconds
     main()
-    if failed:
-        console.print(f"{len(failed)} cells without a result: {'; '.join(failed)}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+    return f"{len(failed)} runs without a result: {'; '.join(failed)}" if failed else 0
+
+
+if __name__ == "__main__":
+    handover.run(command)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import lra  # noqa: F401  # before Lightning is imported; see lra/lean.py
-
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 # the library's own server is no Python, and would send telemetry

@@ -7,18 +7,19 @@ import sys
 
 import pytest
 import torch
-from composing import CONFIGS, classifier, compose, names
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lra.budget import parameters
-from lra.optim import adamw, schedule
-from lra.results import load
-from lra.settings import Hardware, Training
+from helpers.compose import CONFIGS, classifier, compose, names
+from lra.config import tuned
+from lra.config.overrides import check_targets
+from lra.config.param_budget import sized
+from lra.launch import job
+from lra.profiling.parameters import parameters
+from lra.records.store import load
 from lra.task import TaskSpec
-from scripts import train, tuned
-from scripts.budget import sized
-from scripts.commandline import check_targets
+from lra.training.config import Hardware, Training
+from lra.training.optim import adamw, schedule
 
 TASKS, MODELS, SCALES, TUNED = names("task"), names("model"), names("scale"), names("tuned")
 
@@ -63,7 +64,7 @@ def test_every_key_is_an_argument(model, scale):
         Training(**cfg.training)
         Hardware(**cfg.trainer)
         schedule(cfg.training.schedule, 100, cfg.training.warmup)
-        assert set(cfg) <= set(inspect.signature(train.run).parameters)
+        assert set(cfg) <= set(inspect.signature(job.run).parameters)
 
 
 def test_every_recipe_cites_its_source_and_names_a_task():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from lra.paths import ROOT
+
 MAKEFILE = (ROOT / "Makefile").read_text()
 # a Python, and pip and uv: they note what they are asked, and make the environment
 PYTHON = """#!/bin/sh

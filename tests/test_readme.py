@@ -4,18 +4,17 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from composing import compose
 from hydra.utils import instantiate
 
-from lra.results import load
+from helpers.compose import compose
+from lra.config.overrides import check_command_line
+from lra.paths import ROOT
+from lra.records.store import load
 from lra.task import TaskSpec
-from scripts.commandline import check_command_line
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.S)
 COMMANDS = [

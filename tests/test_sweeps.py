@@ -10,16 +10,16 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from composing import CONFIGS, compose
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
-from lra.published import TASKS
-from lra.results import load
-from scripts import train
-from scripts.commandline import check_command_line, check_targets
-from scripts.composition import composed
+from helpers.compose import CONFIGS, compose
+from lra.config.compose import composed
+from lra.config.overrides import check_command_line, check_targets
+from lra.launch import job
+from lra.records.published import TASKS
+from lra.records.store import load
 
 ROOT = CONFIGS.parent
 # schema.json of the package sweeps 0.3.0 (github.com/wandb/sweeps), MIT licence beside it
@@ -107,7 +107,7 @@ def test_the_last_combination_of_every_other_sweep_trains(name, tmp_path):
     words = command(config, combinations(config)[-1])[2:]
     smallest = ["scale=smoke", "data.source=toy", "wandb.mode=disabled", "trainer.accelerator=cpu"]
     folders = [f"data.root={tmp_path}/data", f"results={tmp_path}/results", f"runs={tmp_path}/runs"]
-    assert train.one(**composed([*words, *smallest, *folders])) == 0
+    assert job.one(**composed([*words, *smallest, *folders])) == 0
     (path,) = (tmp_path / "results").rglob("*.json")
     record = load(path)
     assert record.status == "ok"

@@ -9,12 +9,12 @@ import functools
 
 import pytest
 import torch
-from composing import CONFIGS, classifier, compose, names
 from hydra.errors import InstantiationException
 
-from lra import taps
-from lra.batchnorm import BatchNorm
+from helpers.compose import CONFIGS, classifier, compose, names
+from lra.nn.batch_norm import BatchNorm
 from lra.task import TaskSpec
+from lra.training import kernel_snapshots
 
 D = 32
 KEYS = {"padding", "rows", "any_length", "gradient", "bf16"}
@@ -221,9 +221,9 @@ def test_layers_show_the_kernels_they_convolve_with():
     shown = set()
     for model in MODELS:
         with torch.no_grad():
-            kernels = [layer.kernel(40) for layer in taps.layers_of(middle(model))]
+            kernels = [layer.kernel(40) for layer in kernel_snapshots.layers_of(middle(model))]
         assert all(k.dim() == 3 and k.shape[-1] == 40 and k.is_floating_point() for k in kernels), model
-        assert bool(taps.forward_kernels(middle(model), 40)) == bool(kernels)
+        assert bool(kernel_snapshots.forward_kernels(middle(model), 40)) == bool(kernels)
         shown |= {model} if kernels else set()
     assert shown >= {"dss", "h3", "lssl", "mega", "megalodon", "s4", "s4d", "seqboat", "tnn"}
 

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import archive, generate_listops, listops, pathfinder, retrieval, store
-from data.store import DataError
+from data import download, listops, pathfinder, prepared, retrieval
+from data.generators import listops as generate_listops
+from data.prepared import DataError
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=2_500)
@@ -80,7 +81,7 @@ def unpack_stays_inside(content: bytes) -> None:
         path = Path(place) / "archive"
         path.write_bytes(content)
         before = sorted(p for p in Path(place).rglob("*") if "raw" not in p.parts)
-        found = one_line(lambda: archive.unpack(path, outside / "raw", "out/in", limit=1000))
+        found = one_line(lambda: download.unpack(path, outside / "raw", "out/in", limit=1000))
         assert sorted(p for p in Path(place).rglob("*") if "raw" not in p.parts) == before
         kept = [p for p in (outside / "raw").rglob("*") if not p.name.endswith(".lock")]
         assert not any(p.is_symlink() for p in kept)
@@ -191,7 +192,7 @@ def _prepared():
 
     header = {"task": "t", "edition": "e", "kind": "toy", "source": "s", "parameters": {}, "notes": []}
     folder = PREPARED / "whole"
-    store.build(folder, header, write)
+    prepared.build(folder, header, write)
     for path in folder.iterdir():
         shutil.copy(path, PREPARED)
     yield
@@ -204,11 +205,11 @@ def prepared_folder_opens_or_is_refused(named: tuple[str, bytes]) -> None:
         for whole in ("manifest.json", "x.npy", "y.npy"):
             shutil.copy(PREPARED / whole, place)
         (Path(place) / name).write_bytes(content)
-        if (manifest := one_line(store.read_manifest, Path(place))) is not None:
+        if (manifest := one_line(prepared.read_manifest, Path(place))) is not None:
             assert all(range(*ends) is not None for ends in manifest["parts"].values())
-            array = one_line(store.read_array, Path(place), "x")
+            array = one_line(prepared.read_array, Path(place), "x")
             assert array is None or array.dtype != object
-            one_line(store.check_hashes, Path(place))
+            one_line(prepared.check_hashes, Path(place))
 
 
 CASES = [

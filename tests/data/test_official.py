@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from official import official_listops, official_pathfinder, official_retrieval, ready
 from PIL import Image as Pillow
 
-from data.base import SPLITS, DataError
+from data.datamodule import SPLITS, DataError
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
 from data.retrieval import Retrieval
+from helpers.official_folders import official_listops, official_pathfinder, official_retrieval, ready
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 

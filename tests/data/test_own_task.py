@@ -11,11 +11,11 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.utils import instantiate
-from walkthrough import write_files
 
-from data.base import DataError
+from data.datamodule import DataError
+from helpers.documented_files import write_files
+from lra.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SECTION = (ROOT / "data" / "README.md").read_text().partition("## A task of one's own")[2].partition("## ")[0]
 COMMANDS = re.findall(r"^ {4}(\.venv/bin/python .*)$", SECTION, re.M)
 

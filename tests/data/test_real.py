@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.base import DataError
+from data.datamodule import DataError
 from data.image import Image
 from data.retrieval import Retrieval
 from data.text import Text

@@ -3,26 +3,26 @@
 import json
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import instantiate
-from official import ready
 from omegaconf import OmegaConf
 
 from data import image, listops, pathfinder, retrieval, text
-from data.base import SPLITS, DataError
-from data.generate_listops import from_text
+from data.datamodule import SPLITS, DataError
+from data.generators.listops import from_text
 from data.image import Image
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
 from data.retrieval import Retrieval
 from data.text import Text
 from data.verify import statistics, verify
+from helpers.official_folders import ready
+from lra.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
-CONFIGS = sorted(Path(__file__).parents[2].glob("configs/task/*.yaml"))
+CONFIGS = sorted(ROOT.glob("configs/task/*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -176,7 +176,7 @@ def test_official_expressions_are_read_only_where_none_would_be_cut(variant, lea
 
 
 def test_setup_without_preparation_names_the_command(tmp_path):
-    with pytest.raises(DataError, match=r"not prepared yet; python scripts/data\.py prepare task=listops"):
+    with pytest.raises(DataError, match=r"not prepared yet; python scripts/prepare_data\.py prepare task=listops"):
         ListOps(batch_size=2, root=tmp_path).setup()
 
 

@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from composing import CONFIGS, classifier, compose
 from omegaconf import OmegaConf
 
+from helpers.compose import CONFIGS, classifier, compose
+from lra.config.overrides import check_targets
 from lra.task import TaskSpec
-from scripts.commandline import check_targets
 
 PAGE = (CONFIGS.parent / "models/README.md").read_text()
 PAGE = PAGE[PAGE.index("Where the LRA code and a paper differ") :]

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lra.measure import peak_bytes
+from lra.profiling.timing import peak_bytes
 from models.bigbird import BigBird
 from models.fnet import FNet
 from models.linear_transformer import LinearAttention

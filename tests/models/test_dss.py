@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from stepping import stepped
 
+from helpers.recurrent_steps import stepped
 from models.dss import DSS
 
 FORMS = ["exp", "softmax"]

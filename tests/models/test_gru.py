@@ -1,8 +1,8 @@
 import pytest
 import torch
-from packing import assert_equals_packed
 from torch import nn
 
+from helpers.packed_rnn import assert_equals_packed
 from models.gru import GRU
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lra.hippo import MEASURES, bilinear, nplr, ssm_kernel
+from lra.ops.hippo import MEASURES, bilinear, nplr, ssm_kernel
 from models.lssl import LSSL
 from models.s4 import S4
 from models.s4d import S4D

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from composing import names
 
-from lra.measure import peak_bytes
-from scripts import bench_attention as bench
+from benchmarks import attention as bench
+from helpers.compose import names
+from lra.profiling.timing import peak_bytes
 
 pytestmark = pytest.mark.nightly
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from stepping import stepped
 
+from helpers.recurrent_steps import stepped
 from models.lru import LRU, ring
 
 

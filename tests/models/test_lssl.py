@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from stepping import stepped
 
-from lra.hippo import bilinear, ssm_kernel, ssm_recurrence
+from helpers.recurrent_steps import stepped
+from lra.ops.hippo import bilinear, ssm_kernel, ssm_recurrence
 from models.lssl import LSSL, krylov
 from models.s4 import S4
 

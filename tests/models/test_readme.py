@@ -11,15 +11,15 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from composing import CONFIGS, names
 from hydra.utils import instantiate
-from walkthrough import write_files
 
-from lra.optim import param_groups
+from helpers.compose import CONFIGS, names
+from helpers.documented_files import write_files
+from lra.config import overrides, tuned
+from lra.paths import ROOT
 from lra.task import TaskSpec
-from scripts import commandline, tuned
+from lra.training.optim import param_groups
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "models" / "README.md").read_text()
 MODELS = names("model")
 TABLE = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README[: README.index("### Their settings")], re.M))
@@ -70,7 +70,7 @@ def test_the_training_commands_of_the_walk_through_are_understood():
     for first, *rest in trained:
         assert first == "model=mean_field"
         # of those that are there
-        commandline.check_command_line(["model=transformer", *rest])
+        overrides.check_command_line(["model=transformer", *rest])
 
 
 def test_the_example_learns(example):

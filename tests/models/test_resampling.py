@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from stepping import stepped
 
+from helpers.recurrent_steps import stepped
 from models.dss import DSS
 from models.h3 import H3
 from models.lru import LRU

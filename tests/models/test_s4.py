@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from stepping import stepped
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lra.fftconv import long_conv
-from lra.hippo import bilinear, nplr, ssm_kernel, ssm_recurrence, transition
+from helpers.recurrent_steps import stepped
+from lra.ops.fftconv import long_conv
+from lra.ops.hippo import bilinear, nplr, ssm_kernel, ssm_recurrence, transition
 from models.s4 import S4, dense
 
 CUDA = pytest.param(
@@ -58,7 +58,7 @@ def test_convolution_equals_the_recurrence_with_its_skip():
 
 @pytest.mark.parametrize("init", ["legt", "fout"])
 def test_gradients_are_right_also_where_poles_lie_on_the_imaginary_axis(init):
-    """In float32 the definition alone would lose them; lra.kernels is told to be precise."""
+    """In float32 the definition alone would lose them; lra.ops.ssm_kernels.dispatch is told to be precise."""
     torch.manual_seed(0)
     layer = S4(8, 1024, init=init, n_ssm=8, backend="reference")
     exact = copy.deepcopy(layer).double()

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from stepping import stepped
 
-from lra.hippo import bilinear, nplr, ssm_kernel, zoh
+from helpers.recurrent_steps import stepped
+from lra.ops.hippo import bilinear, nplr, ssm_kernel, zoh
 from models.s4d import INITS, S4D, poles
 
 

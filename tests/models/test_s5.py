@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from stepping import stepped
 
-from lra.hippo import nplr, rank_correction, transition, zoh
+from helpers.recurrent_steps import stepped
+from lra.ops.hippo import nplr, rank_correction, transition, zoh
 from models.s5 import OUTPUTS, S5
 
 

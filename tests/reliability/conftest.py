@@ -1,7 +1,8 @@
 """Training processes for the tests of this folder."""
 
 import pytest
-from processes import starter
+
+from helpers.processes import starter
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_run import Majority, Pool, StopsAt, go, losses
 
-from lra import weights
-from lra.backbone import Classifier
-from lra.checkpoint import Checkpoint, read_checkpoint, read_state, write_state
-from lra.learner import Learner
-from lra.settings import Hardware
+from helpers.tiny_run import Majority, Pool, StopsAt, go, losses
+from lra.nn.classifier import Classifier
+from lra.training import weights
+from lra.training.checkpoint import Checkpoint, read_checkpoint, read_state, write_state
+from lra.training.config import Hardware
+from lra.training.learner import Learner
 
 OFTEN = Hardware(accelerator="cpu", checkpoint_seconds=0.0)
 ANY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

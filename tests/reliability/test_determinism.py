@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from composing import classifier, compose, names
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from whole_runs import Run, assert_same
 
-from lra.optim import adamw
+from helpers.compose import classifier, compose, names
+from helpers.whole_runs import Run, assert_same
+from lra.paths import ROOT
 from lra.task import TaskSpec
+from lra.training.optim import adamw
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "first_losses.json"
+GOLDEN = ROOT / "tests" / "golden" / "first_losses.json"
 # other processors round otherwise; five steps multiply that by far less than this
 TOLERANCE = 1e-6
 

@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from whole_runs import Run, assert_same
 
-from lra.jsonfile import write_atomically
-from lra.whole import ensure_writable, write_figure, write_whole
-from scripts import bench, data, lra_all, plot_s4, train
-from scripts.composition import composed
+from helpers.whole_runs import Run, assert_same
+from lra.config.compose import composed
+from lra.io.atomic import ensure_writable, write_figure, write_whole
+from lra.io.strict_json import write_atomically
+from lra.launch import job
+from lra.paths import ROOT
+from scripts import bench, lra_all, plot_s4, prepare_data
 
-ROOT = Path(__file__).resolve().parents[2]
 # a folder in which nobody, root included, can make a file
 FORBIDDEN = Path("/sys")
 needs_forbidden = pytest.mark.skipif(not FORBIDDEN.is_dir(), reason="this system has no /sys")
@@ -55,7 +56,7 @@ def test_a_read_only_folder_is_one_line_before_anything_is_trained(option, asked
     words = ["task=listops", "model=transformer", "scale=smoke", "wandb.mode=disabled", f"data.root={tmp_path}/data"]
     arguments = composed([*words, *(f"{name}={folder}" for name, folder in folders.items())])
     with pytest.raises(SystemExit) as stop:
-        train.one(**arguments)
+        job.one(**arguments)
     assert stop.value.code == 2
     line = last_line(capsys.readouterr().err)
     assert line.startswith(f"train.py: {FORBIDDEN}/lra/smoke/")
@@ -98,7 +99,7 @@ def test_tables_and_report_say_where_they_cannot_be_written(script, out):
         (lra_all, ["--scale=smoke", f"--results={FORBIDDEN}/lra"], "--results=/some/dir"),
         (lra_all, ["--scale=smoke", "--results=RESULTS", f"runs={FORBIDDEN}/lra"], "runs=/some/dir"),
         (
-            data,
+            prepare_data,
             ["show", "task=image", "data.source=toy", f"to={FORBIDDEN}/lra/x.png", "data.root=RESULTS"],
             "to=/some/file.png",
         ),
@@ -109,15 +110,15 @@ def test_benchmarks_pictures_and_grids_say_where_they_cannot_be_written(
     script, words, way_out, tmp_path, monkeypatch, capsys
 ):
     # what would be measured for minutes is not begun
-    monkeypatch.setattr("scripts.bench_kernel.run", lambda args: pytest.fail("measured before it was refused"))
+    monkeypatch.setattr("benchmarks.kernel.run", lambda args: pytest.fail("measured before it was refused"))
     monkeypatch.setattr(plot_s4, "kernels", lambda *_: pytest.fail("drawn before it was refused"))
-    monkeypatch.setattr(lra_all, "Pool", lambda *_: pytest.fail("begun before it was refused"))
+    monkeypatch.setattr(lra_all, "WorkerPool", lambda *_: pytest.fail("begun before it was refused"))
     words = [word.replace("RESULTS", str(tmp_path)) for word in words]
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *words])
     try:
-        if script is data:
-            data.main(["prepare", *words[1:3], words[-1]])
-        status = script.main(words) if script is data else script.main()
+        if script is prepare_data:
+            prepare_data.main(["prepare", *words[1:3], words[-1]])
+        status = script.main(words) if script is prepare_data else script.main()
     except SystemExit as stop:
         status = stop.code
     # a text given to sys.exit is what is printed, with status 1
@@ -127,30 +128,30 @@ def test_benchmarks_pictures_and_grids_say_where_they_cannot_be_written(
     assert f"write elsewhere with {way_out}" in line
 
 
-# calls that write, and why what they write is never half of a result; lra.whole has the one that puts files in place
+# calls that write, and why what they write is never half of a result; lra.io.atomic has the one that replaces files
 WRITING = {"write_text", "write_bytes", "open", "touch", "save", "save_checkpoint", "savefig", "savez", "dump"}
 WRITING |= {"copy2", "copyfile", "copyfileobj", "copytree", "to_csv", "tofile", "imsave", "export_chrome_trace"}
 MAY_WRITE = {
-    "lra/whole.py beside.open": "the one place",
-    "lra/whole.py tried.touch": "empty, and removed at once",
-    "lra/whole.py figure.savefig": "into memory",
-    "lra/checkpoint.py torch.save": "into memory",
-    "lra/checkpoint.py trainer.save_checkpoint": "goes to WholeFiles",
-    "lra/checkpoint.py self.save": "its own, two lines above",
-    "lra/experiment.py weights.save": "lra.weights, which writes whole",
-    "lra/picture.py image.save": "into memory",
-    "lra/weights.py safetensors.torch.save": "into memory",
-    "scripts/bench_loop.py Path(answer).write_text": "of a process, read once it has ended",
-    "scripts/bench_step.py profiler.export_chrome_trace": "a trace for the eye",
-    "scripts/cluster.py cell.log.write_text": "empties a log",
-    "scripts/cluster.py Path(self.log).open": "a log",
-    "scripts/dashboard.py made.save": "W&B's own",
-    "scripts/data.py enlarged.save": "into memory",
-    "scripts/tracking.py path.write_text": "a copy of the record in W&B's folder",
-    "scripts/tracking.py self.run.save": "W&B's own",
-    "scripts/claim.py (folder / 'claim').open": "a lock",
-    "scripts/local.py log.open": "a log",
-    "scripts/train.py path.open": "a log of traces",
+    "lra/io/atomic.py beside.open": "the one place",
+    "lra/io/atomic.py tried.touch": "empty, and removed at once",
+    "lra/io/atomic.py figure.savefig": "into memory",
+    "lra/training/checkpoint.py torch.save": "into memory",
+    "lra/training/checkpoint.py trainer.save_checkpoint": "goes to WholeFiles",
+    "lra/training/checkpoint.py self.save": "its own, two lines above",
+    "lra/training/run.py weights.save": "lra.training.weights, which writes whole",
+    "lra/records/pictures.py image.save": "into memory",
+    "lra/training/weights.py safetensors.torch.save": "into memory",
+    "scripts/benchmarks/loop.py Path(answer).write_text": "of a process, read once it has ended",
+    "scripts/benchmarks/step.py profiler.export_chrome_trace": "a trace for the eye",
+    "lra/launch/slurm.py cell.log.write_text": "empties a log",
+    "lra/launch/slurm.py Path(self.log).open": "a log",
+    "scripts/wandb_dashboard.py made.save": "W&B's own",
+    "scripts/prepare_data.py enlarged.save": "into memory",
+    "lra/tracking.py path.write_text": "a copy of the record in W&B's folder",
+    "lra/tracking.py self.run.save": "W&B's own",
+    "lra/launch/lock.py (folder / 'claim').open": "a lock",
+    "lra/launch/local.py log.open": "a log",
+    "lra/launch/job.py path.open": "a log of traces",
 }
 
 

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 import torch
-from tiny_run import Pool, go
 
-from lra.divergence import Divergence
+from helpers.tiny_run import Pool, go
+from lra.training.divergence import Divergence
 
 
 class Overflow(torch.autograd.Function):

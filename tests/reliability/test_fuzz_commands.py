@@ -8,15 +8,15 @@ from unittest import mock
 
 import pytest
 import torch
-from composing import compose, names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import lra.experiment
-from lra.learner import Learner
+from helpers.compose import compose, names
+from lra.config.overrides import check_command_line, keys
+from lra.launch import job
+from lra.training.learner import Learner
 from scripts import train
-from scripts.commandline import check_command_line, keys
 
 ANY = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 MODELS = names("model")
@@ -54,7 +54,7 @@ def place(tmp_path, monkeypatch):
         learner.configure_optimizers()
         raise ReachedError
 
-    monkeypatch.setattr(lra.experiment, "run", begin)
+    monkeypatch.setattr(job, "run_training", begin)
     # an error nobody foresaw is to be seen
     monkeypatch.setenv("LRA_TRACE", "1")
     monkeypatch.chdir(tmp_path)
@@ -86,7 +86,7 @@ def check_value(case: tuple[str, str, float, object]) -> None:
     OmegaConf.update(cfg, key, value, merge=False, force_add=True)
     with torch.random.fork_rng():
         said = one_line_or_reached(
-            lambda: train.one(cfg, choices={"task": task, "model": model, "scale": "smoke"}, overrides=[*words])
+            lambda: job.one(cfg, choices={"task": task, "model": model, "scale": "smoke"}, overrides=[*words])
         )
     assert isinstance(said, str)
 
@@ -164,7 +164,7 @@ def before(tmp_path, monkeypatch):
     def begin(cfg, *, choices, overrides):
         raise ReachedError
 
-    monkeypatch.setattr(train, "one", begin)
+    monkeypatch.setattr(job, "one", begin)
     monkeypatch.chdir(tmp_path)
 
 

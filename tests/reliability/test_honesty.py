@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from running import small_run
-from tiny_run import Majority, Pool, go
 
-from data.base import DataError
-from lra import tables, weights
-from lra.backbone import Classifier
-from lra.learner import Learner
+from data.datamodule import DataError
+from helpers.finished_run import small_run
+from helpers.tiny_run import Majority, Pool, go
+from lra.nn.classifier import Classifier
+from lra.tables import comparison
+from lra.training import weights
+from lra.training.learner import Learner
 
 
 def listops(folder, **changes):
@@ -31,7 +32,7 @@ def test_data_that_would_choose_or_learn_by_test_is_refused(tmp_path, other, nam
 def test_the_named_rule_may_choose_by_test_and_marks_record_and_row(tmp_path):
     record = small_run(tmp_path, "task=text", "task.validation=test")
     assert record.selection.on_test
-    assert tables.ON_TEST in tables.signs([record])
+    assert comparison.ON_TEST in comparison.signs([record])
     assert "the test split serves as validation, as in the literature" in record.notes
     assert not small_run(tmp_path / "other", "task=text").selection.on_test
 

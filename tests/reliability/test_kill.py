@@ -7,8 +7,9 @@ import time
 from collections import Counter
 
 import pytest
-from processes import Process
-from whole_runs import Run, assert_same
+
+from helpers.processes import Process
+from helpers.whole_runs import Run, assert_same
 
 
 def strike(run: Run, process: Process, how: str, chance: random.Random) -> str:

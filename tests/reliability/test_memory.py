@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_run import Pool, StopsAt, go, losses
 from torch import nn
 
-from lra.settings import Hardware
+from helpers.tiny_run import Pool, StopsAt, go, losses
 from lra.task import Batch
+from lra.training.config import Hardware
 
 
 class Small(Pool):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import train
-from scripts.composition import composed
+from lra.config.compose import composed
+from lra.launch import job
 
 PLANTED = {
     "WANDB_API_KEY": "f00d" * 10,
@@ -44,7 +44,7 @@ def test_neither_a_refusal_nor_a_trace_repeats_a_secret(tmp_path, monkeypatch, c
     words = ["task=listops", "model=transformer", "scale=smoke", f"runs={tmp_path}/runs"]
     for word in ("trainer.accelerator=${oc.env:DATABASE_PASSWORD}", "task.batch_size=${oc.env:DATABASE_PASSWORD}"):
         with pytest.raises(SystemExit):
-            train.one(**composed([*words, word, f"data.root={tmp_path}/data", f"results={tmp_path}/results"]))
+            job.one(**composed([*words, word, f"data.root={tmp_path}/data", f"results={tmp_path}/results"]))
         said = capsys.readouterr().err
         assert "[secret]" in said
         assert PLANTED["DATABASE_PASSWORD"] not in said
@@ -52,10 +52,10 @@ def test_neither_a_refusal_nor_a_trace_repeats_a_secret(tmp_path, monkeypatch, c
     def unforeseen(*_, **__):
         raise RuntimeError(f"no login with {PLANTED['DATABASE_PASSWORD']}")
 
-    monkeypatch.setattr(train, "cell_of", unforeseen)
+    monkeypatch.setattr(job, "cell_of", unforeseen)
     monkeypatch.delenv("LRA_TRACE", raising=False)
     with pytest.raises(SystemExit):
-        train.one(**composed(words))
+        job.one(**composed(words))
     assert "no login with [secret]" in capsys.readouterr().err
     assert "no login with [secret]" in (tmp_path / "runs" / "traces.txt").read_text()
     assert leaks(tmp_path) == []

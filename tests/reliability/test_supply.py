@@ -1,26 +1,28 @@
-"""What is installed is locked by hash, its licences are listed, and no source unpickles what a stranger wrote."""
+"""What is installed is locked by hash, and no source unpickles what a stranger wrote."""
 
 import ast
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
 
-from scripts import licences
+from lra.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = (ROOT / "requirements.txt").read_text()
-PAGE = licences.PAGE.read_text()
-ROWS = {tuple(cell.strip() for cell in line.split("|")[1:3]): line for line in PAGE.splitlines() if "|" in line}
+PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;]+)(?: ; (.*?))? \\$", re.MULTILINE)
 SOURCES = [path for folder in ("lra", "models", "data", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def locked() -> list[tuple[str, str, str]]:
+    """(name, version, marker) of every line that locks a package."""
+    return [(name, version, marker.strip()) for name, version, marker in PIN.findall(REQUIREMENTS)]
 
 
 def test_every_locked_package_has_hashes_and_no_address():
     blocks = re.split(r"\n(?=\S)", REQUIREMENTS.strip())
-    assert len(blocks) == len(licences.locked(REQUIREMENTS)) > 100
+    assert len(blocks) == len(locked()) > 100
     for block in blocks:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
     assert "://" not in REQUIREMENTS
@@ -34,28 +36,10 @@ def test_every_python_that_may_be_used_is_given_the_same_versions():
 
     def given(python: str) -> set[tuple[str, str]]:
         about = {"python_version": python, "python_full_version": f"{python}.0"}
-        rows = licences.locked(REQUIREMENTS)
+        rows = locked()
         return {(name, version) for name, version, marker in rows if not marker or Marker(marker).evaluate(about)}
 
     assert [sorted(given(python) ^ given(pythons[0])) for python in pythons] == [[]] * len(pythons)
-
-
-def test_every_locked_package_is_on_the_page_of_licences_and_no_other():
-    assert [(n, v) for n, v, _ in licences.locked(REQUIREMENTS)] == list(ROWS)[2:]
-
-
-def test_the_page_states_what_installed_packages_state():
-    compared = 0
-    for name, version, _ in licences.locked(REQUIREMENTS):
-        stated = licences.licence(name, version)
-        if stated != licences.ELSEWHERE:
-            assert f"| {stated} |" in ROWS[name, version], "python scripts/licences.py"
-            compared += 1
-    assert compared > 100
-
-
-def test_licences_copied_by_hand_are_found(tmp_path):
-    assert licences.page("numpy==0.0.1 \\\n    --hash=sha256:00\n").count(licences.ELSEWHERE) == 1
 
 
 def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 import pytorch_lightning as pl
-from running import small_run
 
-from lra import weights
+from helpers.finished_run import small_run
+from lra.launch import evaluation
+from lra.paths import CONFIGS
+from lra.training import weights
 from scripts import evaluate
 
 
@@ -95,7 +97,7 @@ def test_a_length_that_cannot_be_had_is_one_line(length, line, finished, tmp_pat
 
 def test_the_length_of_a_picture_cannot_be_chosen():
     with pytest.raises(ValueError, match="length=4096: the inputs of this task"):
-        evaluate.relength({"task": {"size": 32}}, "4096")
+        evaluation.relength({"task": {"size": 32}}, "4096")
 
 
 def changed(folder, tmp_path, change):
@@ -113,7 +115,7 @@ def changed(folder, tmp_path, change):
 
 
 def rehash(content):
-    from lra.results import config_hash
+    from lra.records.record import config_hash
 
     content["config_hash"] = config_hash(content["config"])
 
@@ -139,9 +141,9 @@ def test_what_differs_is_said_and_another_number_is_status_1(finished, tmp_path,
 def test_another_number_or_another_number_of_examples_is_not_as_recorded(finished, capsys):
     _, record = finished
     correct, n = record.test_correct, record.n_test
-    assert evaluate.verdict(record, correct, n, apart=True) == 0
+    assert evaluation.verdict(record, correct, n, apart=True) == 0
     for given, why in (((correct + 1, n, False), "with nothing different"), ((correct, n + 1, True), "see the diff")):
-        assert evaluate.verdict(record, *given) == 1
+        assert evaluation.verdict(record, *given) == 1
         assert why in capsys.readouterr().out
 
 
@@ -162,9 +164,9 @@ def test_the_test_runs_in_the_recorded_precision(finished, tmp_path, monkeypatch
 
 EVIL = {
     "a function": lambda c: c["model"].update(_target_="os.system"),
-    "a function of ours": lambda c: c["model"].update(_target_="lra.jsonfile.write_atomically"),
-    "a module of ours that imports another": lambda c: c["task"].update(_target_="data.archive.shutil.rmtree"),
-    "a class that is imported there": lambda c: c["model"].update(_target_="lra.jsonfile.Path"),
+    "a function of ours": lambda c: c["model"].update(_target_="lra.io.strict_json.write_atomically"),
+    "a module of ours that imports another": lambda c: c["task"].update(_target_="data.download.shutil.rmtree"),
+    "a class that is imported there": lambda c: c["model"].update(_target_="lra.io.strict_json.Path"),
     "deep inside": lambda c: c["model"]["mixer"].update(x=[{"_target_": "subprocess.run", "args": ["touch", "x"]}]),
     "positional arguments": lambda c: c["model"].update(_args_=[1]),
     "a resolver": lambda c: c["task"].update(variant="${oc.env:HOME}"),
@@ -186,10 +188,10 @@ def test_nothing_a_file_names_is_called(what, finished, tmp_path, monkeypatch, c
 
 
 def test_every_class_that_a_configuration_names_is_trusted():
-    files = sorted((evaluate.ROOT / "configs").rglob("*.yaml"))
+    files = sorted(CONFIGS.rglob("*.yaml"))
     named = {name for path in files for name in re.findall(r"_target_: (\S+?)[,}]?$", path.read_text(), re.MULTILINE)}
     assert len(named) > 30
-    assert [name for name in named if not evaluate.is_class(name)] == []
+    assert [name for name in named if not evaluation.is_class(name)] == []
 
 
 def broken(folder, tmp_path, kind):

@@ -2,16 +2,17 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from lra import environment
-from lra.duration import duration
-from lra.results import load
-from scripts import cost, plan
+from lra.console import duration
+from lra.launch import cost, plan
+from lra.launch.grid import cells_of
+from lra.paths import ROOT
+from lra.records import environment
+from lra.records.store import load
 
-GOLDEN = load(Path(__file__).parents[1] / "golden" / "record.json")
+GOLDEN = load(ROOT / "tests" / "golden" / "record.json")
 
 
 @pytest.mark.parametrize("source", ["toy", "nowhere"])
@@ -45,7 +46,7 @@ def test_a_cell_costs_its_steps_its_validations_and_its_test(monkeypatch, tmp_pa
 @pytest.fixture
 def cells(tmp_path, monkeypatch):
     """Two seeds of two models in a variant of which nothing is known; of the first a measurement is remembered."""
-    cells = plan.cells_of(["fnet", "s4"], ["image"], range(2), "smoke", tmp_path / "runs", ["training.steps=7"])
+    cells = cells_of(["fnet", "s4"], ["image"], range(2), "smoke", tmp_path / "runs", ["training.steps=7"])
     here = {"processor": environment.processor_name(), "cores": environment.cores(), "device": plan.device_name()}
     line = {"model": "fnet", "task": "image", "scale": "smoke", "variant": "training.steps=7", **here}
     line |= {"seconds": 3600.0, "memory_mib": 100.0, "measured_batch": 4, "batch": 32, "when": "2026-01-31T12:00:00Z"}

@@ -5,10 +5,10 @@ import importlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from running import small_run
 from safetensors.torch import save_file
 
-from lra import taps
+from helpers.finished_run import small_run
+from lra.training import kernel_snapshots
 
 plot_s4 = importlib.import_module("scripts.plot_s4")
 SMALL = ["task=listops", "model=s4", "scale=smoke", "model.mixer.backend=reference"]
@@ -64,7 +64,7 @@ def test_a_finished_run_says_itself_what_it_is_of(tmp_path):
     kept = record.kernels[0]
     for stage, envelope in (("untrained", kept.before), ("trained", kept.after)):
         kernel = stages[stage][kept.layer][kept.feature].numpy()
-        assert taps.envelope(kernel, kept.starts) == envelope
+        assert kernel_snapshots.envelope(kernel, kept.starts) == envelope
 
 
 def test_an_image_is_drawn_as_one():

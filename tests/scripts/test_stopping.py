@@ -3,11 +3,11 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from lra.paths import ROOT
+
 # the signal comes just when the library is looked for
 STOPPED = """
 import os, runpy, signal, sys
@@ -21,13 +21,14 @@ class Stop:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Stop)
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 SCRIPTS = [
     "train",
-    "data",
+    "prepare_data",
     "evaluate",
     "plan",
     "lra_all",
@@ -35,7 +36,7 @@ SCRIPTS = [
     "report",
     "audit",
     "bench",
-    "pull",
+    "wandb_pull",
     "plot_s4",
     "demo",
 ]
@@ -43,7 +44,7 @@ SCRIPTS = [
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_stopped_while_it_imports_says_nothing(script, tmp_path):
-    words = {"data": ["show", "task=listops"], "evaluate": [f"checkpoint={tmp_path / 'model.safetensors'}"]}
+    words = {"prepare_data": ["show", "task=listops"], "evaluate": [f"checkpoint={tmp_path / 'model.safetensors'}"]}
     (tmp_path / "model.safetensors").touch()
     command = [sys.executable, "-c", STOPPED, str(ROOT / "scripts" / f"{script}.py"), *words.get(script, [])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

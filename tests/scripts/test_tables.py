@@ -2,14 +2,12 @@
 
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
-from made_up_runs import ZOO, paper
 
-from lra.render import markdown
-
-ROOT = Path(__file__).parents[2]
+from helpers.made_up_runs import ZOO, paper
+from lra.paths import ROOT
+from lra.tables.formats import markdown
 
 
 def test_making_tables_twice_changes_nothing(tmp_path, monkeypatch, capsys):

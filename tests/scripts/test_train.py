@@ -6,18 +6,17 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
-from lra.cells import learned
-from lra.results import load
-from scripts import commandline, train, tuned
-from scripts.claim import claim
-from scripts.commandline import check_command_line, check_targets
-from scripts.composition import composed
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from lra.config import overrides, tuned
+from lra.config.compose import composed
+from lra.config.overrides import check_command_line, check_targets
+from lra.launch import job
+from lra.launch.lock import claim
+from lra.paths import ROOT
+from lra.records.store import load
+from lra.tables.aggregate import learned
 
 
 def call(*arguments, script="train.py"):
@@ -131,8 +130,8 @@ BROKEN = {
 @pytest.mark.parametrize(("name", "content", "line"), [(n, *case) for n, cases in BROKEN.items() for case in cases])
 def test_a_mistake_in_a_file_of_ones_own_is_one_line(name, content, line, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "configs"
-    shutil.copytree(commandline.CONFIGS, folder)
-    monkeypatch.setattr(commandline, "CONFIGS", folder)
+    shutil.copytree(overrides.CONFIGS, folder)
+    monkeypatch.setattr(overrides, "CONFIGS", folder)
     if name.startswith("model"):
         check_command_line(["task=listops", "model=s4"])
     (folder / name).write_text(content)
@@ -146,10 +145,10 @@ def test_a_mistake_in_a_file_of_ones_own_is_one_line(name, content, line, tmp_pa
 
 def test_a_misspelt_key_in_a_recipe_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
-        check_targets({"model": {"_target_": "lra.backbone.Classifier", "n_layer": 3}})
+        check_targets({"model": {"_target_": "lra.nn.classifier.Classifier", "n_layer": 3}})
     assert stop.value.code == 2
     assert (
-        "model.n_layer: lra.backbone.Classifier has no argument n_layer; did you mean n_layers?"
+        "model.n_layer: lra.nn.classifier.Classifier has no argument n_layer; did you mean n_layers?"
         in capsys.readouterr().err
     )
 
@@ -197,6 +196,6 @@ def test_ctrl_c_before_the_training_is_one_line_and_status_130(tmp_path, monkeyp
     def interrupted(content):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "check_values", interrupted)
-    assert train.one(**composed(["task=listops", "model=fnet", f"runs={tmp_path}"])) == 130
+    monkeypatch.setattr(job, "check_values", interrupted)
+    assert job.one(**composed(["task=listops", "model=fnet", f"runs={tmp_path}"])) == 130
     assert capsys.readouterr().err == "stopped; the same command goes on from here\n"

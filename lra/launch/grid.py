@@ -1,0 +1,199 @@
+"""The cells of a grid: which there are, what is known of each, and what is written of one that died without a word."""
+
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lra.config.overrides import variant_of
+from lra.paths import CONFIGS, ROOT
+from lra.records import crash
+from lra.records.record import Record, record_path
+from lra.records.store import load
+
+TRAIN = ROOT / "scripts" / "train.py"
+DONE = ("ok", "diverged", "oom")
+STOPPED = 130
+TAKEN = 4  # exit status of a cell that another process is training
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class GridJob:
+    """One model on one task with one seed. overrides: further arguments of scripts/train.py."""
+
+    model: str
+    task: str
+    seed: int
+    scale: str
+    results: Path
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """The command line of scripts/train.py."""
+        names = [f"task={self.task}", f"model={self.model}", f"scale={self.scale}", f"seed={self.seed}"]
+        return [*names, f"results={self.results}", *self.overrides]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", TRAIN.relative_to(ROOT).as_posix(), *self.words])
+
+    @property
+    def path(self) -> Path:
+        """Of its record."""
+        variant = variant_of(list(self.overrides))
+        return record_path(
+            ROOT / self.results, scale=self.scale, model=self.model, task=self.task, seed=self.seed, variant=variant
+        )
+
+    @property
+    def runs(self) -> Path:
+        given = [o.removeprefix("runs=") for o in self.overrides if o.startswith("runs=")]
+        return ROOT / (given or ["runs"])[-1]
+
+    @property
+    def log(self) -> Path:
+        return self.runs / self.scale / self.task / self.model / f"{self.path.stem}.log"
+
+    @property
+    def place(self) -> str:
+        """Where its log is, for people."""
+        return str(self.log.relative_to(ROOT) if self.log.is_relative_to(ROOT) else self.log)
+
+    def record(self) -> Record | None:
+        """None where there is none, or none that can be read."""
+        try:
+            return load(self.path) if self.path.exists() else None
+        except ValueError:
+            return None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the file in the place of its record cannot be read as one."""
+        try:
+            load(self.path)
+        except ValueError as error:
+            return str(error) if self.path.exists() else None
+        return None
+
+    @property
+    def done(self) -> bool:
+        """It ended, and would end so again."""
+        return (record := self.record()) is not None and record.status in DONE
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.task}, seed {self.seed}"
+
+
+def names(group: str) -> list[str]:
+    """What can be chosen in a folder of configs."""
+    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml") if p.stem[0] != "_")
+
+
+def cells_of(
+    models: Iterable[str], tasks: Iterable[str], seeds: Iterable[int], scale: str, results: Path, overrides: list[str]
+) -> list[GridJob]:
+    """The whole grid, a seed at a time."""
+    models, tasks = list(models), list(tasks)
+    more = tuple(overrides)
+    return [GridJob(model, task, seed, scale, results, more) for seed in seeds for task in tasks for model in models]
+
+
+def outdated(cells: Iterable[GridJob]) -> list[GridJob]:
+    """Those whose record was made with other settings than their command has today."""
+    from lra.config.compose import cell_of, composed
+    from lra.config.param_budget import sized
+
+    today: dict[tuple[str, ...], str] = {}  # config hash; no seed is in it
+    found = []
+    for cell in cells:
+        if (record := cell.record()) is None:
+            continue
+        key = cell.model, cell.task, cell.scale, *cell.overrides
+        if key not in today:
+            known = composed(cell.words)
+            if known["cfg"].budget is not None:
+                sized(known["cfg"], task=cell.task, scale=cell.scale, overrides=list(cell.overrides))
+            today[key] = cell_of(**known).config_hash
+        if record.config_hash != today[key]:
+            found.append(cell)
+    return found
+
+
+def last_line(log: Path) -> str:
+    """What a log says last, without colours."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    return next((text for line in reversed(lines) if (text := ANSI.sub("", line).strip())), "")
+
+
+def settle(cell: GridJob, status: int | None) -> Record | None:
+    """The record of a cell whose process has ended; one that died without writing its own gets one that says so.
+
+    status  exit status as subprocess gives it, negative for a signal; None if nobody knows
+    returns None if its configuration cannot even be composed, or a file in its place is no record: that stays, as does
+            the record of another process
+    """
+    record = cell.record()
+    if status == TAKEN or (record is None and cell.path.exists()):
+        return record
+    if record is not None and (record.status in DONE or (record.status == "interrupted" and status in (STOPPED, None))):
+        return record
+    reason = f"{ended(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {cell.place})"
+    if record is not None and record.status == "crashed" and status != 2:
+        reason = (
+            f"{record.reason} (log: {cell.place})" if record.reason and "log:" not in record.reason else record.reason
+        )
+    if not crash.mark(cell.path, reason or "") and record is None:
+        _stand_in(cell, reason or "")
+    return cell.record()
+
+
+def outcome(cell: GridJob, record: Record | None) -> str:
+    """How a cell ended: its score, or why there is none and where to look."""
+    if record is None:
+        return f"{cell.trouble or 'without a record'} (log: {cell.place})"
+    if record.test_accuracy is not None:
+        return f"{record.status} {100 * record.test_accuracy:.2f} %"
+    # a record knows no folder outside of the repository
+    reason = f": {record.reason.partition(' (log:')[0]}" if record.reason else ""
+    return f"{record.status}{reason} (log: {cell.place})"
+
+
+def ended(status: int | None) -> str:
+    """An exit status in words."""
+    if status is None:
+        return "ended unseen"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return {2: "refused", STOPPED: "stopped before it began"}.get(status, f"ended with status {status}")
+
+
+def _stand_in(cell: GridJob, reason: str) -> None:
+    from hydra.utils import instantiate
+
+    from lra.config.compose import cell_of, composed
+
+    try:
+        known = composed(cell.words)
+        cfg = known["cfg"]
+        task = instantiate(cfg.task)
+        made = cfg.data.source == "generated" or (cfg.data.source == "auto" and task.generated() is not None)
+        record = crash.stand_in(
+            cell_of(**known),
+            kind="toy" if cfg.data.source == "toy" else "generated" if made else "official",
+            n_classes=task.spec.n_classes,
+            precision=cfg.trainer.precision,
+            reason=reason,
+        )
+    except (Exception, SystemExit) as error:
+        print(f"{cell}: not even its configuration can be made ({error})", file=sys.stderr)
+        return
+    record.write(cell.path)

@@ -1,0 +1,178 @@
+"""From a batch to class scores: embedding, residual blocks around a mixer, head.
+
+B batch, L length, D model width. A *mixer* moves information between positions and is what the models of
+`models/` implement: `mixer(d_model, max_len)` gives a module with `forward(x (B, L, D), mask (B, L)) -> (B, L, D)`.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lra.nn.batch_norm import BatchNorm
+from lra.task import TaskSpec
+
+MakeMixer = Callable[[int, int], nn.Module]
+
+
+def sinusoids(max_len: int, d_model: int) -> Tensor:
+    """Fixed position code (max_len, d_model): sines, then cosines, of geometric wavelengths up to 10000.
+
+    Vaswani et al. 2017, section 3.5.
+    """
+    position = torch.arange(max_len, dtype=torch.float64)[:, None]
+    rate = torch.exp(-math.log(10000.0) * torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
+    angle = position * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :d_model].float()
+
+
+class Embedding(nn.Module):
+    """Tokens by a table, real values by a linear map; then positions, then an optional class token in front."""
+
+    def __init__(self, spec: TaskSpec, d_model: int, *, positions: str = "none", class_token: bool = False):
+        super().__init__()
+        self.vocab_size, self.d_model = spec.vocab_size, d_model
+        self.content: nn.Module
+        if spec.vocab_size is None:
+            self.content = nn.Linear(spec.channels, d_model)
+        else:
+            self.content = nn.Embedding(spec.vocab_size, d_model)
+        self.class_token = nn.Parameter(torch.zeros(d_model)) if class_token else None
+        self.max_len = spec.max_len + class_token
+        if positions == "learned":
+            self.positions = nn.Parameter(0.02 * torch.randn(self.max_len, d_model))
+        elif positions == "sinusoidal":
+            self.register_buffer("positions", sinusoids(self.max_len, d_model), persistent=False)
+        elif positions != "none":
+            raise ValueError(f"positions: {positions!r} is not one of none, learned, sinusoidal")
+        self.has_positions = positions != "none"
+
+    def forward(
+        self, x: Tensor, mask: Tensor, hidden: Tensor | None = None, instead: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (B, L, D) and its mask; L grows by one with a class token.
+
+        hidden, instead  positions (B, L) whose content is replaced by a vector (D,)
+        """
+        h = self.content(x)
+        if hidden is not None and instead is not None:
+            h = torch.where(hidden[..., None], instead.to(h.dtype), h)
+        if self.class_token is not None:
+            h = torch.cat([self.class_token.to(h.dtype).expand(len(h), 1, -1), h], dim=1)
+            mask = F.pad(mask, (1, 0), value=True)
+        if h.shape[1] > self.max_len:
+            raise ValueError(f"input has {h.shape[1]} positions, the model was built for max_len {self.max_len}")
+        if self.has_positions:
+            h = h + self.positions[: h.shape[1]].to(h.dtype)
+        return h * mask[..., None], mask
+
+
+class Dropout(nn.Module):
+    """Dropout; `tied` drops a feature at all positions of an example at once."""
+
+    def __init__(self, p: float, *, tied: bool = False):
+        super().__init__()
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"dropout: {p} is not in [0, 1)")
+        self.p, self.tied = p, tied
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        if not self.tied:
+            return F.dropout(x, self.p)
+        return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.p)
+
+    def extra_repr(self) -> str:
+        return f"{self.p}, tied={self.tied}"
+
+
+class Norm(nn.Module):
+    """Layer, batch or root-mean-square normalisation behind one signature (x, mask)."""
+
+    def __init__(self, kind: str, d_model: int, *, ragged: bool):
+        super().__init__()
+        if kind == "batch":
+            self.norm: nn.Module = BatchNorm(d_model, ragged=ragged)
+        elif kind == "layer":
+            self.norm = nn.LayerNorm(d_model)
+        elif kind == "rms":
+            self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        else:
+            raise ValueError(f"norm: {kind!r} is not one of layer, batch, rms")
+        self.needs_mask = kind == "batch"
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.norm(x, mask) if self.needs_mask else self.norm(x)
+
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class FeedForward(nn.Sequential):
+    """Position-wise network: linear to d_ff, activation, dropout, linear back."""
+
+    def __init__(self, d_model: int, d_ff: int, *, activation: str, dropout: float, tie_dropout: bool):
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        super().__init__(
+            nn.Linear(d_model, d_ff),
+            ACTIVATIONS[activation](),
+            Dropout(dropout, tied=tie_dropout),
+            nn.Linear(d_ff, d_model),
+        )
+
+
+class Residual(nn.Module):
+    """x + dropout(layer(norm(x))), or norm(x + dropout(layer(x))) where the norm comes after."""
+
+    def __init__(self, layer: nn.Module, norm: Norm, dropout: Dropout, *, prenorm: bool, takes_mask: bool):
+        super().__init__()
+        self.layer, self.norm, self.dropout = layer, norm, dropout
+        self.prenorm, self.takes_mask = prenorm, takes_mask
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.norm(x, mask) if self.prenorm else x
+        y = self.layer(y, mask) if self.takes_mask else self.layer(y)
+        y = x + self.dropout(y)
+        return y if self.prenorm else self.norm(y, mask)
+
+
+class Backbone(nn.Module):
+    """A stack of blocks, each a mixer and, if d_ff > 0, a feed-forward network; a last norm after pre-norm blocks."""
+
+    def __init__(
+        self,
+        *,
+        mixer: MakeMixer,
+        d_model: int,
+        n_layers: int,
+        max_len: int,
+        ragged: bool = True,
+        norm: str = "layer",
+        prenorm: bool = True,
+        dropout: float = 0.0,
+        tie_dropout: bool = False,
+        d_ff: int = 0,
+        activation: str = "gelu",
+    ):
+        super().__init__()
+
+        def residual(layer: nn.Module, takes_mask: bool) -> Residual:
+            around = Norm(norm, d_model, ragged=ragged)
+            return Residual(layer, around, Dropout(dropout, tied=tie_dropout), prenorm=prenorm, takes_mask=takes_mask)
+
+        self.blocks = nn.ModuleList()
+        for _ in range(n_layers):
+            self.blocks.append(residual(mixer(d_model, max_len), takes_mask=True))
+            if d_ff > 0:
+                feed = FeedForward(d_model, d_ff, activation=activation, dropout=dropout, tie_dropout=tie_dropout)
+                self.blocks.append(residual(feed, takes_mask=False))
+        self.norm = Norm(norm, d_model, ragged=ragged) if prenorm else None
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, mask)
+        return x if self.norm is None else self.norm(x, mask)

@@ -1,0 +1,84 @@
+// lra/ops/ssm_kernels/resolvent.py for one feature, and its gradients. In double precision: next to a pole the gradients of p and q
+// are large and cancel in those of the parameters.
+
+#pragma once
+
+#include <cmath>
+#include <complex>
+#include <vector>
+
+using Z = std::complex<double>;
+
+// dt (H,), A, B (H, N), C (K, H, N), P (R, H, N), or their gradients
+struct Parameters {
+    REAL* dt;
+    std::complex<REAL>*A, *B, *C, *P;
+};
+
+// one pole of one feature
+template <class T> struct Pole { T alpha, beta, p[J], q[J]; };
+
+// without the care for infinities that the operator takes
+static inline Z times(Z a, Z b) {
+    return {a.real() * b.real() - a.imag() * b.imag(), a.real() * b.imag() + a.imag() * b.real()};
+}
+static inline double inner(Z a, Z b) { return a.real() * b.real() + a.imag() * b.imag(); }
+
+// a = dt/2 A, and what v is a product of: (C, P*) and (B, P), with their share of dt/2
+struct Factors {
+    double half, root;
+    Z A, B, P[R + 1], a, left[K + R], right[1 + R];
+
+    // i = h N + n, of H N
+    Factors(const Parameters& x, long h, long i, long HN) : half(x.dt[h] / 2.0), root(std::sqrt(half)) {
+        A = Z(x.A[i]), B = Z(x.B[i]), a = half * A, right[0] = half * B;
+        for (int k = 0; k < K; ++k) left[k] = Z(x.C[k * HN + i]);
+        for (int r = 0; r < R; ++r) {
+            P[r] = Z(x.P[r * HN + i]);
+            right[1 + r] = root * P[r], left[K + r] = root * std::conj(P[r]);
+        }
+    }
+};
+
+template <class T> static void read_poles(const Parameters& x, long h, long H, std::vector<Pole<T>>& poles) {
+    long N = poles.size();
+    for (long n = 0; n < N; ++n) {
+        Factors f(x, h, h * N + n, H * N);
+        poles[n].alpha = f.a.real();
+        poles[n].beta = inner(f.a, f.a);
+        for (int j = 0; j < J; ++j) {
+            Z v = times(f.left[j / (1 + R)], f.right[j % (1 + R)]);
+            poles[n].p[j] = 2 * v.real();
+            poles[n].q[j] = -2 * inner(v, f.a);
+        }
+    }
+}
+
+// writes what the gradients of the poles are for the parameters
+static void write_gradients(const Parameters& x, const std::vector<Pole<double>>& poles, long h, long H, Parameters d) {
+    long N = poles.size(), HN = H * N;
+    double d_dt = 0;
+    for (long n = 0; n < N; ++n) {
+        const Pole<double>& g = poles[n];
+        long i = h * N + n;
+        Factors f(x, h, i, HN);
+        Z d_a = g.alpha + 2 * g.beta * f.a, d_left[K + R] = {}, d_right[1 + R] = {};
+        for (int j = 0; j < J; ++j) {
+            Z &left = f.left[j / (1 + R)], &right = f.right[j % (1 + R)], d_v = 2 * g.p[j] - 2 * g.q[j] * f.a;
+            d_left[j / (1 + R)] += times(d_v, std::conj(right));
+            d_right[j % (1 + R)] += times(d_v, std::conj(left));
+            d_a -= 2 * g.q[j] * times(left, right);
+        }
+        d.A[i] = std::complex<REAL>(f.half * d_a);
+        d.B[i] = std::complex<REAL>(f.half * d_right[0]);
+        for (int k = 0; k < K; ++k) d.C[k * HN + i] = std::complex<REAL>(d_left[k]);
+        d_dt += inner(f.A, d_a) + inner(f.B, d_right[0]);
+        for (int r = 0; r < R; ++r) {
+            // P is a column and, conjugated, a row
+            Z d_P = d_right[1 + r] + std::conj(d_left[K + r]);
+            d.P[r * HN + i] = std::complex<REAL>(f.root * d_P);
+            d_dt += inner(f.P[r], d_P) / (2 * f.root);
+        }
+    }
+    d.dt[h] = d_dt / 2;
+}

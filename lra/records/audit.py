@@ -1,0 +1,198 @@
+"""Does it all add up? Every record, every table cell and every file against each other, computed a second way.
+
+The arithmetic is independent of `lra.tables.aggregate` on purpose: an audit that calls what it audits finds nothing.
+"""
+
+import csv
+import io
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from lra.io.strict_json import check, decode, read_text
+from lra.records.record import Git, Record
+
+# a table shows four decimals of a percentage
+TOLERANCE = 6e-5
+TASKS = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
+KINDS = ("official", "generated", "subset", "toy")
+AVERAGED = ("scale", "model", "variant")
+
+
+def audit_records(records: Sequence[Record], commit_is_known: Callable[[str], bool]) -> Iterator[str]:
+    """What is wrong with single records, and with records that belong together."""
+    known = {c: commit_is_known(c) for c in {r.git.commit for r in records} if c is not None}
+    for r in records:
+        name = name_of(r)
+        yield from (f"{name}: {said}" for said in audit_git(r.git, known.__getitem__))
+        if r.status == "ok" and r.steps_done < r.steps_total:
+            yield f"{name}: ok after {r.steps_done} of {r.steps_total} steps"
+        if r.n_test is not None and r.n_test != r.data.counts.get("test", r.n_test):
+            yield f"{name}: tested on {r.n_test} examples of {r.data.counts['test']}"
+        if (seed := r.config.get("seed", r.seed)) != r.seed:
+            yield f"{name}: the config's seed is {seed}"
+        for word in (r.model, r.task):
+            if word not in r.command:
+                yield f"{name}: the command does not name {word}: {r.command}"
+    yield from _audit_cells(records)
+    yield from _audit_data(records)
+
+
+def audit_git(git: Git, commit_is_known: Callable[[str], bool]) -> Iterator[str]:
+    """What keeps a reader from seeing the code that made a number."""
+    if git.commit is None:
+        yield "made outside a repository, no commit"
+    elif not commit_is_known(git.commit):
+        yield f"commit {git.commit[:10]} is not in this repository"
+    if git.dirty:
+        yield f"made with uncommitted changes on {(git.commit or 'no commit')[:10]}"
+
+
+def audit_benches(folder: Path, commit_is_known: Callable[[str], bool]) -> Iterator[tuple[Path, str]]:
+    """What is wrong with files of benchmarks: each, and a line."""
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            content = decode(read_text(path))
+            git = check(content.get("git") if isinstance(content, dict) else None, Git, "git")
+        except ValueError as error:
+            yield path, str(error).removeprefix(f"{path}: ")
+            continue
+        yield from ((path, said) for said in audit_git(git, commit_is_known))
+
+
+def name_of(r: Record) -> str:
+    return str(r.path(Path()))
+
+
+def _audit_cells(records: Iterable[Record]) -> Iterator[str]:
+    """Seeds of one cell have one config, one recipe, one number of parameters."""
+    groups = defaultdict(list)
+    for r in records:
+        groups[r.scale, r.model, r.task, tuple(r.variant), r.data.kind, r.data.fingerprint].append(r)
+    for runs in groups.values():
+        first = runs[0]
+        for r in runs[1:]:
+            apart = sorted(k for k in {*r.config, *first.config} - {"seed"} if r.config.get(k) != first.config.get(k))
+            if apart:
+                yield f"{name_of(r)}: config differs from seed {first.seed}'s in {', '.join(apart)}"
+            for field in ("recipe", "parameters", "steps_total"):
+                if getattr(r, field) != getattr(first, field):
+                    yield f"{name_of(r)}: {field} is {getattr(r, field)}, seed {first.seed}'s {getattr(first, field)}"
+
+
+def _audit_data(records: Iterable[Record]) -> Iterator[str]:
+    """One fingerprint means one data set: the same kind, counts and chance wherever it appears."""
+    seen: dict[tuple[str, str], Record] = {}
+    for r in records:
+        first = seen.setdefault((r.task, r.data.fingerprint), r)
+        if first.data != r.data:
+            yield f"{name_of(r)}: data {r.data.fingerprint} has other counts, kind or chance than in {name_of(first)}"
+
+
+def audit_csv(text: str, records: Sequence[Record], where: str) -> Iterator[str]:
+    """Every measured line of a table's CSV, computed again from the records; and every record in some line."""
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        key: tuple[str, ...] = (r.scale, r.model, " ".join(r.variant), r.task, r.data.kind, r.data.fingerprint)
+        groups[key].append(r)
+    scales = set()
+    for line in csv.DictReader(io.StringIO(text)):
+        scales.add(line["scale"])
+        if line["task"] == "average":
+            mine = [r for r in records if [r.scale, r.model, " ".join(r.variant)] == [line[k] for k in AVERAGED]]
+            if not agrees(line["mean"], expected_mean := average(mine)):
+                shown = "none" if expected_mean is None else f"{expected_mean:.4f}"
+                yield f"{where}: {line['model']}: average is {line['mean']}, the records give {shown}"
+            continue
+        if not line["runs"]:
+            continue
+        key = tuple(line[k] for k in ("scale", "model", "variant", "task", "kind", "fingerprint"))
+        place = f"{where}: {line['model']} on {line['task']}"
+        runs = groups.pop(key, [])
+        if not runs:
+            yield f"{place}: no record"
+            continue
+        for field, expected in recomputed(runs).items():
+            if not agrees(line[field], expected):
+                yield f"{place}: {field} is {line[field] or 'empty'}, the records give {expected}"
+        signs = {"untuned": any(r.recipe is None for r in runs), "on_test": any(r.selection.on_test for r in runs)}
+        for field, expected_sign in signs.items():
+            if line[field] != str(expected_sign).lower():
+                yield f"{place}: {field} is {line[field]}, the records say {str(expected_sign).lower()}"
+    for key in groups:
+        if key[0] in scales:
+            yield f"{where}: {key[1]} on {key[3]} has {len(groups[key])} records and no line"
+
+
+def average(runs: Sequence[Record]) -> float | None:
+    """Percent over the six tasks, each on its best data, every seed tried counted and a failed one as chance."""
+    means = []
+    for task in TASKS:
+        sets: dict[tuple[int, str], list[Record]] = defaultdict(list)
+        for r in runs:
+            if r.task == task:
+                sets[KINDS.index(r.data.kind), r.data.fingerprint].append(r)
+        if not sets:
+            return None
+        cell = recomputed(min(sets.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1]))[1])
+        tried, learned = cell["tried"] or 0, cell["learned"] or 0
+        if not tried:
+            return None
+        means.append(((cell["mean"] or 0) * learned + (cell["chance"] or 0) * (tried - learned)) / tried)
+    return statistics.fmean(means)
+
+
+def recomputed(runs: Sequence[Record]) -> dict[str, float | None]:
+    """Counts, mean and deviation in percent of one cell, from its records alone."""
+    from scipy.stats import binomtest
+
+    ended = [r for r in runs if r.status in ("ok", "diverged", "oom")]
+    learned = []
+    for r in ended:
+        if r.status == "ok" and r.test_correct is not None and r.n_test is not None:
+            p = binomtest(r.test_correct, r.n_test, r.data.chance, alternative="greater").pvalue
+            learned += [100 * r.test_correct / r.n_test] if p < 0.001 else []
+    return {
+        "runs": len(runs),
+        "tried": len(ended),
+        "learned": len(learned),
+        "unfinished": len(runs) - len(ended),
+        "mean": statistics.fmean(learned) if learned else None,
+        "std": statistics.stdev(learned) if len(learned) > 1 else None,
+        "chance": 100 * runs[0].data.chance,
+    } | dict(zip(("ci95_low", "ci95_high"), interval(learned, runs), strict=True))
+
+
+def interval(learned: Sequence[float], runs: Sequence[Record]) -> tuple[float | None, float | None]:
+    """95 % interval in percent: Student's t over the seeds that learned; of one seed, exact binomial."""
+    from scipy.stats import binomtest, t
+
+    if len(learned) > 1:
+        centre, error = statistics.fmean(learned), statistics.stdev(learned) / len(learned) ** 0.5
+        half = float(t.ppf(0.975, len(learned) - 1)) * error
+        return centre - half, centre + half
+    for r in runs:
+        if r.test_correct is not None and r.n_test and [100 * r.test_correct / r.n_test] == learned:
+            exact = binomtest(r.test_correct, r.n_test).proportion_ci(0.95, method="exact")
+            return 100 * exact.low, 100 * exact.high
+    return None, None
+
+
+def agrees(text: str, expected: float | None) -> bool:
+    if expected is None or not text:
+        return expected is None and not text
+    return abs(float(text) - expected) <= TOLERANCE
+
+
+def audit_files(folder: Path, expected: dict[str, str]) -> Iterator[str]:
+    """Files that are missing, differ from what the records give, or belong to nothing."""
+    for name, text in expected.items():
+        path = folder / name
+        if not path.exists():
+            yield f"{path}: missing; make tables"
+        elif path.read_text(encoding="utf-8") != text:
+            yield f"{path}: not what the records give; make tables"
+    for path in sorted(folder.glob("*")):
+        if path.name not in expected:
+            yield f"{path}: belongs to no record; delete it"

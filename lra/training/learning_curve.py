@@ -1,0 +1,87 @@
+"""What one sees of a run while it goes on, and what is kept of it: the progress bar and the learning curve."""
+
+import math
+import time
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from lra.distributed import total
+from lra.training.learner import Learner
+
+
+class Curve(Callback):
+    """The learning curve: one row at each validation, and the speed between validations.
+
+    Reading the training window waits for the device, so it happens every `every_steps` steps only.
+    Rows: step, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds (of training, evaluation left out).
+    """
+
+    def __init__(self, every_steps: int = 50):
+        self.every_steps = every_steps
+        self.rows: list[dict] = []
+        self.speeds: list[float] = []  # steps per second, one for each full window
+        self.seconds = 0.0
+        self.last = {"train_loss": math.nan, "train_accuracy": math.nan}
+        self._sum = [0.0, 0, 0]  # loss, correct, examples since the last validation
+        self._since: tuple[float, int] | None = None
+
+    def state_dict(self) -> dict:
+        return {"rows": self.rows, "speeds": self.speeds, "seconds": self.seconds, "sum": self._sum}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rows, self.speeds, self.seconds = state["rows"], state["speeds"], state["seconds"]
+        self._sum = list(state["sum"])
+
+    def _read(self, trainer: pl.Trainer, learner: Learner) -> None:
+        loss, correct, count = learner.window.take(total)
+        now = time.perf_counter()
+        if self._since is not None:
+            seconds, steps = now - self._since[0], trainer.global_step - self._since[1]
+            self.seconds += seconds
+            if steps >= self.every_steps:
+                self.speeds.append(steps / seconds)
+        self._since = now, trainer.global_step
+        if count:
+            self.last = {"train_loss": loss, "train_accuracy": correct / count}
+            self._sum = [self._sum[0] + loss * count, self._sum[1] + correct, self._sum[2] + count]
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._since = None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if self._since is None:
+            self._since = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every_steps == 0:
+            self._read(trainer, pl_module)
+            rates = {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
+            if self.speeds:
+                rates["steps_per_second"] = self.speeds[-1]
+            for logger in trainer.loggers:
+                metrics = {
+                    "train/loss": self.last["train_loss"],
+                    "train/accuracy": self.last["train_accuracy"],
+                    **rates,
+                }
+                logger.log_metrics(metrics, step=trainer.global_step)
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        if not trainer.sanity_checking:
+            self._read(trainer, pl_module)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        loss, correct, count = self._sum
+        row = {
+            "step": trainer.global_step,
+            "train_loss": loss / count if count else math.nan,
+            "train_accuracy": correct / count if count else math.nan,
+            "val_loss": pl_module.results["val"]["loss"],
+            "val_accuracy": pl_module.results["val"]["accuracy"],
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(self.seconds, 3),
+        }
+        self.rows.append(row)
+        self._sum = [0.0, 0, 0]
+        self._since = None

@@ -1,0 +1,102 @@
+"""Optimiser groups declared by the modules themselves, and the learning-rate schedules of the papers."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def param_groups(model: nn.Module) -> list[dict]:
+    """Optimiser groups: one for each distinct set of overrides, the rest under the optimiser's defaults.
+
+    A module declares overrides as `self.optim = {"log_dt": {"lr": 1e-3, "weight_decay": 0.0}}`, by the name of its own
+    parameter; a name that is no parameter raises AttributeError. An override of None keeps the default.
+    Each group carries the names of its parameters under "names".
+    """
+    special: dict[nn.Parameter, dict] = {}
+    for module in model.modules():
+        for name, hyper in getattr(module, "optim", {}).items():
+            for key, value in hyper.items():
+                if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                    raise ValueError(f"{key} of {name} is {value!r}: a number is needed")
+            special[module.get_parameter(name)] = {k: v for k, v in hyper.items() if v is not None}
+    groups: dict[tuple, dict] = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        hyper = special.get(p, {})
+        group = groups.setdefault(tuple(sorted(hyper.items())), {"params": [], "names": [], **hyper})
+        group["params"].append(p)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def adamw(
+    model: nn.Module, *, lr: float, weight_decay: float = 0.0, betas: tuple = (0.9, 0.999), eps: float = 1e-8
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over the declared groups, in its fused form where the device has one."""
+    groups = param_groups(model)
+    devices = {p.device.type for p in model.parameters()}
+    optimizer = torch.optim.AdamW(
+        groups, lr=lr, weight_decay=weight_decay, betas=tuple(betas), eps=eps, fused=devices <= {"cpu", "cuda"}
+    )
+    optimizer.register_step_post_hook(count_change)
+    return optimizer
+
+
+def count_change(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """The fused form writes to parameters without PyTorch's count of changes, by which others notice them."""
+    torch.autograd.graph.increment_version(p for group in optimizer.param_groups for p in group["params"])
+
+
+def cosine(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+    """Factor on the learning rate: linear warm-up to 1, then half a cosine down to 0 at the last step."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+    return factor
+
+
+def linear(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+    """Factor: linear warm-up to 1, then a straight line down to 0 at the last step."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+    return factor
+
+
+def inverse_sqrt(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+    """Factor of the LRA repository's text-like tasks: min(1, step / warm-up) / sqrt(max(step, warm-up)).
+
+    The configured rate is thus not the peak: 0.05 with 8000 steps of warm-up peaks at 0.05 / sqrt(8000) = 5.6e-4.
+    """
+
+    def factor(step: int) -> float:
+        step += 1
+        return min(1.0, step / max(1, warmup_steps)) / math.sqrt(max(step, warmup_steps))
+
+    return factor
+
+
+def constant(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+    """Factor: linear warm-up to 1, then 1."""
+    return lambda step: min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+SCHEDULES = {"cosine": cosine, "linear": linear, "inverse_sqrt": inverse_sqrt, "constant": constant}
+
+
+def schedule(name: str, total_steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor on the learning rate at each step; `warmup` is a share of all steps if below 1, else a number of steps."""
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule: {name!r} is not one of {', '.join(SCHEDULES)}")
+    warmup_steps = round(warmup * total_steps) if warmup < 1 else int(warmup)
+    return SCHEDULES[name](total_steps, warmup_steps)

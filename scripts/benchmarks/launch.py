@@ -1,0 +1,63 @@
+"""Launch shapes of the Triton kernels: which blocks and warps are fastest on this GPU."""
+
+import argparse
+import itertools
+from collections.abc import Callable
+
+import torch
+
+from lra.ops.ssm_kernels.dispatch import why_not
+from lra.profiling.timing import cost
+from models.s4 import S4
+from models.s4d import S4D
+
+MODELS = {"s4": S4, "s4d": S4D}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=MODELS, default="s4")
+    parser.add_argument("--H", type=int, default=256)
+    parser.add_argument("--N", type=int, default=64)
+    parser.add_argument("--L", type=int, default=16384)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=20)
+
+
+def run(args: argparse.Namespace) -> list[dict]:
+    if reason := why_not("triton", args.device):
+        raise RuntimeError(f"the Triton kernels cannot run: {reason}")
+    from triton.runtime.errors import OutOfResources
+
+    from lra.ops.ssm_kernels.triton import backend
+
+    torch.manual_seed(0)
+    layer = MODELS[args.model](args.H, args.L, d_state=args.N, backend="triton").to(args.device)
+
+    def forward() -> torch.Tensor:
+        return layer.kernel(args.L)
+
+    def backward() -> None:
+        forward().sum().backward()
+
+    def ms(work: Callable[[], object]) -> float | None:
+        try:
+            return 1e3 * cost(work, args.device, repeats=args.repeats).seconds
+        except OutOfResources:
+            return None  # more registers or shared memory than a processor of this device has
+
+    rows = []
+    kept = dict(backend.REDUCE)
+    for block, warps in itertools.product((128, 256, 512, 1024), (2, 4, 8)):
+        backend.SUMS = {"BLOCK": block, "num_warps": warps}
+        rows.append({"sums": f"{block}, {warps} warps", "reduction": "-", "forward ms": ms(forward),
+                     "forward+backward ms": ms(backward)})  # fmt: skip
+    best = min((row for row in rows if row["forward ms"]), key=lambda row: row["forward ms"])["sums"]
+    backend.SUMS = {"BLOCK": int(best.split(",")[0]), "num_warps": int(best.split()[1])}
+    for poles, block, warps in itertools.product((1, 2, 4, 8), (32, 64, 128, 256), (1, 2, 4)):
+        if not 32 * warps <= poles * block <= 256 * warps:
+            continue
+        backend.REDUCE = {"POLES": poles, "BLOCK": block, "num_warps": warps}
+        rows.append({"sums": best, "reduction": f"{poles} x {block}, {warps} warps", "forward ms": None,
+                     "forward+backward ms": ms(backward)})  # fmt: skip
+    backend.REDUCE = kept
+    return rows

@@ -1,0 +1,143 @@
+"""Times the widely used implementation, state-spaces/s4, from a checkout of its own, in a process of its own.
+
+As a command: s4_repo.py CHECKOUT {kernel,layer,step} {cuda,keops,plain} DEVICE THREADS REPEATS B H N L [SIZES], where
+SIZES is a JSON object. It needs einops beside our requirements.
+
+cuda   its CUDA extension, built beforehand in the checkout (extensions/kernels)
+keops  its KeOps path; on a CPU pykeops is told to use the CPU, for as it stands it asks for a GPU and fails
+plain  plain PyTorch: what runs when neither is installed
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+
+def row(
+    what: str, args: argparse.Namespace, path: str, *, H: int, N: int, L: int, B: int = 1, sizes: dict | None = None
+) -> dict:
+    """A row of the benchmark; times are None, with the last line of the error, where the peer fails."""
+    threads = args.threads or 0
+    numbers = [str(n) for n in (threads, args.repeats, B, H, N, L)]
+    command = [sys.executable, __file__, str(args.peer.resolve()), what, path, args.device, *numbers]
+    command += [] if sizes is None else [json.dumps(sizes)]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    size = {"model": "s4", **({"B": B} if what == "layer" else {}), "H": H, "N": N, "L": L, "backend": f"peer, {path}"}
+    if child.returncode:
+        lines = child.stderr.strip().splitlines() or [f"ended with status {child.returncode}"]
+        return size | {"note": lines[-1][:120]}
+    return size | json.loads(child.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    checkout, what, path, device = sys.argv[1:5]
+    threads, repeats, B, H, N, L = (int(n) for n in sys.argv[5:11])
+    sys.path.insert(0, checkout)  # which is no package that could be installed
+    if device == "cpu":
+        # what needs more memory than the machine has ends here with an error, instead of ending others
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        resource.setrlimit(resource.RLIMIT_AS, (memory - 2**31, memory - 2**31))
+
+    import torch
+
+    from lra.profiling.timing import cost
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    if path == "keops" and device == "cpu":
+        from pykeops.torch import Genred
+
+        call = Genred.__call__
+        Genred.__call__ = lambda self, *args, backend="CPU", **named: call(self, *args, backend="CPU", **named)
+    spec = importlib.util.spec_from_file_location("peer_s4", Path(checkout) / "models/s4/s4.py")
+    s4 = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(s4)
+    if path == "cuda" and not s4.has_cuda_extension:
+        sys.exit("the checkout's CUDA extension is not built")
+    s4.has_cuda_extension = path == "cuda"
+    s4.has_pykeops = path == "keops"
+
+    torch.manual_seed(0)
+    if what == "step":
+        print(json.dumps(training_step(s4, device, repeats, H=H, N=N, L=L, **json.loads(sys.argv[11]))))
+        return
+    block = s4.S4Block(
+        H, bidirectional=True, d_state=N, n_ssm=1, l_max=L, transposed=True, init="legs", mode="nplr", dt_min=1e-3,
+        dt_max=1e-1,
+    ).to(device)  # fmt: skip
+    x = torch.randn(B, H, L, device=device, requires_grad=True)
+
+    def forward():
+        return block.layer.kernel(L=L)[0] if what == "kernel" else block(x)[0]
+
+    def backward():
+        forward().sum().backward()
+        block.zero_grad(set_to_none=True)
+        x.grad = None
+
+    ahead, both = cost(forward, device, repeats=repeats), cost(backward, device, repeats=repeats)
+    numbers = {
+        "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,
+        "peak MiB": both.peak_bytes / 2**20,
+    }  # fmt: skip
+    print(json.dumps(numbers | ({"peak / kernel": both.peak_bytes / (8 * H * L)} if what == "kernel" else {})))
+
+
+def training_step(s4, device, repeats, *, H, N, L, rows, n_layers, prenorm, norm, dropout, tie_dropout, n_ssm, dt_min,
+                  dt_max, vocab_size, n_classes, bf16, lr, weight_decay) -> dict:  # fmt: skip
+    """Their blocks in a residual stack between embedding and linear head, with AdamW over their parameter groups."""
+    import torch
+    from torch import nn
+
+    from lra.profiling.timing import cost
+
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(1, H) if vocab_size is None else nn.Embedding(vocab_size, H)
+            layer = {"bidirectional": True, "d_state": N, "n_ssm": n_ssm, "l_max": L, "transposed": True,
+                     "init": "legs", "mode": "nplr", "dt_min": dt_min, "dt_max": dt_max, "lr": min(lr, 0.001),
+                     "dropout": dropout, "tie_dropout": tie_dropout}  # fmt: skip
+            self.blocks = nn.ModuleList([s4.S4Block(H, **layer) for _ in range(n_layers)])
+            make = nn.BatchNorm1d if norm == "batch" else nn.LayerNorm
+            self.norms = nn.ModuleList([make(H) for _ in range(n_layers + prenorm)])
+            self.drop = nn.Dropout1d(dropout) if tie_dropout else nn.Dropout(dropout)
+            self.head = nn.Linear(H, n_classes)
+
+        def normed(self, i, x):
+            return self.norms[i](x) if norm == "batch" else self.norms[i](x.mT).mT
+
+        def forward(self, x):
+            x = self.embed(x).mT
+            for i, block in enumerate(self.blocks):
+                y = block(self.normed(i, x) if prenorm else x)[0]
+                x = x + self.drop(y)
+                x = x if prenorm else self.normed(i, x)
+            x = self.normed(n_layers, x) if prenorm else x
+            return self.head(x.mean(-1))
+
+    net = Stack().to(device)
+    x = torch.rand(rows, L, 1) if vocab_size is None else torch.randint(1, vocab_size, (rows, L))
+    x, y = x.to(device), (torch.arange(rows) % n_classes).to(device)
+    plain = [p for p in net.parameters() if not hasattr(p, "_optim")]
+    special = [{"params": [p], **p._optim} for p in net.parameters() if hasattr(p, "_optim")]
+    optimizer = torch.optim.AdamW([{"params": plain}, *special], lr=lr, weight_decay=weight_decay)
+
+    def step():
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            loss = nn.functional.cross_entropy(net(x).float(), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    taken = cost(step, device, repeats=repeats)
+    held = sum(p.numel() for p in net.parameters())
+    return {"forward+backward ms": 1e3 * taken.seconds, "peak MiB": taken.peak_bytes / 2**20, "parameters": held}
+
+
+if __name__ == "__main__":
+    main()

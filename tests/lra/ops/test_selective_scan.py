@@ -1,0 +1,98 @@
+"""The selective scan against its loop, in values and in every gradient, along both paths."""
+
+import pytest
+import torch
+
+from lra.ops.selective_scan import KEEP_EVERY, Fused, parts_of, selective_scan, selective_scan_loop
+from lra.profiling.timing import peak_bytes
+
+
+def draw(batch: int, length: int, channels: int, states: int, dtype=torch.float64) -> list[torch.Tensor]:
+    """u, dt, A, B, C of the size of Mamba's at its start."""
+    u, dt = torch.randn(2, batch, length, channels, dtype=torch.float64)
+    A = -torch.rand(channels, states, dtype=torch.float64) * states
+    B, C = torch.randn(2, batch, length, states, dtype=torch.float64)
+    return [x.to(dtype).requires_grad_() for x in (u, 0.1 * (dt / 2).exp(), A, B, C)]
+
+
+def values_and_gradients(scan, inputs, weight):
+    y = scan(*inputs)
+    return y, *torch.autograd.grad((y * weight.to(y.dtype)).sum(), inputs)
+
+
+@pytest.mark.parametrize("path", ["compiled", "whole", "stretches"])
+@pytest.mark.parametrize("sizes", [(2, 1, 3, 4), (1, 16, 1, 1), (3, 17, 5, 2), (2, 63, 3, 4), (1, 200, 37, 16)])
+def test_it_is_the_loop_in_values_and_gradients(sizes, path, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr("lra.ops.selective_scan.compiled_here", lambda device: path == "compiled")
+    inputs, weight = draw(*sizes), torch.randn(sizes[:3], dtype=torch.float64)
+    most = 1 if path == "stretches" else 2**26
+    fast = values_and_gradients(lambda *x: selective_scan(*x, max_states=most), inputs, weight)
+    slow = values_and_gradients(selective_scan_loop, inputs, weight)
+    for got, expected in zip(fast, slow, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [5, 700])
+def test_float32_stays_near_the_loop_in_float64(length):
+    torch.manual_seed(0)
+    inputs = draw(2, length, 21, 16)
+    weight = torch.randn(2, length, 21, dtype=torch.float64)
+    slow = values_and_gradients(selective_scan_loop, inputs, weight)
+    fast = values_and_gradients(selective_scan, [x.detach().float().requires_grad_() for x in inputs], weight)
+    for name, got, expected in zip(("y", "u", "dt", "A", "B", "C"), fast, slow, strict=True):
+        error = (got - expected).abs().max() / expected.abs().max()
+        assert error < 2e-6, (name, float(error))
+
+
+def test_the_exponential_is_accurate_and_ends_at_zero():
+    exponents = torch.cat([-torch.logspace(-6, 1.93, 2000, dtype=torch.float64), torch.tensor([0.0, -1e3, -1e30])])
+    # the second position reads exp(dt A) of the first one's unit state
+    u = torch.zeros(1, 2, len(exponents))
+    u[0, 0] = 1.0
+    dt = torch.ones_like(u)
+    B, C = torch.ones(1, 2, 1), torch.ones(1, 2, 1)
+    y = selective_scan(u, dt, exponents.float()[:, None], B, C)[0, 1].double()
+    exact = exponents.float().double().exp()
+    torch.testing.assert_close(y, exact, rtol=4e-7, atol=1e-37)
+
+
+def test_channels_are_shared_out_where_rows_are_few(monkeypatch):
+    torch.manual_seed(0)
+    inputs, weight = draw(1, 40, 7, 4), torch.randn(1, 40, 7, dtype=torch.float64)
+    alone = values_and_gradients(selective_scan, inputs, weight)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert parts_of(1, 7) == 3
+    together = values_and_gradients(selective_scan, inputs, weight)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_seen_at_the_end(bad):
+    inputs = [x.detach() for x in draw(1, 40, 3, 4, torch.float32)]
+    inputs[0][0, 5, 1] = bad
+    y = selective_scan(*inputs)
+    assert not y[0, 5:, 1].isfinite().any()
+    assert y[0, :, 0].isfinite().all()
+
+
+def test_no_tensor_of_all_states_is_made():
+    torch.manual_seed(0)
+    inputs = draw(2, 512, 64, 16, torch.float32)
+    held = peak_bytes(lambda: selective_scan(*inputs).sum().backward(), torch.device("cpu"))
+    all_states = 4 * 2 * 512 * 64 * 16
+    assert held < all_states
+    assert Fused.apply(*inputs).grad_fn.saved_tensors[-1].numel() == 2 * 512 // KEEP_EVERY * 64 * 16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_gives_what_the_processor_gives():
+    torch.manual_seed(0)
+    inputs = draw(2, 300, 21, 16, torch.float32)
+    weight = torch.randn(2, 300, 21)
+    here = values_and_gradients(selective_scan, inputs, weight)
+    there = values_and_gradients(selective_scan, [x.detach().cuda().requires_grad_() for x in inputs], weight.cuda())
+    for got, expected in zip(there, here, strict=True):
+        torch.testing.assert_close(got.cpu(), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,288 @@
+"""The audit finds what does not add up, each kind of it, and nothing else."""
+
+import csv
+import io
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lra.paths import ROOT
+from lra.records.audit import agrees, recomputed
+from lra.records.benchmark import load_bench
+from lra.records.published import load_published
+from lra.records.record import Data, Git, Record, config_hash
+from lra.records.store import load
+from lra.report.page import page
+from lra.tables.aggregate import SeedGroup
+from lra.tables.build import main_scale, scales_of, table_files
+
+BASE = load(ROOT / "tests" / "golden" / "record.json")
+PUBLISHED = load_published(ROOT / "results" / "published")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a repository of one commit, three records made at it, and their tables."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    run = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*run, "init", "-q"], check=True)
+    subprocess.run([*run, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    head = subprocess.run([*run, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for seed, correct in ((0, 82), (1, 84), (2, 35)):
+        config = {**BASE.config, "seed": seed}
+        accuracy = {"test_correct": correct, "test_accuracy": correct / 200}
+        record = replace(BASE, seed=seed, config=config, config_hash=config_hash(config), **accuracy)
+        record = replace(record, git=Git(commit=head, dirty=False))
+        record.write(record.path(tmp_path / "runs"))
+    make_tables(tmp_path)
+    return tmp_path
+
+
+def make_tables(place: Path) -> None:
+    records = [load(p) for p in sorted((place / "runs").rglob("*.json"))]
+    (place / "tables").mkdir(exist_ok=True)
+    for name, text in table_files(records, PUBLISHED, load_bench(place / "bench")).items():
+        (place / "tables" / name).write_text(text)
+
+
+def change(place: Path, seed: int, **changes: object) -> None:
+    path = place / "runs" / "mini" / "s4" / "listops" / f"{seed}.json"
+    replace(load(path), **changes).write(path)
+
+
+@pytest.fixture
+def audit(place, monkeypatch, capsys):
+    def run() -> tuple[int, str]:
+        arguments = ["--runs", "runs", "--tables", "tables", "--bench", "bench", "--repository", "."]
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "argv", ["audit.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "audit.py"), run_name="__main__")
+        return ended.value.code, capsys.readouterr().out
+
+    return run
+
+
+def test_what_adds_up_passes(audit):
+    assert audit() == (0, "3 records: everything adds up\n")
+
+
+def test_a_clone_of_somebody_else_adds_up_too(audit, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert audit() == (0, "3 records: everything adds up\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda place, patch: patch.setenv("PATH", ""), "git is not installed"),
+        (lambda place, patch: shutil.rmtree(place / ".git"), "no repository: take the whole of it with git clone"),
+        (lambda place, patch: (place / ".git/shallow").touch(), "a shallow clone: git fetch --unshallow"),
+    ],
+)
+def test_without_the_history_one_line_says_that_commits_are_not_looked_up(change, said, place, audit, monkeypatch):
+    change(place, monkeypatch)
+    line = f".: the commits of records are not looked up: {said}\n"
+    assert audit() == (1, f"{line}3 records: 1 thing does not add up\n")
+
+
+def other_config(record: Record) -> dict:
+    config = {**record.config, "model": {"d_model": 1}}
+    return {"config": config, "config_hash": config_hash(config)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"git": Git(commit="1" * 40, dirty=False)}, "commit 1111111111 is not in this repository"),
+        ({"git": Git(commit=None, dirty=None)}, "no commit"),
+        ({"git": replace(BASE.git, dirty=True)}, "uncommitted changes"),
+        ({"steps_done": 99}, "ok after 99 of 100 steps"),
+        ({"n_test": 100, "test_correct": 41, "test_accuracy": 0.41}, "tested on 100 examples of 200"),
+        ({"parameters": 7}, "parameters is 7, seed 0's 1000"),
+        ({"command": "python scripts/train.py task=listops"}, "does not name s4"),
+        ({"data": replace(BASE.data, chance=0.2)}, "other counts, kind or chance"),
+        (other_config(BASE), "config's seed is 0"),
+    ],
+)
+def test_each_thing_that_does_not_add_up_is_found(place, audit, changes, finding):
+    change(place, 1, **changes)
+    make_tables(place)
+    code, out = audit()
+    assert code == 1
+    assert finding in out
+    assert "mini/s4/listops/1.json" in out
+
+
+def test_seeds_of_a_cell_with_different_configs_are_found(place, audit):
+    change(place, 1, **other_config(replace(BASE, config={"seed": 1}, config_hash=config_hash({"seed": 1}))))
+    make_tables(place)
+    assert "config differs from seed 0's in model, task" in audit()[1]
+
+
+def test_a_changed_number_in_a_table_is_found(place, audit):
+    path = place / "tables" / "mini.csv"
+    path.write_text(path.read_text().replace("41.5000", "42.5000"))
+    code, out = audit()
+    assert code == 1
+    assert "s4 on listops: mean is 42.5000, the records give 41.5" in out
+    assert "tables/mini.csv: not what the records give" in out
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("ci95_low", "1.0000"), ("ci95_high", "99.0000"), ("untuned", "true"), ("on_test", "true")]
+)
+def test_a_changed_interval_or_sign_in_a_table_is_found(place, audit, field, wrong):
+    path = place / "tables" / "mini.csv"
+    head, line, *rest = path.read_text().splitlines()
+    cells = next(csv.reader([line]))
+    cells[head.split(",").index(field)] = wrong
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    path.write_text("\n".join([head, out.getvalue().strip(), *rest]) + "\n")
+    code, said = audit()
+    assert code == 1
+    assert f"s4 on listops: {field} is {wrong}" in said
+
+
+def test_a_changed_average_is_found(place, audit):
+    for task in ("text", "retrieval", "image", "pathfinder", "pathx"):
+        record = replace(load(place / "runs/mini/s4/listops/0.json"), task=task, command=f"task={task} model=s4")
+        record = replace(record, data=replace(record.data, fingerprint=task))
+        if task == "pathx":
+            record = replace(record, test_correct=35, test_accuracy=0.175)
+        record.write(record.path(place / "runs"))
+    other = replace(load(place / "runs/mini/s4/listops/0.json"), model="s4d", command="task=listops model=s4d")
+    other.write(other.path(place / "runs"))
+    make_tables(place)
+    assert audit() == (0, "9 records: everything adds up\n")
+    path = place / "tables" / "mini.csv"
+    # listops has seeds at 41 and 42 percent and one at chance, 17.5; the other tasks one at 41, Path-X one at chance
+    average = ((41 + 42 + 17.5) / 3 + 4 * 41 + 17.5) / 6
+    assert f",{average:.4f}," in path.read_text()
+    path.write_text(path.read_text().replace(f",{average:.4f},", ",50.0000,"))
+    assert f"s4: average is 50.0000, the records give {average:.4f}" in audit()[1]
+
+
+@pytest.mark.parametrize(
+    ("git", "finding"),
+    [
+        ({"commit": "1" * 40, "dirty": False}, "commit 1111111111 is not in this repository"),
+        ({"commit": None, "dirty": None}, "made outside a repository, no commit"),
+        ({"commit": "HEAD", "dirty": True}, "made with uncommitted changes on "),
+        ({"commit": "HEAD"}, "git.dirty is missing"),
+        (None, "git is None: an object is expected"),
+        ({"commit": "HEAD", "dirty": False}, None),
+    ],
+)
+def test_benchmarks_of_unknown_code_are_found(place, audit, git, finding):
+    head = load(place / "runs/mini/s4/listops/0.json").git.commit
+    git = git and {**git, "commit": head if git["commit"] == "HEAD" else git["commit"]}
+    (place / "bench").mkdir()
+    (place / "bench" / "kernel.json").write_text(json.dumps({"benchmark": "kernel", "git": git, "rows": []}))
+    code, out = audit()
+    assert code == (finding is not None)
+    assert finding is None or f"bench/kernel.json: {finding}" in out
+
+
+def test_a_benchmark_that_is_accepted_is_still_named(place, audit):
+    (place / "bench").mkdir()
+    git = {"commit": None, "dirty": None}
+    (place / "bench" / "kernel_h100.json").write_text(json.dumps({"benchmark": "kernel", "git": git, "rows": []}))
+    code, out = audit()
+    assert code == 0
+    assert out.startswith("accepted: bench/kernel_h100.json: made outside a repository, no commit (measured where")
+
+
+def test_runs_that_did_not_end_well_add_up_too(place, audit):
+    change(place, 1, status="diverged", reason="NaN")
+    change(place, 2, status="interrupted", reason="stopped", steps_done=5)
+    make_tables(place)
+    assert audit() == (0, "3 records: everything adds up\n")
+
+
+@pytest.mark.parametrize(("chance", "learned"), [(0.162, 1), (0.163, 0)])
+def test_the_line_of_chance_is_that_of_the_tables(chance, learned):
+    """50 of 200 right answers or more had a probability of 0.00093 and 0.00107."""
+    run = replace(BASE, test_correct=50, test_accuracy=0.25, data=replace(BASE.data, chance=chance))
+    assert recomputed([run])["learned"] == len(SeedGroup((run,)).learned) == learned
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "same"),
+    [("41.5", 41.50005, True), ("41.5", 41.5001, False), ("", None, True), ("", 41.5, False), ("41.5", None, False)],
+)
+def test_a_number_agrees_to_four_decimals_and_nothing_with_nothing(text, number, same):
+    assert agrees(text, number) == same
+
+
+def test_a_record_without_its_line_and_a_line_without_its_record_are_found(place, audit):
+    record = replace(
+        load(place / "runs/mini/s4/listops/0.json"), model="s4d", title="S4D", command="model=s4d task=listops"
+    )
+    record = replace(record, data=Data(kind="toy", fingerprint="t", counts={"test": 200}, chance=0.1))
+    record.write(record.path(place / "runs"))
+    out = audit()[1]
+    assert "s4d on listops has 1 records and no line" in out
+    assert "tables/mini.md: not what the records give; make tables" in out
+    make_tables(place)
+    record.path(place / "runs").unlink()
+    assert "s4d on listops: no record" in audit()[1]
+
+
+def test_a_report_of_other_records_is_found(place, audit):
+    records = [load(p) for p in sorted((place / "runs").rglob("*.json"))]
+    report = place / "report.html"
+    report.write_text(page(records, PUBLISHED, "mini", []))
+    assert audit()[0] == 0
+    report.write_text(page(records[:2], PUBLISHED, "mini", []))
+    code, out = audit()
+    assert code == 1
+    assert "report.html: not what the records give; make report" in out
+
+
+def test_tampered_and_stray_files_are_found(place, audit):
+    path = place / "runs/mini/s4/listops/2.json"
+    content = json.loads(path.read_text())
+    content["config"]["model"]["d_model"] = 1024
+    path.write_text(json.dumps(content))
+    (place / "tables" / "old.md").write_text("x")
+    (place / "tables" / "mini.tex").unlink()
+    out = audit()[1]
+    assert "2.json: config_hash is" in out
+    assert "old.md: belongs to no record" in out
+    assert "mini.tex: missing" in out
+
+
+def test_scales_come_largest_first():
+    assert scales_of([replace(BASE, scale=s) for s in ("smoke", "mini", "paper", "big")]) == [
+        "paper",
+        "mini",
+        "big",
+        "smoke",
+    ]
+
+
+def test_variants_alone_do_not_make_a_scale_the_one_that_is_shown():
+    long, short = (replace(BASE, scale=scale) for scale in ("paper", "mini"))
+    variant = replace(long, variant=["training.epochs=3"])
+    assert main_scale([variant, short]) == "mini"
+    assert main_scale([variant, long, short]) == "paper"
+    assert main_scale([variant]) == "paper"
+    assert main_scale([]) == "paper"
+
+
+def test_a_run_that_was_stopped_does_not_make_its_scale_the_one_that_is_shown():
+    long, short = (replace(BASE, scale=scale) for scale in ("paper", "mini"))
+    for status in ("running", "interrupted", "crashed"):
+        stopped = replace(long, status=status, reason="...")
+        assert main_scale([stopped, short]) == "mini"
+        assert main_scale([stopped]) == "paper"
+    assert main_scale([replace(long, status="diverged", reason="..."), short]) == "paper"

@@ -1,0 +1,69 @@
+"""What is said of a run: a bar on a terminal, else few lines, and always where it goes on."""
+
+import io
+import time
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from lra.console import duration, pause
+from lra.training import learning_curve
+from lra.training.learning_curve import Curve
+from lra.training.progress_bar import ProgressBar
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3 * 3600, "3.0 h"), (75 * 3600, "3.1 days")]
+)
+def test_a_span_of_time_is_said_in_its_own_unit(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_lines_without_a_terminal_are_close_at_first_and_few_in_the_end():
+    at, lines = 0.0, []
+    while at < 24 * 3600:
+        at += pause(at, 5.0, 60.0)
+        lines.append(at)
+    assert lines[:3] == [5.0, 10.0, 15.0]
+    assert len(lines) < 2000
+    assert max(b - a for a, b in pairwise(lines)) == pytest.approx(60)
+
+
+@pytest.fixture
+def bar(monkeypatch):
+    """(a bar, its trainer, its screen, a function that lets time pass)."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(learning_curve.time, "monotonic", lambda: now[0])
+    screen = io.StringIO()
+    bar = ProgressBar(Curve(), "S4 on listops (seed 0)", Console(file=screen, width=200))
+    trainer = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=1500, sanity_checking=False)
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    return bar, trainer, screen, wait
+
+
+def test_without_a_terminal_a_line_says_steps_scores_and_time_left(bar):
+    bar, trainer, screen, wait = bar
+    bar.on_train_start(trainer, None)
+    bar.on_train_batch_end(trainer, None, None, None, 0)
+    assert screen.getvalue() == ""
+    wait(6)
+    trainer.global_step = 100
+    bar.curve.last, bar.curve.speeds = {"train_loss": 1.25, "train_accuracy": 0.5}, [10.0]
+    bar.on_train_batch_end(trainer, None, None, None, 0)
+    bar.on_train_batch_end(trainer, None, None, None, 0)
+    assert screen.getvalue() == "S4 on listops (seed 0): step 100/1500 loss 1.250 acc 50.0% 10.0 steps/s 2 min left\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_run_that_goes_on_says_from_where(bar, terminal):
+    bar, trainer, screen, _ = bar
+    bar.console = Console(file=screen, width=200, force_terminal=terminal)
+    trainer.global_step = 400
+    bar.on_train_start(trainer, None)
+    bar.on_exception(trainer, None, None)
+    assert "S4 on listops (seed 0): goes on from step 400/1500\n" in screen.getvalue()
