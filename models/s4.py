@@ -31,7 +31,7 @@ from lra.nn.blocks import ACTIVATIONS, Dropout
 from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
-from lra.ops.ssm_kernels.dispatch import copies, nplr_kernel, system
+from lra.ops.ssm_kernels.dispatch import expand_copies, nplr_kernel, system_from_parameters
 
 
 def pair(z: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class S4(Recurrent):
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """dt (H,), A (S, M), B (S, M), C (K, H, M), P (R, S, M)."""
-        return system(*self.trained())
+        return system_from_parameters(*self.trained())
 
     # --- another length, another sampling rate
 
@@ -209,7 +209,7 @@ class S4(Recurrent):
     def decay(self) -> Tensor:
         """Ab^length on the real state, float64 (H, 2M, 2M)."""
         dt, A, B, _, P = self.system()
-        A, B, P = (copies(z.to(torch.complex128), len(dt)) for z in (A, B, P))
+        A, B, P = (expand_copies(z.to(torch.complex128), len(dt)) for z in (A, B, P))
         return torch.linalg.matrix_power(bilinear(*dense(A, B, P), dt.double())[0], self.length)
 
     def get_extra_state(self) -> Tensor:
@@ -222,7 +222,7 @@ class S4(Recurrent):
 
     def discretise(self) -> DiscreteSSM:
         dt, A, B, _, P = self.system()
-        A, B, P = (copies(z, len(dt)) for z in (A, B, P))
+        A, B, P = (expand_copies(z, len(dt)) for z in (A, B, P))
         D = 1 / (2 / dt[:, None] - A)
         PDP = 2 * torch.einsum("rhm,hm,shm->hrs", P.conj(), D, P).real
         core = torch.linalg.inv(torch.eye(len(P), dtype=dt.dtype, device=dt.device) + PDP)

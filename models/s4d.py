@@ -21,7 +21,7 @@ from lra.nn.blocks import ACTIVATIONS, Dropout
 from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import check_sampling, log_steps, nplr
-from lra.ops.ssm_kernels.dispatch import DISCRETIZATIONS, copies, diagonal_kernel
+from lra.ops.ssm_kernels.dispatch import DISCRETIZATIONS, diagonal_kernel, expand_copies
 
 INITS = ("lin", "inv", "legs", "real")
 
@@ -148,7 +148,7 @@ class S4D(Recurrent):
 
     def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
         dt, A, B, C = self.system()
-        A, B = copies(A, len(dt)), copies(B, len(dt))
+        A, B = expand_copies(A, len(dt)), expand_copies(B, len(dt))
         dtA = dt[:, None] * A
         if self.discretization == "zoh":
             return torch.exp(dtA), torch.expm1(dtA) / A * B, C[0]

@@ -77,7 +77,7 @@ def mimo_ssm(u: Tensor, a: Tensor, B: Tensor, C: Tensor) -> Tensor:
     return y.to(u.dtype)
 
 
-def compiled_here(device: torch.device) -> bool:
+def runs_compiled(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
@@ -87,7 +87,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, reverse: bool) -> Tensor:
         a, b = a.resolve_conj().contiguous(), b.resolve_conj().contiguous()
-        if compiled_here(b.device):
+        if runs_compiled(b.device):
             h = torch.empty_like(b)
             scan_cpu(a.detach().numpy(), b.detach().numpy(), h.numpy(), reverse)
         else:
@@ -101,7 +101,7 @@ class Scan(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         a, h = ctx.saved_tensors
         grad = grad.resolve_conj().contiguous()
-        if compiled_here(grad.device):
+        if runs_compiled(grad.device):
             db = torch.empty_like(grad)
             # a shared a gathers B L terms: in double, whatever the inputs
             wide = torch.complex128 if a.is_complex() else torch.float64

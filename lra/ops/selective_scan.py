@@ -40,7 +40,7 @@ def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, ma
     max_states  where the pass is not compiled: states (B, L, E, N) beyond this number are made stretch by stretch
     returns     (B, L, E)
     """
-    if compiled_here(u.device):
+    if runs_compiled(u.device):
         y: Tensor = Fused.apply(u, dt, A, B, C)
         return y
     length = u.shape[1]
@@ -72,7 +72,7 @@ def states_to_output(h: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: 
     return torch.einsum("blen,bln->ble", states, C), states[:, -1]
 
 
-def compiled_here(device: torch.device) -> bool:
+def runs_compiled(device: torch.device) -> bool:
     return device.type == "cpu"
 
 

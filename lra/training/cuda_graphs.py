@@ -83,7 +83,7 @@ class Graphs:
             p.grad = gradient
 
     def _recorded(self, batch: Batch) -> Recording:
-        if "keops" in {name for names in dispatch.used().values() for name in names}:
+        if "keops" in {name for names in dispatch.backends_used().values() for name in names}:
             raise ValueError("trainer.graph=true: KeOps computes beside the graph: choose another kernel backend")
         held = Batch(*(t.clone() for t in batch))
         try:

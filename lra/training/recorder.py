@@ -93,5 +93,5 @@ class Draft:
 
 def kernel_backend() -> str | None:
     """Names of the kernel backends that have computed something in this run, None if none has."""
-    names = {name for used in dispatch.used().values() for name in used}
+    names = {name for used in dispatch.backends_used().values() for name in used}
     return ", ".join(sorted(names)) or None

@@ -57,7 +57,7 @@ def run(
     check_shares(data, hardware)
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
-    dispatch.forget()  # what another run in this process has used
+    dispatch.reset_backends_used()  # what another run in this process has used
     draft = Draft(cell, data, model, hardware, wandb)
     draft.total_steps = training.total_steps(draft.steps_per_epoch)
     if hardware.compile:
@@ -110,7 +110,7 @@ def _carry_out(
     reason = None
     try:
         draft.flops = forward_flops(model, data.spec)
-        dispatch.forget()  # operations are counted by the definition
+        dispatch.reset_backends_used()  # operations are counted by the definition
         untrained = draft.kernels()
         draft.notes = prepare()
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(learner), weights_only=True)

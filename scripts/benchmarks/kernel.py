@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import options, s4_repo
 from lra.io.atomic import write_figure
-from lra.ops.ssm_kernels.dispatch import BACKENDS, why_not
+from lra.ops.ssm_kernels.dispatch import BACKENDS, unavailable_reason
 from lra.profiling.timing import cost
 from models.s4 import S4
 from models.s4d import S4D
@@ -53,7 +53,7 @@ def every(args: argparse.Namespace) -> list[dict]:
                 for L in args.L:
                     for backend in args.backends:
                         start = time.perf_counter()
-                        if reason := why_not(backend, args.device):
+                        if reason := unavailable_reason(backend, args.device):
                             print(f"{backend}: {reason}")
                             continue
                         ready = time.perf_counter() - start

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from lra.ops.ssm_kernels.dispatch import why_not
+from lra.ops.ssm_kernels.dispatch import unavailable_reason
 from lra.profiling.timing import cost
 from models.s4 import S4
 from models.s4d import S4D
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> list[dict]:
-    if reason := why_not("triton", args.device):
+    if reason := unavailable_reason("triton", args.device):
         raise RuntimeError(f"the Triton kernels cannot run: {reason}")
     from triton.runtime.errors import OutOfResources
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import options, plots, s4_repo
-from lra.ops.ssm_kernels.dispatch import BACKENDS, choose, why_not
+from lra.ops.ssm_kernels.dispatch import BACKENDS, select_backend, unavailable_reason
 from lra.profiling.timing import cost
 from models.s4 import S4
 from models.s4d import S4D
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> list[dict]:
         B, H, L = options.sizes(shape)
         for model in args.model:
             for backend in args.backends:
-                if backend != "auto" and (reason := why_not(backend, args.device)):
+                if backend != "auto" and (reason := unavailable_reason(backend, args.device)):
                     print(f"{backend}: {reason}")
                     continue
                 print(f"{model} B {B} H {H} L {L} {backend}", flush=True)
@@ -64,7 +64,7 @@ def measure(model: str, B: int, H: int, N: int, L: int, backend: str, args: argp
     value, gradient = relative_errors(MODELS[model](FEATURES, L, d_state=N, backend=backend).to(args.device), L)
     ahead, both = cost(forward, args.device, repeats=args.repeats), cost(backward, args.device, repeats=args.repeats)
     return {
-        "model": model, "B": B, "H": H, "N": N, "L": L, "backend": choose(backend, args.device),
+        "model": model, "B": B, "H": H, "N": N, "L": L, "backend": select_backend(backend, args.device),
         "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,
         "peak MiB": both.peak_bytes / 2**20, "value error": value, "gradient error": gradient,
     }  # fmt: skip

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     for task in args.task:
         for model in args.model:
             for backend in args.backends:
-                if reason := dispatch.why_not(backend, args.device):
+                if reason := dispatch.unavailable_reason(backend, args.device):
                     print(f"{backend}: {reason}")
                     continue
                 print(f"{model} on {task}, {backend}", flush=True)

@@ -43,7 +43,7 @@ def test_loops_built_for_a_lesser_processor_match_the_definition(level, tmp_path
     cpu = Path("/proc/cpuinfo")
     if not cpu.exists() or NEEDED[level] not in cpu.read_text().split():
         pytest.skip(f"this processor is not {level}")
-    if reason := cpp.why_not(torch.device("cpu"), torch.float32):
+    if reason := cpp.unavailable_reason(torch.device("cpu"), torch.float32):
         pytest.skip(reason)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     flags = [flag.replace("native", level) for flag in cpp.FLAGS]

@@ -30,7 +30,7 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 
 
 @functools.cache
-def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
+def unavailable_reason(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
     """The reason the loops cannot run, or None; the first call builds them."""
     if device.type != "cpu":
         return f"it runs on cpu, not on {device.type}"

@@ -5,7 +5,7 @@
     keops      the same sums as KeOps reductions, cpu and cuda
     triton     one fused kernel each way, cuda
 
-Each is a module with `diagonal_kernel`, `why_not(device, dtype) -> str | None` and `nplr_spectrum`, or in its place
+Each is a module with `diagonal_kernel`, `unavailable_reason(device, dtype) -> str | None` and `nplr_spectrum`, or in its place
 what `autograd.py` asks for. "auto" takes the first in the order below that can run and says so when that is the slow
 definition; naming a backend raises if it cannot run.
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lra.ops.ssm_kernels import autograd
-from lra.ops.ssm_kernels.resolvent import copies
+from lra.ops.ssm_kernels.resolvent import expand_copies
 
 PACKAGE = "lra.ops.ssm_kernels"
 # name -> its module
@@ -31,7 +31,7 @@ DISCRETIZATIONS = ("zoh", "bilinear")
 # torch.compile stops before and goes on behind: within are foreign loops and complex numbers, of which it makes a dozen
 # pieces that gain nothing
 opaque = torch.compiler.disable
-_used: dict[str, set[str]] = {}
+_backends_used: dict[str, set[str]] = {}
 
 
 @opaque
@@ -70,11 +70,11 @@ def nplr_spectrum(
             dt, A, B, C, P = in_double(module, dt, A, B, C, P)
         if autograd.is_fused(module):
             return autograd.nplr_spectrum(module, dt, A, B, C, P, L).to(dtype)
-        A, B, P = (copies(x, len(dt)) for x in (A, B, P))
+        A, B, P = (expand_copies(x, len(dt)) for x in (A, B, P))
         return module.nplr_spectrum(dt, A, B, C, P, L).to(dtype)
 
 
-def system(
+def system_from_parameters(
     log_dt: Tensor, log_decay: Tensor, imag: Tensor, B: Tensor, C: Tensor, P: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dt, A, B, C, P of `nplr_spectrum` from the parameters of `nplr_kernel`."""
@@ -106,7 +106,7 @@ def nplr_kernel(
     check_shapes(log_dt.shape, log_decay.shape, B.shape[:-1], C.shape[:-1], L, P.shape[:-1])
     module = take("nplr_spectrum", backend, C.device, C.dtype, len(P))
     if not autograd.is_fused(module) or len(C) > 2:
-        spectrum = nplr_spectrum(*system(*parameters), L, backend=backend, precise=precise)
+        spectrum = nplr_spectrum(*system_from_parameters(*parameters), L, backend=backend, precise=precise)
         return torch.fft.irfft(spectrum, n=L)
     with torch.autocast(C.device.type, enabled=False), torch.cuda.device_of(C):
         taken = in_double(module, *parameters) if precise else parameters
@@ -140,10 +140,10 @@ def diagonal_kernel(
         raise ValueError(f"discretization {discretization!r} is unknown: use {' or '.join(DISCRETIZATIONS)}")
     module = take("diagonal_kernel", backend, A.device, dt.dtype)
     with torch.autocast(A.device.type, enabled=False), torch.cuda.device_of(A):
-        return module.diagonal_kernel(dt, copies(A, len(dt)), copies(B, len(dt)), C, L, discretization)
+        return module.diagonal_kernel(dt, expand_copies(A, len(dt)), expand_copies(B, len(dt)), C, L, discretization)
 
 
-def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, rank: int = 1) -> str | None:
+def unavailable_reason(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, rank: int = 1) -> str | None:
     """The reason the backend cannot run on this device, in this (real) precision and rank of P, or None if it can.
 
     raises  ValueError for a name that is no backend
@@ -155,17 +155,17 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
     except ModuleNotFoundError as error:
         # triton has no build for macOS
         return f"the package {error.name} is not installed"
-    return module.why_not(torch.device(device), dtype, rank)
+    return module.unavailable_reason(torch.device(device), dtype, rank)
 
 
-def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, rank: int = 1) -> str:
+def select_backend(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, rank: int = 1) -> str:
     """The backend that will run: the named one, or the first of the device's order that can.
 
     raises  RuntimeError, with the reason, if the named one cannot run here
     """
     device = torch.device(device)
     if backend != "auto":
-        if reason := why_not(backend, device, dtype, rank):
+        if reason := unavailable_reason(backend, device, dtype, rank):
             raise RuntimeError(f"kernel backend {backend!r} cannot run on {device.type}: {reason}")
         return backend
     if dtype == torch.float64:
@@ -173,7 +173,7 @@ def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.
         return "reference"
     reasons = {}
     for name in ORDER.get(device.type, ("keops", "reference")):
-        reason = why_not(name, device, dtype, rank)
+        reason = unavailable_reason(name, device, dtype, rank)
         if reason is None:
             break
         reasons[name] = reason
@@ -183,19 +183,19 @@ def choose(backend: str, device: torch.device | str, dtype: torch.dtype = torch.
     return name
 
 
-def used() -> dict[str, list[str]]:
+def backends_used() -> dict[str, list[str]]:
     """By function, the backends that have computed something here since `forget`; for the record of a run."""
-    return {function: sorted(names) for function, names in _used.items()}
+    return {function: sorted(names) for function, names in _backends_used.items()}
 
 
-def forget() -> None:
+def reset_backends_used() -> None:
     """Let `used` start anew."""
-    _used.clear()
+    _backends_used.clear()
 
 
 def take(function: str, backend: str, device: torch.device, dtype: torch.dtype, rank: int = 1) -> ModuleType:
-    name = choose(backend, device, dtype, rank)
-    _used.setdefault(function, set()).add(name)
+    name = select_backend(backend, device, dtype, rank)
+    _backends_used.setdefault(function, set()).add(name)
     return import_module(f"{PACKAGE}.{BACKENDS[name]}")
 
 

@@ -24,7 +24,7 @@ BACKENDS = {"cpu": "CPU", "cuda": "GPU"}
 
 
 @functools.cache
-def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
+def unavailable_reason(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
     """The reason KeOps cannot reduce on this device, or None; tried once, in a child process."""
     if device.type not in BACKENDS:
         return f"it runs on cpu and cuda, not on {device.type}"

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 BLOCK = 2**24
 
 
-def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
+def unavailable_reason(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
     """Nothing keeps the definition from running."""
     return None
 

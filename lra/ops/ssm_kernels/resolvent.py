@@ -39,7 +39,7 @@ def nodes(L: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Ten
     return half_angle.sin().to(dtype), c.to(dtype)
 
 
-def copies(x: Tensor, H: int) -> Tensor:
+def expand_copies(x: Tensor, H: int) -> Tensor:
     """(..., S, N) -> (..., H, N): feature h has copy h mod S."""
     S = x.shape[-2]
     return x if S == H else x.unsqueeze(-3).expand(*x.shape[:-2], H // S, *x.shape[-2:]).flatten(-3, -2)

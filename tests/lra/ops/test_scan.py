@@ -38,7 +38,7 @@ def test_scan_is_the_loop_in_values_and_gradients(shapes, dtype, reverse, path, 
     a, b = draw(shapes[0], dtype), draw(shapes[1], dtype)
     h0 = draw((shapes[1][0], *shapes[1][2:]), dtype)
     # "blocks" is what every device but the CPU runs
-    monkeypatch.setattr("lra.ops.scan.compiled_here", lambda device: path == "compiled")
+    monkeypatch.setattr("lra.ops.scan.runs_compiled", lambda device: path == "compiled")
     fast, fast_grads = gradients(lambda *x: scan(*x, reverse=reverse), (a, b, h0))
     slow, slow_grads = gradients(lambda *x: scan_loop(*x, reverse=reverse), (a, b, h0))
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
@@ -77,7 +77,7 @@ def test_a_scan_in_two_parts_carries_its_state():
 
 @pytest.mark.parametrize("path", ["compiled", "blocks"])
 def test_an_empty_batch_gives_an_empty_batch_and_no_gradient(path, monkeypatch):
-    monkeypatch.setattr("lra.ops.scan.compiled_here", lambda device: path == "compiled")
+    monkeypatch.setattr("lra.ops.scan.runs_compiled", lambda device: path == "compiled")
     a, b = draw((1, 1, 3), torch.float64), draw((0, 9, 3), torch.float64)
     h = scan(a, b)
     h.sum().backward()

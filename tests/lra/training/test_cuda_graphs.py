@@ -31,9 +31,9 @@ L = 16
 def by_operations(monkeypatch):
     """Everything is computed by operations of PyTorch, as the recorder needs, and recorded by it."""
     for module in (scan, selective_scan):
-        monkeypatch.setattr(module, "compiled_here", lambda device: False)
+        monkeypatch.setattr(module, "runs_compiled", lambda device: False)
     monkeypatch.setattr(dispatch, "ORDER", {"cpu": ("reference",)})
-    dispatch.forget()  # tests of KeOps in this process
+    dispatch.reset_backends_used()  # tests of KeOps in this process
     monkeypatch.setattr(cuda_graphs, "cuda_graph", lambda: record)
     monkeypatch.setattr(cuda_graphs, "why_not", lambda *_: None)
     monkeypatch.setattr(cuda_graphs, "WARM", 1)
@@ -129,7 +129,7 @@ def test_a_benchmarked_step_on_a_graph_is_the_step(by_operations):
 
 
 def test_no_keops_on_a_graph(by_operations, monkeypatch):
-    monkeypatch.setattr(dispatch, "used", lambda: {"nplr_spectrum": ["keops"]})
+    monkeypatch.setattr(dispatch, "backends_used", lambda: {"nplr_spectrum": ["keops"]})
     with pytest.raises(ValueError, match="KeOps computes beside the graph"):
         trained("transformer", recorded=True)
 

@@ -34,7 +34,7 @@ def test_a_run_learns_and_tells_what_it_did(tmp_path):
 
 def test_the_record_names_the_kernel_backend_of_its_run_alone(tmp_path, monkeypatch):
     """Not the definition, by which operations are counted, nor what ran before in the process."""
-    monkeypatch.setattr(dispatch, "_used", {"nplr_spectrum": {"keops"}})
+    monkeypatch.setattr(dispatch, "_backends_used", {"nplr_spectrum": {"keops"}})
     records = [go(tmp_path / mixer.__name__, steps=4, mixer=mixer) for mixer in (S4, Pool)]
     assert [record.kernel_backend for record in records] == ["compiled", None]
 

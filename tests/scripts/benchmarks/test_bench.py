@@ -108,7 +108,7 @@ def test_a_cold_first_call_builds_the_loops_where_nothing_was_built(monkeypatch)
     from lra.ops.ssm_kernels import cpp
 
     built = []
-    for function in (cpp.library, cpp.why_not):
+    for function in (cpp.library, cpp.unavailable_reason):
         function.cache_clear()
     real = cpp.subprocess.run
     monkeypatch.setattr(cpp.subprocess, "run", lambda *a, **k: built.append(a) or real(*a, **k))

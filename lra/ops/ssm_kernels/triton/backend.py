@@ -32,7 +32,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def why_not(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
+def unavailable_reason(device: torch.device, dtype: torch.dtype, rank: int = 1) -> str | None:
     """The reason the fused kernels cannot run, or None."""
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not in {str(dtype).removeprefix('torch.')}"

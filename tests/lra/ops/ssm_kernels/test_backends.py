@@ -25,7 +25,7 @@ SIZES = [(3, 1, 1, 1, 63), (4, 8, 2, 1, 64), (2, 3, 2, 1, 1), (3, 5, 2, 0, 100),
 
 def compare(kind, function, H, N, K, R, backend, device):
     """float32: at most twice the error of the definition in float32, or a few roundings."""
-    if reason := dispatch.why_not(backend, device, torch.float32, R):
+    if reason := dispatch.unavailable_reason(backend, device, torch.float32, R):
         pytest.skip(reason)
     count = 5 if kind == "nplr_spectrum" else 4
     rounded, exact = system(H, N, K, R, device=device)[:count], system(H, N, K, R, torch.float64, device)[:count]
@@ -61,7 +61,7 @@ def test_gradients_are_right_next_to_poles_on_the_imaginary_axis(measure, backen
     """But for 1e-4. There one pole outweighs all others and cancels: in float32 only rounding is left."""
     H, N, L = (4, 16, 256) if (backend, device) == ("triton", "cpu") else (8, 64, 4096)
     A, P, B, _ = nplr(measure, N)
-    if reason := dispatch.why_not(backend, device, torch.float32, len(P)):
+    if reason := dispatch.unavailable_reason(backend, device, torch.float32, len(P)):
         pytest.skip(reason)
     torch.manual_seed(0)
     A = torch.complex(torch.full_like(A.real, -1e-4), A.imag).repeat(H, 1)
@@ -126,12 +126,12 @@ def trained(dt, A, B, C, P):
 )
 def test_kernel_of_trained_parameters_is_the_inverse_transform_of_the_spectrum(S, K, R, L, backend, device):
     """To a few roundings by the same backend, whatever its error is."""
-    if reason := dispatch.why_not(backend, device, torch.float32, R):
+    if reason := dispatch.unavailable_reason(backend, device, torch.float32, R):
         pytest.skip(reason)
     dt, A, B, C, P = system(2, 2, K, R, device=device)
     parameters = [x.detach().requires_grad_() for x in trained(dt, A[:S], B[:S], C, P[:, :S])]
     taps = nplr_kernel(*parameters, L, backend=backend)
-    expected = torch.fft.irfft(nplr_spectrum(*dispatch.system(*parameters), L, backend=backend), n=L)
+    expected = torch.fft.irfft(nplr_spectrum(*dispatch.system_from_parameters(*parameters), L, backend=backend), n=L)
     weight = torch.randn(K, 2, L, device=device)
     got, exact = ((y, *torch.autograd.grad(y, parameters, weight)) for y in (taps, expected))
     for name, x, y in zip(["taps", "dt", "decay", "imag", "B", "C", "P"], got, exact, strict=True):
@@ -205,7 +205,7 @@ def test_triton_kernels_match_the_definition_when_interpreted():
 def test_spectrum_is_finite_and_right_at_the_nyquist_point(backend, device):
     """At w = -1 the resolvent of (1 - w) - dt/2 (1 + w) A is 1/2 whatever A is: the value is dt/2 C B."""
     dtype = torch.float32 if backend == "triton" else torch.float64
-    if reason := dispatch.why_not(backend, device, dtype):
+    if reason := dispatch.unavailable_reason(backend, device, dtype):
         pytest.skip(reason)
     dt, A, B, C, P = system(3, 4, 2, 1, dtype, device)
     spectrum = nplr_spectrum(dt, A, B, C, P, 64, backend=backend)

@@ -57,7 +57,7 @@ def test_named_backend_that_cannot_run_says_why():
 def test_a_package_that_is_missing_is_a_reason(monkeypatch):
     monkeypatch.delitem(sys.modules, "lra.ops.ssm_kernels.triton.backend", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    assert dispatch.why_not("triton", "cpu") == "the package triton is not installed"
+    assert dispatch.unavailable_reason("triton", "cpu") == "the package triton is not installed"
 
 
 def test_shapes_that_do_not_belong_together_are_refused():
@@ -75,20 +75,20 @@ def test_shapes_that_do_not_belong_together_are_refused():
 
 
 def test_auto_takes_the_loops_on_a_cpu_and_the_definition_in_float64():
-    assert dispatch.choose("auto", "cpu") == "compiled"
-    assert dispatch.choose("auto", "cpu", torch.float64) == "reference"
+    assert dispatch.select_backend("auto", "cpu") == "compiled"
+    assert dispatch.select_backend("auto", "cpu", torch.float64) == "reference"
 
 
 def test_auto_says_aloud_on_a_device_that_no_backend_knows():
     with pytest.warns(UserWarning, match="slow reference.*keops: it runs on cpu and cuda, not on meta"):
-        assert dispatch.choose("auto", "meta") == "reference"
+        assert dispatch.select_backend("auto", "meta") == "reference"
 
 
 def test_auto_says_aloud_when_only_the_definition_can_run(monkeypatch):
     for name in ("compiled", "keops"):
-        monkeypatch.setattr(f"lra.ops.ssm_kernels.{dispatch.BACKENDS[name]}.why_not", lambda *_: "no compiler")
+        monkeypatch.setattr(f"lra.ops.ssm_kernels.{dispatch.BACKENDS[name]}.unavailable_reason", lambda *_: "no compiler")
     with pytest.warns(UserWarning, match="slow reference.*compiled: no compiler"):
-        assert dispatch.choose("auto", "cpu") == "reference"
+        assert dispatch.select_backend("auto", "cpu") == "reference"
 
 
 def test_compiled_loops_are_built_once_and_a_missing_compiler_is_named(build, tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_a_cache_folder_that_keeps_nothing_is_done_without_or_is_a_reason_with_i
 
 def test_backends_that_ran_are_on_record():
     nplr_spectrum(*system(), 8, backend="reference")
-    assert "reference" in dispatch.used()["nplr_spectrum"]
+    assert "reference" in dispatch.backends_used()["nplr_spectrum"]
 
 
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
