@@ -1,4 +1,4 @@
-"""For all tests: no network beyond this machine; at the end, what randomised tests tried and models promised."""
+"""Set-up of all tests: blocks the network, runs randomised checks, and sums counts up at the end."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import pytest
 
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
-# the library's own server is no Python, and would send telemetry
+# W&B's server is not a Python process, so the block does not reach it; this keeps it from sending telemetry
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 exec(compile((OFFLINE / "sitecustomize.py").read_text(), str(OFFLINE / "sitecustomize.py"), "exec"), {})
 
@@ -19,30 +19,52 @@ def _network(request, monkeypatch):
         monkeypatch.setenv("LRA_TESTS_MAY_CONNECT", "1")
 
 
+@pytest.fixture
+def fuzz(record_property):
+    """A function that calls a check with keyword arguments drawn from Hypothesis strategies."""
+    from hypothesis import HealthCheck, given, settings
+
+    def run(check, examples: int, **strategies) -> None:
+        tried = 0
+
+        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(**strategies)
+        def counted(**inputs):
+            nonlocal tried
+            tried += 1
+            check(**inputs)
+
+        counted()
+        record_property("inputs tried", tried)
+
+    return run
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
+    """Count the inputs of tests that use Hypothesis directly."""
     report = (yield).get_result()
-    # Hypothesis leaves there what its option --hypothesis-show-statistics prints
+    # Hypothesis stores here what its option --hypothesis-show-statistics prints
     tried = re.findall(r"(\d+) passing, (\d+) failing", getattr(item, "hypothesis_statistics", ""))
     if report.when == "call" and tried:
         report.user_properties.append(("inputs tried", sum(int(n) for pair in tried for n in pair)))
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Totals of what tests have counted: inputs tried, processes killed; parameters and exemptions of models."""
+    """Print total inputs tried and processes stopped, and each model's parameters and exemptions."""
     totals: dict[str, int] = {}
-    said: set[tuple[str, str]] = set()
+    texts: dict[str, set[str]] = {"parameters": set(), "exempt": set()}
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
                 if isinstance(value, int) and name in ("inputs tried", "processes stopped"):
                     totals[name] = totals.get(name, 0) + value
-                elif name in ("parameters", "exempt"):
-                    said.add((name, value))
+                elif name in texts:
+                    texts[name].add(value)
     for name, total in sorted(totals.items()):
         terminalreporter.write_line(f"{name}: {total:,}")
-    sizes = sorted(value for name, value in said if name == "parameters")
+    sizes = sorted(texts["parameters"])
     for start in range(0, len(sizes), 6):
         terminalreporter.write_line("parameters as tested: " + ", ".join(sizes[start : start + 6]))
-    for reason in sorted(value for name, value in said if name == "exempt"):
+    for reason in sorted(texts["exempt"]):
         terminalreporter.write_line(f"exempt: {reason}")
