@@ -30,10 +30,10 @@ def long_conv(u: Tensor, kernel: Tensor, D: Tensor | None = None, mask: Tensor |
             f"kernel {tuple(kernel.shape)} for input {tuple(u.shape)}: (1 or 2, H, M), (B, H, L) are needed"
         )
     with torch.autocast(u.device.type, enabled=False):
-        return LongConv.apply(u, kernel, D, mask)
+        return LongConvFunction.apply(u, kernel, D, mask)
 
 
-class LongConv(torch.autograd.Function):
+class LongConvFunction(torch.autograd.Function):
     """Keeps its arguments and no spectrum, which would be two to four times their size; the backward transforms again.
 
     The skip is part of the kernel's tap at offset zero: it costs no pass over u of its own.

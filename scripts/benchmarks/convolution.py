@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Keeping(torch.autograd.Function):
-    """`lra.ops.fftconv.LongConv` with the spectra of input and kernel saved in the forward."""
+    """`lra.ops.fftconv.LongConvFunction` with the spectra of input and kernel saved in the forward."""
 
     @staticmethod
     def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor) -> Tensor:

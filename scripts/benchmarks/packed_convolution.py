@@ -117,7 +117,7 @@ def multiply_backward(u, g, k, d, pairs, size, BLOCK: tl.constexpr):
 
 
 class Packed(torch.autograd.Function):
-    """`lra.ops.fftconv.LongConv`: u (B, H, L), kernel (K, H, M), D (H,) or None, mask (B, L) or None -> (B, H, L)."""
+    """`lra.ops.fftconv.LongConvFunction`: u (B, H, L), kernel (K, H, M), D (H,) or None, mask (B, L) or None -> (B, H, L)."""
 
     @staticmethod
     def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor | None, mask: Tensor | None) -> Tensor:
