@@ -1,17 +1,17 @@
-# Every target that needs the environment makes it first; plain `make` lists them.
+# Targets that need the environment create it first; `make` lists the targets.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# there while packages are put in place: one that was interrupted looks whole, and is not
+# exists during installation: after an interruption the environment looks complete, but is not
 UNFINISHED := $(VENV)/.unfinished
 USABLE := { test ! -e $(UNFINISHED) && { $(RUN) -m pip --version || $(RUN) -m ensurepip; }; } >/dev/null 2>&1
-# the libraries as on a processor with neither AVX-512 nor bfloat16 instructions
+# makes libraries behave as on a processor without AVX-512 and bfloat16 instructions
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 COMPILER := command -v $(CXX) c++ g++ clang++ >/dev/null
 
-# every file here is in UTF-8, whatever the locale
+# read files as UTF-8 in any locale
 export PYTHONUTF8 := 1
 
 SCALE ?= paper
@@ -25,71 +25,71 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help setup gone environment compiler demo test test-fast nightly lint format licences lra-all tables report audit bench dashboard wandb-sync data lock clean
 
-help:  ## this list
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## the environment in .venv, from the locked requirements
+setup: $(READY)  ## create .venv from the locked requirements
 
-# also where the Python it was made with has gone; a second make waits for the first
+# also runs if the Python of .venv was removed; a second make waits for the first
 $(READY): requirements.txt pyproject.toml $(shell test -x $(RUN) || echo gone)
-	@{ exec 9>.venv.tmp; } 2>/dev/null || { echo "make: $(CURDIR): cannot be written: clone it to where .venv can be made"; exit 2; }; \
-	  ! command -v flock >/dev/null || flock -n 9 || { echo "another make is setting up $(VENV): waiting for it"; flock 9; }; \
+	@{ exec 9>.venv.tmp; } 2>/dev/null || { echo "make: $(CURDIR) is not writable; hint: clone the repository to a folder you can write to"; exit 2; }; \
+	  ! command -v flock >/dev/null || flock -n 9 || { echo "another make is setting up $(VENV); waiting for it to finish"; flock 9; }; \
 	  $(MAKE) --no-print-directory environment
 
 gone:
 
 environment:
 	@$(USABLE) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
-	  { echo "make: $$($(PYTHON) --version 2>&1) found, Python 3.11 to 3.13 needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	  { echo "make: found $$($(PYTHON) --version 2>&1), but Python 3.11 to 3.13 is needed; hint: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	@$(USABLE) || $(PYTHON) -m venv --clear $(VENV) || \
-	  { echo "make: could not create $(VENV), for the reason above; without ensurepip on Debian: apt-get install python3-venv"; exit 2; }
+	  { echo "make: could not create $(VENV), see above; hint: if ensurepip is missing, on Debian: apt-get install python3-venv"; exit 2; }
 	@echo "setting up $(VENV) (about 5 GB, once)"
 	@touch $(UNFINISHED); \
 	  PIP_USER=0 $(RUN) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)" && \
 	  $(VENV)/bin/uv pip install $$(test -t 2 || echo --quiet) --python $(RUN) --require-hashes -r requirements.txt && \
 	  $(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e . && rm $(UNFINISHED) || \
 	  { find $(VENV)/lib -maxdepth 2 -name site-packages -newer $(UNFINISHED) | grep -q . || rm -f $(UNFINISHED); \
-	    echo "make: $(VENV) is not complete, for the reason above; the same command goes on" \
-	    "(PIP_INDEX_URL and UV_INDEX_URL name a mirror, UV_CACHE_DIR another cache)"; exit 2; }
+	    echo "make: $(VENV) is incomplete, see above; hint: repeat the command to continue" \
+	    "(PIP_INDEX_URL and UV_INDEX_URL choose a mirror, UV_CACHE_DIR the cache)"; exit 2; }
 	@touch $(READY)
-	@$(COMPILER) || echo "make: no C++ compiler was found, so S4 runs as its slow reference: on Debian apt-get install g++"
+	@$(COMPILER) || echo "make: no C++ compiler found, S4 uses its slow reference kernel; hint: on Debian, apt-get install g++"
 
 compiler:
-	@$(COMPILER) || { echo "make: no C++ compiler was found, and tests need one: on Debian apt-get install g++"; exit 2; }
+	@$(COMPILER) || { echo "make: the tests need a C++ compiler; hint: on Debian, apt-get install g++"; exit 2; }
 
-demo: $(READY)  ## S4 and the Transformer on ListOps and Pathfinder: minutes on two cores, ends with table and report
+demo: $(READY)  ## train S4 and the Transformer on ListOps and Pathfinder, then table and report (minutes on two cores)
 	@$(RUN) scripts/demo.py $(ARGS)
 
-test: compiler lint  ## lint, types and the whole test suite
+test: compiler lint  ## lint, types and all tests but the nightly ones
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal -m "not nightly" $(ARGS)
 
-test-fast: $(READY)  ## the tests that take seconds
+test-fast: $(READY)  ## only the fast tests
 	@$(RUN) -m pytest -m "not nightly and not slow" $(ARGS)
 
-nightly: $(READY)  ## the long tests: kills, faults, thousands of inputs, large steps; then all others by AVX2 alone
+nightly: $(READY)  ## long tests (kills, faults, thousands of inputs, large steps), then all others limited to AVX2
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m nightly $(ARGS)
 	@OMP_NUM_THREADS=1 $(AVX2_ONLY) $(RUN) -m pytest -n 2 --dist worksteal -m "not nightly" $(ARGS)
 
 lint: $(READY)  ## ruff, import contracts and mypy
 	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check --quiet . || { echo "ruff format would change files: make format"; exit 1; }
+	@$(VENV)/bin/ruff format --check --quiet . || { echo "make: ruff format would change files; hint: make format"; exit 1; }
 	@$(RUN) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache >.lint-imports.tmp || { cat .lint-imports.tmp; exit 1; }; rm -f .lint-imports.tmp
 	@$(RUN) -m mypy
 
-format: $(READY)  ## let ruff put the code into shape
+format: $(READY)  ## fix and format the code with ruff
 	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format --quiet .
 
-licences: $(READY)  ## the licence of every installed package
+licences: $(READY)  ## list the licence of every installed package
 	@$(RUN) -m piplicenses --from=mixed --order=license
 
-lra-all: $(READY)  ## every model x task x seed, then the tables: SCALE= MODELS= TASKS= SEEDS= JOBS= LAUNCHER=; resumes
+lra-all: $(READY)  ## train models x tasks x seeds, then the tables; resumes (SCALE= MODELS= TASKS= SEEDS= JOBS= LAUNCHER=)
 	@$(RUN) scripts/lra_all.py --scale "$(SCALE)" --models "$(MODELS)" --tasks "$(TASKS)" --seeds "$(SEEDS)" --jobs "$(JOBS)" \
 	  --launcher "$(LAUNCHER)" $(ARGS)
 
-tables: $(READY)  ## comparison tables from the records: Markdown, CSV, LaTeX
+tables: $(READY)  ## comparison tables from the records (Markdown, CSV, LaTeX)
 	@$(RUN) scripts/tables.py $(ARGS)
 
-report: $(READY)  ## one HTML page with table, learning curves and every run
+report: $(READY)  ## HTML page with tables, learning curves and all runs
 	@$(RUN) scripts/report.py $(ARGS)
 
 audit: $(READY)  ## check that records, tables and code agree
@@ -102,25 +102,25 @@ bench: $(READY)  ## kernel, layer, library and S4 paper efficiency benchmarks on
 	@$(RUN) scripts/bench.py lssl $(ARGS)
 	@$(RUN) scripts/bench.py attention $(ARGS)
 
-dashboard: $(READY)  ## browse the W&B runs made here, in the terminal
-	@compgen -G "wandb/*run-*" >/dev/null || { echo "make: no W&B runs here yet; train something first (make demo)"; exit 2; }
-	@test -t 0 -a -t 1 || { echo "make: the dashboard needs a terminal; make report writes a page instead"; exit 2; }
+dashboard: $(READY)  ## browse local W&B runs in the terminal
+	@compgen -G "wandb/*run-*" >/dev/null || { echo "make: no local W&B runs; hint: make demo"; exit 2; }
+	@test -t 0 -a -t 1 || { echo "make: the dashboard needs a terminal; hint: make report writes an HTML page"; exit 2; }
 	@$(RUN) -m wandb leet ./wandb
 
 wandb-sync: $(READY)  ## upload offline W&B runs
-	@compgen -G "wandb/offline-run-*" >/dev/null || { echo "make: no offline W&B runs here, nothing to upload"; exit 2; }
+	@compgen -G "wandb/offline-run-*" >/dev/null || { echo "make: no offline W&B runs to upload"; exit 2; }
 	@$(RUN) -c 'import sys; from lra.tracking import has_key; sys.exit(not has_key())' 2>/dev/null || \
-	  { echo "make: no W&B key on this machine; run $(RUN) -m wandb login"; exit 2; }
-	@echo "uploading what was not uploaded yet"
+	  { echo "make: no W&B key on this machine; hint: $(RUN) -m wandb login"; exit 2; }
+	@echo "uploading new offline runs"
 	@WANDB_X_GRAPHQL_RETRY_MAX=3 $(RUN) -m wandb sync --yes </dev/null
 
 data: $(READY)  ## prepare the data of all six tasks
 	@for task in listops text retrieval image pathfinder pathx; do $(RUN) scripts/prepare_data.py prepare task=$$task || exit; done
 
-lock: $(READY)  ## renew requirements.txt from pyproject.toml
+lock: $(READY)  ## update requirements.txt from pyproject.toml
 	@$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-header --quiet --output-file requirements.txt
 
-clean:  ## remove caches; data, runs and results stay
+clean:  ## remove caches; keeps data, runs and results
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache outputs multirun
 	@find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The shape of the repository. Import directions are contracts of import-linter in pyproject.toml."""
+"""Repository layout. Import directions are import-linter contracts in pyproject.toml."""
 
 import subprocess
 import sys
@@ -6,27 +6,20 @@ import sys
 from lra.paths import ROOT
 
 
-def test_reading_records_imports_none_of_the_heavy_libraries():
+def test_records_import_no_heavy_libraries():
     code = (
-        "import sys, lra.records.record; print([m for m in ('torch', 'hydra', 'wandb', 'pandas') if m in sys.modules])"
+        "import sys, lra.records.store; print([m for m in ('torch', 'hydra', 'wandb', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_no_module_is_a_heap():
-    heaps = {"utils", "helpers", "common", "manager", "factory", "registry", "misc"}
+def test_no_module_has_a_catch_all_name():
+    catch_all = {"utils", "helpers", "common", "manager", "factory", "registry", "misc"}
     names = {p.stem for folder in ("lra", "models", "data", "scripts") for p in (ROOT / folder).rglob("*.py")}
-    assert names & heaps == set()
+    assert names & catch_all == set()
 
 
-def test_top_level_is_as_fixed():
-    for name in ("lra", "models", "data", "configs", "scripts", "results", "tests"):
-        assert (ROOT / name).is_dir(), name
-    assert (ROOT / "Makefile").is_file()
-    assert (ROOT / "README.md").is_file()
-
-
-def test_ci_runs_a_valid_shell_script():
-    done = subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], capture_output=True, text=True, check=False)
+def test_ci_script_is_valid_bash():
+    done = subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

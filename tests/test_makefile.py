@@ -1,4 +1,4 @@
-"""Set-up gets over what it finds: half an environment, one whose Python has gone, a clone that was moved."""
+"""`make setup` resumes after an interruption, repairs a broken environment and survives a moved clone."""
 
 import fcntl
 import os
@@ -12,126 +12,113 @@ import pytest
 
 from lra.paths import ROOT
 
-MAKEFILE = (ROOT / "Makefile").read_text()
-# a Python, and pip and uv: they note what they are asked, and make the environment
+# stands for python, pip and uv: logs its arguments and creates the environment
 PYTHON = """#!/bin/sh
-echo "$*" >> asked
+echo "$*" >> calls
 if [ "$2" = venv ]; then rm -rf .venv; mkdir -p .venv/bin; cp python .venv/bin/python; cp python .venv/bin/uv; fi
 """
-WITHOUT_PIP = '#!/bin/sh\n[ "$2" != pip ] && [ "$2" != ensurepip ]\n'
+# variables of a make that runs these tests must not reach the make under test
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
+def write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 @pytest.fixture
 def clone(tmp_path):
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    put(tmp_path / "python", PYTHON)
+    write_program(tmp_path / "python", PYTHON)
     return tmp_path
-
-
-def put(program: Path, text: str) -> None:
-    program.parent.mkdir(parents=True, exist_ok=True)
-    program.write_text(text)
-    program.chmod(0o755)
-
-
-# without what the make that runs these tests would tell them
-OURS = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 
 
 def make(clone: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
     command = [shutil.which("make"), *words, "PYTHON=./python"]
-    return subprocess.run(command, cwd=clone, env={**OURS, **environment}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=clone, env={**ENVIRONMENT, **environment}, capture_output=True, text=True)
 
 
-def asked(clone: Path) -> list[str]:
-    return (clone / "asked").read_text().splitlines() if (clone / "asked").exists() else []
+def created(clone: Path) -> bool:
+    """True if make created the environment, rather than keep the one it found."""
+    return "-m venv --clear .venv" in (clone / "calls").read_text().splitlines()
 
 
-def interrupted(clone: Path) -> None:
-    """Also what Debian leaves where python3-venv is missing."""
-    put(clone / ".venv/bin/python", WITHOUT_PIP)
+def half_made(clone: Path) -> None:
+    """An environment without pip, as Debian leaves it if python3-venv is missing."""
+    write_program(clone / ".venv/bin/python", '#!/bin/sh\n[ "$2" != pip ] && [ "$2" != ensurepip ]\n')
 
 
-def gone(clone: Path) -> None:
+def python_removed(clone: Path) -> None:
     (clone / ".venv/bin").mkdir(parents=True)
     (clone / ".venv/bin/python").symlink_to("/nowhere/python")
     (clone / ".venv/.ready").touch()
 
 
-@pytest.mark.parametrize("found", [lambda clone: None, interrupted, gone])
-def test_an_environment_that_cannot_be_used_is_made(found, clone):
-    found(clone)
+@pytest.mark.parametrize("prepare", [lambda clone: None, half_made, python_removed])
+def test_unusable_environment_is_created(prepare, clone):
+    prepare(clone)
     done = make(clone, "setup")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "-m venv --clear .venv" in asked(clone)
-    assert asked(clone)[-1].startswith("pip install --quiet --python .venv/bin/python --no-deps")
+    assert created(clone)
     assert "Nothing to be done" in make(clone, "setup").stdout
 
 
-def test_one_that_can_be_used_stays_whatever_other_python_is_there(clone):
-    put(clone / ".venv/bin/python", PYTHON)
-    put(clone / ".venv/bin/uv", PYTHON)
-    put(clone / "python", "#!/bin/sh\nexit 1\n")
-    assert make(clone, "setup").returncode == 0
-    assert [line for line in asked(clone) if "venv --clear" in line] == []
-
-
-def test_an_installation_that_fails_ends_with_the_way_out_and_is_taken_up_again(clone):
-    put(clone / ".venv/bin/python", PYTHON)
-    put(clone / ".venv/bin/uv", "#!/bin/sh\nexit 1\n")
+def test_failed_installation_is_resumed(clone):
+    write_program(clone / ".venv/bin/python", PYTHON)
+    write_program(clone / ".venv/bin/uv", "#!/bin/sh\nexit 1\n")
     (clone / ".venv/lib/python3/site-packages").mkdir(parents=True)
+    # a usable environment is kept whatever other Python there is
+    write_program(clone / "python", "#!/bin/sh\nexit 1\n")
     done = make(clone, "setup")
     assert done.returncode == 2
-    assert done.stdout.splitlines()[-1].startswith("make: .venv is not complete, for the reason above; ")
-    put(clone / ".venv/bin/uv", PYTHON)
+    assert done.stdout.splitlines()[-1].startswith("make: .venv is incomplete")
+    write_program(clone / ".venv/bin/uv", PYTHON)
     assert make(clone, "setup").returncode == 0
-    assert [line for line in asked(clone) if "venv --clear" in line] == []  # nothing had been put in place
+    # no package had been installed
+    assert not created(clone)
 
 
 @pytest.mark.parametrize("end", ["kill -9 $PPID", "exit 1"])
-def test_packages_that_were_put_in_place_in_part_are_put_there_anew(clone, end):
-    """They would pass for whole: the next look is at their names only."""
-    put(clone / ".venv/bin/python", PYTHON)
-    put(clone / ".venv/bin/uv", f"#!/bin/sh\nmkdir -p .venv/lib/python3/site-packages\n{end}\n")
+def test_partly_installed_packages_are_replaced(clone, end):
+    """The installer would take them for complete, as it only looks at their names."""
+    write_program(clone / ".venv/bin/python", PYTHON)
+    write_program(clone / ".venv/bin/uv", f"#!/bin/sh\nmkdir -p .venv/lib/python3/site-packages\n{end}\n")
     assert make(clone, "setup").returncode == 2
     assert not (clone / ".venv/.ready").exists()
     assert make(clone, "setup").returncode == 0
-    assert "-m venv --clear .venv" in asked(clone)
-    assert not (clone / ".venv/.unfinished").exists()
+    assert created(clone)
 
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="this system has no flock")
-def test_a_second_make_waits_for_the_first(clone):
-    with (clone / ".venv.tmp").open("w") as first:
-        fcntl.flock(first, fcntl.LOCK_EX)
+def test_second_make_waits_for_the_first(clone):
+    with (clone / ".venv.tmp").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         command = ["make", "setup", "PYTHON=./python"]
-        second = subprocess.Popen(command, cwd=clone, env=OURS, stdout=subprocess.PIPE, text=True)
-        assert second.stdout.readline() == "another make is setting up .venv: waiting for it\n"
-        assert asked(clone) == []
+        second = subprocess.Popen(command, cwd=clone, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        assert second.stdout.readline().startswith("another make is setting up .venv")
+        assert not (clone / "calls").exists()
     assert second.wait() == 0
     second.stdout.close()
     assert (clone / ".venv/.ready").exists()
 
 
-def test_a_clone_that_cannot_be_written_is_one_line(clone):
-    (clone / ".venv.tmp").mkdir()  # root may write anywhere else
+def test_unwritable_clone_is_one_line(clone):
+    (clone / ".venv.tmp").mkdir()  # root may write to any folder
     done = make(clone, "setup")
     assert done.returncode == 2
-    assert done.stdout == f"make: {clone}: cannot be written: clone it to where .venv can be made\n"
+    assert re.fullmatch(rf"make: {clone} is not writable; hint: .*\n", done.stdout)
 
 
-def test_tests_without_a_compiler_are_one_line(clone, tmp_path):
+def test_missing_compiler_is_one_line(clone, tmp_path):
     done = make(clone, "test", PATH=str(tmp_path), CXX="")
     assert done.returncode == 2
-    assert done.stdout.splitlines() == [
-        "make: no C++ compiler was found, and tests need one: on Debian apt-get install g++"
-    ]
+    assert re.fullmatch("make: .*C\\+\\+ compiler.*; hint: .*\n", done.stdout)
 
 
-def test_no_target_calls_a_program_that_knows_the_folder_it_was_installed_in():
-    """A clone may be moved: the first line of a script of .venv would lead to where it was."""
-    programs = set(re.findall(r"\$\(VENV\)/bin/(\w+)", MAKEFILE)) - {"python"}
-    assert programs == {"ruff", "uv"}
+def test_targets_work_in_a_moved_clone():
+    """Scripts of .venv/bin name its old folder in their first line, so only compiled programs may be called."""
+    programs = set(re.findall(r"\$\(VENV\)/bin/(\w+)", (ROOT / "Makefile").read_text())) - {"python"}
     for name in programs:
         assert not (Path(sys.prefix) / "bin" / name).read_bytes().startswith(b"#!"), name

@@ -1,4 +1,4 @@
-"""Training processes for the tests of this folder."""
+"""Fixture that starts training processes."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from helpers.processes import starter
 
 @pytest.fixture(scope="session")
 def start():
-    with starter() as made:
-        yield made
+    with starter() as start_process:
+        yield start_process

@@ -1,4 +1,4 @@
-"""The same run twice gives the same bits; on another number of threads nearly the same; a refactor changes nothing."""
+"""Deterministic runs are bit-identical, threads change only rounding, and refactors keep the first losses."""
 
 import dataclasses
 import functools
@@ -19,22 +19,22 @@ from lra.task import TaskSpec
 from lra.training.optim import adamw
 
 GOLDEN = ROOT / "tests" / "golden" / "first_losses.json"
-# other processors round otherwise; five steps multiply that by far less than this
+# processors round differently; five steps amplify that far less
 TOLERANCE = 1e-6
 
 
 @functools.cache
-def small(model: str) -> tuple[DictConfig, TaskSpec]:
+def small_config(model: str) -> tuple[DictConfig, TaskSpec]:
     cfg = compose("task=listops", f"model={model}", "scale=smoke", "model.d_model=16")
     return cfg, dataclasses.replace(instantiate(cfg.task).spec, max_len=48)
 
 
 def first_steps(model: str, n: int, dtype: torch.dtype) -> tuple[list[float], nn.Module]:
-    """Losses of n training steps on one ragged batch of a small ListOps, and the model after them."""
-    cfg, spec = small(model)
+    """Losses of n training steps on one ragged ListOps batch, and the trained model."""
+    cfg, spec = small_config(model)
     torch.manual_seed(0)
     net = classifier(cfg, spec).to(dtype).train()
-    # drawn as whole numbers, which come out alike on every processor
+    # random integers are the same on every processor
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(1, spec.vocab_size, (4, 40), generator=generator)
     mask = torch.arange(40) < torch.tensor([40, 33, 25, 17])[:, None]
@@ -51,8 +51,8 @@ def first_steps(model: str, n: int, dtype: torch.dtype) -> tuple[list[float], nn
 
 
 @pytest.mark.parametrize("model", names("model"))
-def test_first_losses_are_those_written_down(model):
-    """A change that should not change numbers leaves the file as it is; LRA_GOLDEN=write renews it."""
+def test_first_losses_match_the_golden_file(model):
+    """Set LRA_GOLDEN=write to update the file, only for a change that is meant to change numbers."""
     losses, _ = first_steps(model, 5, torch.float64)
     known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get("LRA_GOLDEN") == "write":
@@ -65,25 +65,25 @@ def test_first_losses_are_those_written_down(model):
 
 @pytest.fixture
 def deterministic():
-    """As Lightning's deterministic=True sets it."""
+    """Deterministic algorithms, as with Lightning's deterministic=True."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("model", names("model"))
-def test_every_model_trains_the_same_bits_twice(model, deterministic):
-    """An operation that has no deterministic form would raise here; noise that no seed sets would differ."""
+def test_every_model_trains_deterministically(model, deterministic):
+    """Operations without a deterministic form raise here; unseeded noise gives other losses."""
     (one, first), (two, second) = (first_steps(model, 3, torch.float32) for _ in range(2))
     assert one == two
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
-def test_golden_losses_are_of_models_that_exist():
+def test_golden_file_lists_the_existing_models():
     assert sorted(json.loads(GOLDEN.read_text())) == names("model")
 
 
-def made(model: str, start, place: Path, threads: int = 1) -> Run:
+def trained(model: str, start, place: Path, threads: int = 1) -> Run:
     words = [f"model={model}", "trainer.deterministic=true", "training.steps=30", f"trainer.threads={threads}"]
     run = Run(place, start, *words, data=place.parent / "data")
     assert run.process().wait() == 0, run.said()
@@ -91,14 +91,14 @@ def made(model: str, start, place: Path, threads: int = 1) -> Run:
 
 
 @pytest.mark.parametrize("model", ["s4", pytest.param("transformer", marks=pytest.mark.nightly)])
-def test_deterministic_runs_are_equal_bit_for_bit(model, start, tmp_path):
-    assert_same(made(model, start, tmp_path / "a"), made(model, start, tmp_path / "b"))
+def test_deterministic_runs_are_bit_identical(model, start, tmp_path):
+    assert_same(trained(model, start, tmp_path / "a"), trained(model, start, tmp_path / "b"))
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("model", ["s4", "transformer"])
-def test_another_number_of_threads_changes_losses_by_rounding_only(model, start, tmp_path):
-    runs = [made(model, start, tmp_path / str(threads), threads) for threads in (1, 2)]
+def test_threads_change_losses_only_by_rounding(model, start, tmp_path):
+    runs = [trained(model, start, tmp_path / str(threads), threads) for threads in (1, 2)]
     one, two = (torch.tensor([p.train_loss for p in run.record().curve], dtype=torch.float64) for run in runs)
     print(f"{model}: largest relative difference {float(((one - two) / one).abs().max()):.1e}")
     torch.testing.assert_close(one, two, rtol=1e-5, atol=0)

@@ -1,4 +1,4 @@
-"""Processors with fewer instructions than this one. `make nightly` runs the whole suite with them."""
+"""Older instruction sets: AVX2 without bfloat16, and each x86-64 level. `make nightly` runs all tests on AVX2."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from lra.ops.ssm_kernels import cpp
 from lra.ops.ssm_kernels.dispatch import nplr_spectrum
 
 AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-NEEDED = {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
+CPU_FLAG = {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
 
 AUTOCAST = """
 import torch
@@ -31,17 +31,17 @@ for model in (LSTM(16, 24), GRU(16, 24)):
 """
 
 
-def test_recurrences_train_in_mixed_precision_without_bfloat16_instructions():
-    run = subprocess.run(
+def test_rnns_train_in_mixed_precision_on_avx2():
+    done = subprocess.run(
         [sys.executable, "-c", AUTOCAST], env=os.environ | AVX2_ONLY, capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stderr
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("level", NEEDED)
-def test_loops_built_for_a_lesser_processor_match_the_definition(level, tmp_path, monkeypatch):
+@pytest.mark.parametrize("level", CPU_FLAG)
+def test_cpp_kernels_match_on_every_x86_level(level, tmp_path, monkeypatch):
     cpu = Path("/proc/cpuinfo")
-    if not cpu.exists() or NEEDED[level] not in cpu.read_text().split():
+    if not cpu.exists() or CPU_FLAG[level] not in cpu.read_text().split():
         pytest.skip(f"this processor is not {level}")
     if reason := cpp.unavailable_reason(torch.device("cpu"), torch.float32):
         pytest.skip(reason)
@@ -53,19 +53,19 @@ def test_loops_built_for_a_lesser_processor_match_the_definition(level, tmp_path
         rounded, exact = system(3, 5, 2, 1), system(3, 5, 2, 1, torch.float64)
         truth = value_and_gradients(lambda *p: nplr_spectrum(*p, 100, backend="reference"), exact)
         found = value_and_gradients(lambda *p: nplr_spectrum(*p, 100, backend="compiled"), rounded)
-        assert list(tmp_path.rglob("*.so")), "built before, for this processor"
+        assert list(tmp_path.rglob("*.so")), "the library was not compiled here"
     finally:
         cpp.library.cache_clear()
     assert all(error < 1e-4 for error in errors(found, truth).values())
 
 
-@pytest.mark.parametrize(("floating", "sizes"), [(1e3, [2**8]), (1e11, [2**n for n in range(8, 12)])])
-def test_a_ceiling_is_measured_at_the_first_size_that_takes_long_enough(floating, sizes):
-    tried = []
+@pytest.mark.parametrize(("flops_per_s", "sizes"), [(1e3, [2**8]), (1e11, [2**n for n in range(8, 12)])])
+def test_ceiling_stops_at_the_first_slow_size(flops_per_s, sizes):
+    measured = []
 
     def rate(n):
-        tried.append(n)
-        return floating, 2 * n**3 / floating
+        measured.append(n)
+        return flops_per_s, 2 * n**3 / flops_per_s
 
-    assert step.grown(rate, range(8, 14)) == floating
-    assert tried == sizes
+    assert step.grown(rate, range(8, 14)) == flops_per_s
+    assert measured == sizes

@@ -1,4 +1,4 @@
-"""Tests have no network beyond this machine, and neither have the processes they start."""
+"""Tests and the Python processes they start can connect only to this machine."""
 
 import http.server
 import os
@@ -10,45 +10,45 @@ import urllib.request
 
 import pytest
 
-ELSEWHERE = ("192.0.2.1", 9)  # set aside for documentation: nobody is there
+REMOTE = ("192.0.2.1", 9)  # reserved for documentation, no host has it
 
 
-def test_a_connection_elsewhere_is_refused():
+def test_remote_connections_are_refused():
     with pytest.raises(ConnectionRefusedError, match="tests have no network"):
-        socket.create_connection(ELSEWHERE, timeout=1)
+        socket.create_connection(REMOTE, timeout=1)
     with pytest.raises(OSError, match="tests have no network"):
         urllib.request.urlopen("http://example.org", timeout=1)
     with pytest.raises(ConnectionRefusedError, match="tests have no network"):
         socket.gethostbyname("example.org")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unconnected:
-        for ask in (
-            lambda: unconnected.sendto(b"x", ELSEWHERE),
-            lambda: unconnected.sendmsg([b"x"], [], 0, ELSEWHERE),
-            lambda: unconnected.connect_ex(ELSEWHERE),
-            lambda: socket.getnameinfo(ELSEWHERE, 0),
-            lambda: socket.gethostbyaddr(ELSEWHERE[0]),
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        for call in (
+            lambda: udp.sendto(b"x", REMOTE),
+            lambda: udp.sendmsg([b"x"], [], 0, REMOTE),
+            lambda: udp.connect_ex(REMOTE),
+            lambda: socket.getnameinfo(REMOTE, 0),
+            lambda: socket.gethostbyaddr(REMOTE[0]),
         ):
             with pytest.raises(ConnectionRefusedError, match="tests have no network"):
-                ask()
+                call()
 
 
-def test_a_process_started_by_a_test_is_bound_too():
-    code = f"import socket; socket.create_connection({ELSEWHERE}, timeout=1)"
+def test_child_processes_are_offline_too():
+    code = f"import socket; socket.create_connection({REMOTE}, timeout=1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "tests have no network" in done.stderr
 
 
-def test_this_machine_can_be_reached():
+def test_localhost_is_reachable():
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        with socket.create_connection(server.server_address, timeout=5) as there:
-            assert there.getpeername()[0] == "127.0.0.1"
+        with socket.create_connection(server.server_address, timeout=5) as client:
+            assert client.getpeername()[0] == "127.0.0.1"
 
 
 @pytest.mark.network
-def test_a_marked_test_may_connect():
+def test_network_mark_allows_connections():
     assert os.environ["LRA_TESTS_MAY_CONNECT"]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unconnected:
-        # no packet is sent: a datagram socket only notes the address
-        unconnected.connect(ELSEWHERE)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        # sends no packet: connecting a UDP socket only stores the address
+        udp.connect(REMOTE)

@@ -1,4 +1,4 @@
-"""A secret in the environment reaches no file and no line that a run writes."""
+"""Secrets from the environment appear in no file and no output of a run."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from lra.config.compose import composed
 from lra.launch import job
 
-PLANTED = {
+SECRETS = {
     "WANDB_API_KEY": "f00d" * 10,
     "HF_TOKEN": "hf_planted5eed5eed5eed",
     "AWS_SECRET_ACCESS_KEY": "Planted/Aws+5eed5eed",
@@ -19,18 +19,18 @@ PLANTED = {
 
 
 def leaks(folder: Path) -> list[str]:
-    """Files below a folder that hold one of the planted values, and which."""
+    """Files under the folder that contain a planted value, with its variable name."""
     files = [(path, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()]
     assert files
-    return [f"{path}: {name}" for path, raw in files for name, value in PLANTED.items() if value.encode() in raw]
+    return [f"{path}: {name}" for path, raw in files for name, value in SECRETS.items() if value.encode() in raw]
 
 
-def test_planted_secrets_are_in_no_record_log_checkpoint_or_wandb_file(start, tmp_path):
+def test_secrets_are_in_no_written_file(start, tmp_path):
     words = ["task=listops", "model=transformer", "scale=smoke", "training.steps=3000", "trainer.checkpoint_seconds=0"]
-    # the user may write one into an option himself
+    # secrets may come in through options too
     words += ["wandb.group=${oc.env:DATABASE_PASSWORD}", "wandb.tags=[${oc.env:DB_PASS}]", "trainer=cpu"]
     folders = [f"results={tmp_path}/results", f"runs={tmp_path}/runs", f"data.root={tmp_path}/data"]
-    run = start([*words, *folders], tmp_path / "log", **PLANTED, WANDB_DIR=str(tmp_path))
+    run = start([*words, *folders], tmp_path / "log", **SECRETS, WANDB_DIR=str(tmp_path))
     assert run.until(lambda: any(tmp_path.rglob("last.ckpt"))), run.log.read_text()
     os.kill(run.pid, signal.SIGTERM)
     assert run.wait() == 130, run.log.read_text()
@@ -39,20 +39,20 @@ def test_planted_secrets_are_in_no_record_log_checkpoint_or_wandb_file(start, tm
     assert leaks(tmp_path) == []
 
 
-def test_neither_a_refusal_nor_a_trace_repeats_a_secret(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("DATABASE_PASSWORD", PLANTED["DATABASE_PASSWORD"])
+def test_errors_and_traces_hide_secrets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DATABASE_PASSWORD", SECRETS["DATABASE_PASSWORD"])
     words = ["task=listops", "model=transformer", "scale=smoke", f"runs={tmp_path}/runs"]
     for word in ("trainer.accelerator=${oc.env:DATABASE_PASSWORD}", "task.batch_size=${oc.env:DATABASE_PASSWORD}"):
         with pytest.raises(SystemExit):
             job.one(**composed([*words, word, f"data.root={tmp_path}/data", f"results={tmp_path}/results"]))
-        said = capsys.readouterr().err
-        assert "[secret]" in said
-        assert PLANTED["DATABASE_PASSWORD"] not in said
+        stderr = capsys.readouterr().err
+        assert "[secret]" in stderr
+        assert SECRETS["DATABASE_PASSWORD"] not in stderr
 
-    def unforeseen(*_, **__):
-        raise RuntimeError(f"no login with {PLANTED['DATABASE_PASSWORD']}")
+    def fail(*_, **__):
+        raise RuntimeError(f"no login with {SECRETS['DATABASE_PASSWORD']}")
 
-    monkeypatch.setattr(job, "cell_of", unforeseen)
+    monkeypatch.setattr(job, "cell_of", fail)
     monkeypatch.delenv("LRA_TRACE", raising=False)
     with pytest.raises(SystemExit):
         job.one(**composed(words))
