@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import warnings
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -21,9 +20,8 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
-from lra.io.atomic import ensure_writable
+from lra.io.atomic import atomic_write, ensure_writable
 from lra.io.redact import portable
-from lra.io.strict_json import write_atomically
 from lra.records.environment import git, hardware, versions
 
 BENCHMARKS = ["attention", "convolution", "kernel", "launch", "layer", "library", "loop", "lssl", "model", "step"]
@@ -76,13 +74,13 @@ def keep(module: ModuleType, rows: list[dict], args: argparse.Namespace, started
             **({"table": module.TABLE} if paper else {"benchmark": args.command}),
             "command": portable(" ".join(["python", "scripts/bench.py", *sys.argv[1:]])),
             "started": started,
-            "git": asdict(git()),
-            "hardware": asdict(hardware(getattr(args, "device", "cpu"))),
+            "git": git().model_dump(),
+            "hardware": hardware(getattr(args, "device", "cpu")).model_dump(),
             "versions": versions(),
-            **({"peer": asdict(git(args.peer))} if getattr(args, "peer", None) else {}),
+            **({"peer": git(args.peer).model_dump()} if getattr(args, "peer", None) else {}),
             "rows": module.figures(rows) if paper else rows,
         }
-        write_atomically(args.json, json.dumps(content, indent=1) + "\n", cure="--json=/some/file")
+        atomic_write(args.json, json.dumps(content, indent=1) + "\n", hint="--json=/some/file")
     if getattr(args, "plot", None):
         module.plot(rows, args.plot)
 

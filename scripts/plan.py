@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lra.io.strict_json import write_atomically
+from lra.io.atomic import atomic_write
 from lra.launch.grid import cells_of, names
 from lra.launch.plan import costs, key_of, markdown, measure, table_of
 from lra.records.published import TASKS
@@ -50,7 +50,7 @@ def main() -> int:
     for line in failed:
         console.print(f"not measured: {line}", highlight=False, soft_wrap=True, style="red", markup=False)
     if args.markdown:
-        write_atomically(args.markdown, markdown(single))
+        atomic_write(args.markdown, markdown(single))
     return 1 if failed else 0
 
 

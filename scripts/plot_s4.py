@@ -215,7 +215,7 @@ def draw(stages: dict[str, list[torch.Tensor]], square: int | None, out: Path, s
         }
         for name, figure in figures.items():
             path = out / f"{name}.{suffix}"
-            write_figure(figure, path, cure="--out=/some/dir")
+            write_figure(figure, path, hint="--out=/some/dir")
             print(path)
 
 

@@ -33,7 +33,7 @@ from data.datamodule import DataError, TaskData
 from data.verify import statistics, verify
 from lra.config.overrides import nearest
 from lra.config.overrides import options as named
-from lra.io.atomic import write_whole
+from lra.io.atomic import atomic_write
 from lra.paths import CONFIGS
 
 COMMANDS = ("prepare", "verify", "generate", "show")
@@ -138,7 +138,7 @@ def show(task: TaskData, table: Table, n: int, to: Path | None) -> None:
         content = io.BytesIO()
         enlarged = Image.fromarray(sheet).resize((sheet.shape[1] * 4, sheet.shape[0] * 4), Image.Resampling.NEAREST)
         enlarged.save(content, "PNG")
-        write_whole(to, content.getbuffer(), cure="to=/some/file.png")
+        atomic_write(to, content.getbuffer(), hint="to=/some/file.png")
         console.print(f"{to}: {len(rows)} examples side by side")
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lra.config import result_options
-from lra.io.strict_json import write_atomically
+from lra.io.atomic import atomic_write
 from lra.paths import ROOT
 from lra.records.benchmark import load_bench
 from lra.records.published import load_published
@@ -30,7 +30,7 @@ def main() -> int:
         records = load_all(args.runs)
         scale = args.scale or main_scale(records)
         text = page(records, load_published(args.published), scale, load_bench(args.bench))
-        write_atomically(args.out, text, cure="--out=/some/file.html")
+        atomic_write(args.out, text, hint="--out=/some/file.html")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lra.config import result_options
-from lra.io.strict_json import write_atomically
+from lra.io.atomic import atomic_write
 from lra.paths import ROOT
 from lra.records.benchmark import load_bench
 from lra.records.published import load_published
@@ -34,7 +34,7 @@ def main() -> int:
         published = load_published(args.published)
         files = table_files(records, published, load_bench(args.bench))
         for name, text in files.items():
-            write_atomically(args.out / name, text, cure="--out=/some/dir")
+            atomic_write(args.out / name, text, hint="--out=/some/dir")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

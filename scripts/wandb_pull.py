@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lra.io.strict_json import read_text, write_atomically
+from lra.io.atomic import atomic_write
+from lra.io.strict_json import read_text
 from lra.paths import ROOT
 from lra.records.record import Record, parse
 from lra.records.store import load
@@ -83,7 +84,7 @@ def settle(path: Path, record: Record, text: str, force: bool) -> str:
         outcome = "replaced"
     else:
         return "kept"
-    write_atomically(path, text)
+    atomic_write(path, text)
     return outcome
 
 

@@ -1,4 +1,4 @@
-"""Files put in place whole or not at all, and one clear line where the disk refuses."""
+"""Atomic file writes (temporary file, fsync, rename) with one-line disk errors."""
 
 import contextlib
 import errno
@@ -12,14 +12,14 @@ from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # a file where a folder is to be, or the other way round
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # a file in place of a folder, or the other way round
 
 
 @contextlib.contextmanager
-def refusals_explained(path: Path, cure: str = "") -> Iterator[None]:
-    """Turn what the disk refuses while `path` is written into an OSError of one line that names it and the way out.
+def disk_errors_explained(path: Path, hint: str = "") -> Iterator[None]:
+    """Turn disk errors while `path` is written into an OSError of one line with the path and a way out.
 
-    cure  how another folder is chosen: "runs=/some/dir"
+    hint  how to choose another folder: "runs=/some/dir"
     """
     try:
         yield
@@ -27,60 +27,62 @@ def refusals_explained(path: Path, cure: str = "") -> Iterator[None]:
         if error.errno not in FULL + FORBIDDEN + IN_THE_WAY:
             raise
         reason = os.strerror(error.errno)
-        advice = "write elsewhere" + (f" with {cure}" if cure else "")
+        advice = "write elsewhere" + (f" with {hint}" if hint else "")
         if error.errno in FULL:
             reason, advice = f"{reason}, {free_mib(path)} MiB free", f"make room, or {advice}"
-        # no longer of that errno: it has been explained
-        raise OSError(f"{path}: cannot be written ({reason}): {advice}; what was there is untouched") from None
+        # without an errno, so that it is not explained twice
+        raise OSError(f"{path}: cannot be written ({reason}); hint: {advice}") from None
 
 
 def free_mib(path: Path) -> int:
-    """MiB free on the disk that holds `path`, or would hold it."""
+    """MiB free on the disk of `path`, which need not exist."""
     path = Path(path).absolute()
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free >> 20
 
 
-def write_whole(path: Path, content: bytes | memoryview, *, cure: str = "", beside: Path | None = None) -> None:
-    """Put a file in place whole or not at all: written beside, flushed to disk, renamed; its parent is made.
+def atomic_write(
+    path: Path, content: str | bytes | memoryview, *, hint: str = "", temporary: Path | None = None
+) -> None:
+    """Write a file atomically, text as UTF-8; makes its folder.
 
-    cure    see `refusals_explained`
-    beside  the other name; without, one that no second writer has
-    raises  OSError, in one line and with the older file untouched, where the folder is read-only or the disk full
+    hint       see `disk_errors_explained`
+    temporary  file to write before renaming, in the same folder; by default one with a random name
+    raises     OSError, one line, if the disk is full or read-only; an older file is kept
     """
     path = Path(path)
-    beside = beside or path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with refusals_explained(path, cure):
+    temporary = temporary or path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with disk_errors_explained(path, hint):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                file.write(content)
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(path)
+            temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                beside.unlink()
+                temporary.unlink()
             raise
 
 
-def write_figure(figure: Any, path: Path, *, cure: str = "", **options: Any) -> None:
-    """A figure of matplotlib in the format of the file's suffix, put in place as `write_whole` does.
+def write_figure(figure: Any, path: Path, *, hint: str = "", **options: Any) -> None:
+    """Write a matplotlib figure atomically, in the format of the file's suffix.
 
     options  of its savefig
-    raises   OSError as there; ValueError for a suffix that is no format
+    raises   OSError as `atomic_write`; ValueError for a suffix that is not a format
     """
     content = io.BytesIO()
     figure.savefig(content, format=Path(path).suffix[1:], **options)
-    write_whole(path, content.getbuffer(), cure=cure)
+    atomic_write(path, content.getbuffer(), hint=hint)
 
 
-def ensure_writable(folder: Path, cure: str) -> None:
-    """Make a folder and try it, before hours are spent on what is to be written there; OSError as above."""
+def ensure_writable(folder: Path, hint: str) -> None:
+    """Make a folder and try to write there, before hours are spent on its content; OSError as `atomic_write`."""
     folder = Path(folder)
-    with refusals_explained(folder, cure):
+    with disk_errors_explained(folder, hint):
         folder.mkdir(parents=True, exist_ok=True)
-        tried = folder / f".{secrets.token_hex(4)}.tmp"
-        tried.touch()
-        tried.unlink()
+        trial = folder / f".{secrets.token_hex(4)}.tmp"
+        trial.touch()
+        trial.unlink()

@@ -1,18 +1,33 @@
-"""Typed JSON files: decoded strictly, checked against type hints, written whole or not at all."""
+"""Strict JSON: refuses NaN, duplicate keys and wrong types in one line; lays files out for people to read and diff."""
 
 import dataclasses
 import functools
 import json
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lra.io.atomic import write_whole
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
-JSON: dict[type, Any] = {dict: dict[str, Any], list: list[Any]}
-NAMES = {list: "a list", dict: "an object", int: "a whole number", float: "a finite number", bool: "true or false"}
+LARGEST_INTEGER, LARGEST_FLOAT = 2**63 - 1, 1e300
+# pydantic's kind of error -> what to tell the user, where its own message speaks of Python
+EXPECTED = {
+    "int_type": "a whole number is expected",
+    "float_type": "a finite number is expected",
+    "finite_number": "a finite number is expected",
+    "bool_type": "true or false is expected",
+    "string_type": "text is expected",
+    "list_type": "a list is expected",
+    "dict_type": "an object is expected",
+    "model_type": "an object is expected",
+}
+
+
+class StrictModel(BaseModel):
+    """Immutable pydantic model: converts nothing but int to float, accepts neither NaN nor unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_text(path: Path) -> str:
@@ -26,82 +41,95 @@ def read_text(path: Path) -> str:
 
 
 def decode(text: str) -> Any:
-    """JSON as the standard has it: no NaN, no field twice. ValueError, one line, otherwise."""
+    """Parse JSON as the standard defines it: no NaN, no duplicate keys. ValueError, one line, otherwise."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+        content = json.loads(text, object_pairs_hook=_refuse_duplicates)
+        require_json(content, "")
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}: not JSON ({error.msg}); the file is damaged") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+    return content
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"field {short(next(n for n in names if names.count(n) > 1))} is there twice")
+        raise ValueError(f"field {short(next(n for n in names if names.count(n) > 1))} occurs twice")
     return content
 
 
-def check(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`, dataclasses built from objects; ValueError naming the field and the value.
+def require_json(value: Any, where: str) -> None:
+    """Check that every JSON reader can hold `value`: finite numbers, integers of 64 bits, valid Unicode, string keys.
 
-    Knows str, int, float, bool, Any (any JSON), list, dict with string keys, Literal, X | None and dataclasses.
-    A bool is no number, an int may stand for a float, no float is NaN or infinite.
+    raises ValueError naming the place below `where` and the value
     """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return _check_object(value, typing.cast(type, hint), where)
-    if origin is Literal:
-        if isinstance(value, str) and value in arguments:
-            return value
-        raise ValueError(f"{where} is {short(value)}: one of {', '.join(arguments)} is expected")
-    if origin is types.UnionType:
-        return None if value is None else check(value, next(a for a in arguments if a is not types.NoneType), where)
-    if hint is Any:
-        if value is None:
-            return None
-        return check(value, JSON.get(type(value), type(value)), where)
-    if origin is list and isinstance(value, list):
-        return [check(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict and isinstance(value, Mapping):
-        return {check(k, str, f"a key of {where}"): check(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
-    if _is_scalar(value, hint):
-        return value
-    raise ValueError(f"{where} is {short(value)}: {NAMES.get(origin or hint, 'text')} is expected")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            require_json(item, f"{where}.{_text(key, where)}" if where else _text(key, where))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            require_json(item, f"{where}[{i}]")
+    elif isinstance(value, str):
+        _text(value, where)
+    elif isinstance(value, int | float):
+        # False for NaN
+        if not abs(value) <= (LARGEST_INTEGER if isinstance(value, int) else LARGEST_FLOAT):
+            raise ValueError(f"{where or 'the content'} is {short(value)}: a finite number is expected")
+    elif value is not None:
+        raise ValueError(f"{where or 'the content'} is {short(value)}: not a JSON value")
 
 
-def _is_scalar(value: Any, hint: type) -> bool:
-    if hint is str:
-        # half a surrogate pair can be decoded from JSON but not be written again
-        return isinstance(value, str) and value.encode(errors="replace").decode() == value
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    if hint is int:
-        return isinstance(value, int) and abs(value) < 2**63
-    # false for NaN too, and for a whole number beyond the range of floats
-    return hint is float and isinstance(value, int | float) and abs(value) <= 1e300
+def _text(value: Any, where: str) -> str:
+    # half a surrogate pair can be decoded from JSON but not written again
+    if not isinstance(value, str) or (not value.isascii() and value.encode(errors="replace").decode() != value):
+        raise ValueError(f"{where or 'the content'} has {short(value)}: text is expected")
+    return value
+
+
+def check(value: Any, hint: Any, where: str) -> Any:
+    """`value` converted to the type `hint`; ValueError, one line, naming the field below `where` and the value.
+
+    hint  any type that pydantic knows; a dataclass is built from an object that has all of its fields and no others
+    """
+    require_json(value, where)
+    kind = hint
+    try:
+        found = _adapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(one_line(error, where)) from None
+    return kind(**dict(found)) if dataclasses.is_dataclass(hint) else found
 
 
 type_hints = functools.cache(typing.get_type_hints)
 
 
-def _check_object(value: Any, cls: type, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where or 'the content'} is {short(value)}: an object is expected")
-    dot = where + "." if where else ""
-    hints = type_hints(cls)
-    for name in value:
-        if name not in hints:
-            raise ValueError(f"{dot}{short(name)} is not a field of a {cls.__name__}")
-    for name in hints:
-        if name not in value:
-            raise ValueError(f"{dot}{name} is missing")
-    return cls(**{name: check(value[name], hint, dot + name) for name, hint in hints.items()})
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter:
+    if dataclasses.is_dataclass(hint):
+        fields: dict[str, Any] = {name: (kind, ...) for name, kind in typing.get_type_hints(hint).items()}
+        return TypeAdapter(create_model(getattr(hint, "__name__", "fields"), __base__=StrictModel, **fields))
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return TypeAdapter(hint)
+    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def one_line(error: ValidationError, where: str = "") -> str:
+    """The first problem of a pydantic error in one line: field, value and what is expected."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    place, kind = where, problem["type"]
+    for part in problem["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
+    if kind == "missing":
+        return f"{place} is missing"
+    if kind == "extra_forbidden":
+        return f"{place} is not a known field"
+    message = EXPECTED.get(kind) or problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and not problem["loc"]:
+        # the validator of a whole model names the field itself
+        return f"{where}.{message}" if where else message
+    return f"{place or 'the content'} is {short(problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def short(value: Any) -> str:
@@ -111,9 +139,9 @@ def short(value: Any) -> str:
 
 
 def layout(content: Mapping[str, Any], *, lists: Sequence[str] = (), trees: Sequence[str] = ()) -> str:
-    """JSON text that reads and diffs well: a field a line, an item a line in `lists`, `trees` laid out.
+    """JSON text that reads and diffs well: a line for each field and each item of `lists`; `trees` are indented.
 
-    raises TypeError for a value that is neither JSON nor a numpy or torch scalar, ValueError for a NaN
+    raises TypeError for a value that is not JSON, ValueError for a NaN
     """
     lines = []
     for name, value in content.items():
@@ -126,15 +154,4 @@ def layout(content: Mapping[str, Any], *, lists: Sequence[str] = (), trees: Sequ
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent, default=_scalar)
-
-
-def _scalar(value: Any) -> Any:
-    if getattr(value, "ndim", None) == 0:
-        return value.item()
-    raise TypeError(f"{short(value)} cannot be part of a JSON file")
-
-
-def write_atomically(path: Path, text: str, *, cure: str = "") -> None:
-    """A text file in UTF-8, put in place as `lra.io.atomic.write_whole` does."""
-    write_whole(path, text.encode(), cure=cure)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)

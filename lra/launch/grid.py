@@ -10,9 +10,8 @@ from pathlib import Path
 
 from lra.config.overrides import variant_of
 from lra.paths import CONFIGS, ROOT
-from lra.records import crash
 from lra.records.record import Record, record_path
-from lra.records.store import load
+from lra.records.store import crashed_record, load, mark_crashed
 
 TRAIN = ROOT / "scripts" / "train.py"
 DONE = ("ok", "diverged", "oom")
@@ -151,7 +150,7 @@ def settle(cell: GridJob, status: int | None) -> Record | None:
         reason = (
             f"{record.reason} (log: {cell.place})" if record.reason and "log:" not in record.reason else record.reason
         )
-    if not crash.mark(cell.path, reason or "") and record is None:
+    if not mark_crashed(cell.path, reason or "") and record is None:
         _stand_in(cell, reason or "")
     return cell.record()
 
@@ -186,7 +185,7 @@ def _stand_in(cell: GridJob, reason: str) -> None:
         cfg = known["cfg"]
         task = instantiate(cfg.task)
         made = cfg.data.source == "generated" or (cfg.data.source == "auto" and task.generated() is not None)
-        record = crash.stand_in(
+        record = crashed_record(
             cell_of(**known),
             kind="toy" if cfg.data.source == "toy" else "generated" if made else "official",
             n_classes=task.spec.n_classes,

@@ -26,9 +26,9 @@ from lra.io.atomic import ensure_writable
 from lra.io.redact import discreet, portable
 from lra.launch.lock import claim, finished
 from lra.profiling.parameters import parameters
-from lra.records import crash
 from lra.records.record import Record, record_path
 from lra.records.run_spec import RunSpec
+from lra.records.store import mark_crashed
 from lra.training.checkpoint import discard
 from lra.training.config import Hardware, Training
 from lra.training.pretraining import Pretraining, Pupil
@@ -120,7 +120,7 @@ def train(cell: RunSpec, path: Path, wandb: DictConfig, *, first: bool, **parts:
         )
     except Exception as error:
         if first:
-            crash.mark(path, f"{type(error).__name__}: {error}")
+            mark_crashed(path, f"{type(error).__name__}: {error}")
         raise
     if first:
         record.write(path)

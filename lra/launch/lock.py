@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.console import Console
 
 from lra.config.overrides import die
-from lra.io.atomic import refusals_explained
+from lra.io.atomic import disk_errors_explained
 from lra.records.store import load
 
 
@@ -36,7 +36,7 @@ def locked(file: TextIO) -> bool:
 
 def claim(folder: Path) -> TextIO:
     """Hold this cell for as long as this process lives; a second process is told so and ends, with status 2."""
-    with refusals_explained(folder, "runs=/some/dir"):
+    with disk_errors_explained(folder, "runs=/some/dir"):
         folder.mkdir(parents=True, exist_ok=True)
         held = (folder / "claim").open("a+")
     if not locked(held):

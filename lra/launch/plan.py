@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lra.config.overrides import variant_of
 from lra.console import duration
-from lra.io.strict_json import write_atomically
+from lra.io.atomic import atomic_write
 from lra.launch.grid import GridJob
 from lra.launch.local import PRELOAD, server
 from lra.paths import ROOT
@@ -157,7 +157,7 @@ def measure(cells: Sequence[GridJob], patience: float, console: Console) -> list
         line = {"model": model, "task": task, "scale": scale, "variant": variant, **answer}
         line["when"] = datetime.now(UTC).isoformat(timespec="seconds")
         others = [old for old in remembered() if any(old[k] != line[k] for k in ("model", "task", "scale", "variant"))]
-        write_atomically(KNOWN, json.dumps([*others, line], indent=1))
+        atomic_write(KNOWN, json.dumps([*others, line], indent=1))
     return failed
 
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lra.console import duration, pause
-from lra.io.strict_json import write_atomically
+from lra.io.atomic import atomic_write
 from lra.launch.grid import STOPPED, TRAIN, GridJob, last_line, outcome, settle
 from lra.launch.local import HEARTBEAT, STEP
 from lra.launch.slurm_options import Refused, classes_of, refuse, settings_of
@@ -138,7 +138,7 @@ class Jobs:
                 refuse(f"sbatch refused: {said('sbatch', str(error))}: {cure}")
             self.known |= {str(cell.path): job.job_id for cell, job in zip(mine, jobs, strict=True)}
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.file, json.dumps(self.known, indent=1, sort_keys=True))
+            atomic_write(self.file, json.dumps(self.known, indent=1, sort_keys=True))
         console.print(f"{len(waiting)} submitted, {len(cells) - len(waiting)} found in the queue")
 
     def _work(self, cell: GridJob, more: list[str]) -> TrainCell:

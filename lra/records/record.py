@@ -1,45 +1,58 @@
-"""The record of one run: a JSON file that says what was run, on what, and what came out.
+"""The record of a run: a JSON file with its configuration, code, machine, data, learning curve and result.
 
-Everything a table, a plot or an audit states is computed from these files. A record is written whole or not at all,
-read strictly (a file that is not exactly a record is refused in one line), and holds nothing of the machine's owner:
-no absolute path, no secret.
+Every table, plot and audit is computed from these files. They are written atomically, read strictly, and contain no
+absolute path and no secret. Pictures are PNG files in base64.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from lra.io.atomic import atomic_write
 from lra.io.redact import portable
-from lra.io.strict_json import check, decode, layout, short, write_atomically
-from lra.records import exhibits
-from lra.records.exhibits import Example, Kernel
+from lra.io.strict_json import StrictModel, check, decode, layout, require_json
 from lra.records.migrations import SCHEMA, migrate
 
 Status = Literal["running", "ok", "diverged", "oom", "interrupted", "crashed"]
 Kind = Literal["official", "generated", "subset", "toy"]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+
+def _matching(pattern: str, hint: str) -> AfterValidator:
+    def validate(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(hint)
+        return text
+
+    return AfterValidator(validate)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """What was learned from. `chance` is the share of the commonest label of the test set, in [0, 1]."""
+NAME_HINT = "a name has letters, digits, '_', '-', '.' and starts with a letter or digit"
+Name = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", NAME_HINT)]
+UTC = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"
+Time = Annotated[str, _matching(UTC, "UTC as 2026-01-31T12:00:00Z is expected")]
+Picture = Annotated[str, _matching(r"[A-Za-z0-9+/]+={0,2}", "base64 is expected")]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Data(StrictModel):
+    """The data set. `chance` is the share of the commonest label of the test set, in (0, 1]."""
 
     kind: Kind
     fingerprint: str
-    counts: dict[str, int]
-    chance: float
+    counts: dict[str, Count]
+    chance: Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(StrictModel):
     """How the reported checkpoint was chosen, at which step, and whether by looking at the test set."""
 
     rule: str
@@ -47,9 +60,8 @@ class Selection:
     step: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """Where it ran. `device` is the accelerator, or the processor where there is none; memory in MiB."""
+class Hardware(StrictModel):
+    """The machine. `device` is the accelerator, or the processor where there is none; memory in MiB."""
 
     device: str
     processor: str
@@ -59,17 +71,15 @@ class Hardware:
     system: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Git:
+class Git(StrictModel):
     """Commit of the code; both None outside a repository. Files under results/ do not make a tree dirty."""
 
     commit: str | None
     dirty: bool | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One moment of the learning curve; None where not measured, or not finite. Accuracies in [0, 1]."""
+class Point(StrictModel):
+    """One point of the learning curve; None where not measured, or not finite. Accuracies in [0, 1]."""
 
     step: int
     train_loss: float | None = None
@@ -79,26 +89,80 @@ class Point:
     lr: float | None = None
     seconds: float | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_values_that_are_not_finite(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+
+class Example(StrictModel):
+    """A test input in readable form, text or a grey picture, with its label and the prediction.
+
+    probability  of the predicted label according to the model
+    """
+
+    label: int
+    predicted: int
+    probability: Share | None = None
+    text: str | None = None
+    picture: Picture | None = None
+
+
+class Kernel(StrictModel):
+    """The convolution kernel of one feature before and after training: the weight of an input by its age in positions.
+
+    layer, feature  counted from 0, among the layers that have kernels
+    length          positions
+    starts          first position of each range; ranges grow wider
+    before, after   [lowest value in each range, highest value in each range]
+    picture_before, picture_after  the kernel laid out as the image whose rows make the sequence; None for other inputs
+    """
+
+    layer: int
+    feature: int
+    length: int
+    starts: list[int]
+    before: list[list[float]]
+    after: list[list[float]]
+    picture_before: Picture | None = None
+    picture_after: Picture | None = None
+
+    @field_validator("starts")
+    @classmethod
+    def _increasing(cls, starts: list[int]) -> list[int]:
+        if any(a >= b for a, b in pairwise(starts)):
+            raise ValueError("positions must increase")
+        return starts
+
+    @field_validator("before", "after")
+    @classmethod
+    def _two_values_per_range(cls, lines: list[list[float]], info: ValidationInfo) -> list[list[float]]:
+        n = len(info.data.get("starts", ()))
+        if [len(line) for line in lines] != [n, n]:
+            raise ValueError(f"two lists of {n} values are expected")
+        return lines
+
+
+class Record(StrictModel):
     """One run of one (task, model, seed, scale, variant). Accuracies in [0, 1], times in seconds, memory in MiB.
 
-    variant        command-line overrides that change the result; empty for the default cell
+    variant        command-line overrides that change the result; empty for the default run
     reason         one line on why the status is not ok
-    recipe         name of the recipe used, None if there is none (untuned); recipe_source cites where it comes from
-    command        reruns this cell from the repository's root
-    parameters     trainable numbers, real and imaginary parts counted apart
+    recipe         name of the recipe used, None if there is none (untuned); recipe_source cites its origin
+    command        repeats this run from the repository's root
+    parameters     trainable numbers, real and imaginary parts counted separately
     flops          of a forward pass of one example of min(max_len, 1024) positions; see `lra.profiling.flops`
     last_test_accuracy  of the last checkpoint, whichever was selected
     """
 
-    task: str
-    model: str
+    task: Name
+    model: Name
     title: str
-    seed: int
-    scale: str
-    variant: list[str] = field(default_factory=list)
+    seed: Count
+    scale: Name
+    variant: list[str] = Field(default_factory=list)
     status: Status
     reason: str | None = None
 
@@ -115,112 +179,87 @@ class Record:
     kernel_backend: str | None = None
 
     data: Data
-    parameters: int
-    flops: int | None = None
+    parameters: Count
+    flops: Count | None = None
     selection: Selection
 
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
+    val_accuracy: Share | None = None
+    test_accuracy: Share | None = None
     n_test: int | None = None
     test_correct: int | None = None
-    last_test_accuracy: float | None = None
+    last_test_accuracy: Share | None = None
 
-    steps_done: int = 0
-    steps_total: int
-    epochs: float | None = None
-    train_seconds: float | None = None
-    total_seconds: float | None = None
-    steps_per_second: float | None = None
-    peak_memory_mib: float | None = None
-    curve: list[Point] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
-    kernels: list[Kernel] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    steps_done: Count = 0
+    steps_total: Count
+    epochs: Amount | None = None
+    train_seconds: Amount | None = None
+    total_seconds: Amount | None = None
+    steps_per_second: Amount | None = None
+    peak_memory_mib: Amount | None = None
+    curve: list[Point] = Field(default_factory=list)
+    examples: list[Example] = Field(default_factory=list)
+    kernels: list[Kernel] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
-    started: str
-    finished: str | None = None
+    started: Time
+    finished: Time | None = None
     wandb: str | None = None
-    schema: int = SCHEMA
 
-    def __post_init__(self) -> None:
-        """Refuse a record that contradicts itself: ValueError naming the field and the value."""
-        for name, value, why in contradictions(self):
-            raise ValueError(f"{name} is {short(value)}: {why}")
+    @field_validator("config_hash")
+    @classmethod
+    def _hash_of_the_config(cls, given: str, info: ValidationInfo) -> str:
+        if "config" in info.data and given != (expected := config_hash(info.data["config"])):
+            raise ValueError(f"the config hashes to {expected}")
+        return given
+
+    @field_validator("curve")
+    @classmethod
+    def _increasing_steps(cls, curve: list[Point]) -> list[Point]:
+        if any(a.step >= b.step for a, b in pairwise(curve)):
+            raise ValueError("steps must increase")
+        return curve
+
+    @model_validator(mode="after")
+    def _status_fits_result(self) -> Self:
+        accuracy, correct, n = score = (self.test_accuracy, self.test_correct, self.n_test)
+        if self.status == "ok" and (None in score or self.finished is None):
+            raise ValueError("status is 'ok': needs test_accuracy, test_correct, n_test and finished")
+        if self.status not in ("ok", "running") and not self.reason:
+            raise ValueError(f"reason is {self.reason!r}: a run with status {self.status} needs one")
+        if accuracy is None or correct is None or n is None:
+            if score != (None, None, None):
+                raise ValueError(f"test_accuracy is {accuracy}: test_correct and n_test must be given with it")
+        elif not 0 <= correct <= n or n == 0:
+            raise ValueError(f"test_correct is {correct}: impossible with {n} examples")
+        elif abs(correct / n - accuracy) > 1e-6:
+            raise ValueError(f"test_accuracy is {accuracy}: differs from {correct} / {n}")
+        return self
 
     def path(self, root: Path) -> Path:
-        """Where this record belongs below `root` (results/runs)."""
+        """The file of this record below `root` (results/runs)."""
         return record_path(
             root, scale=self.scale, model=self.model, task=self.task, seed=self.seed, variant=self.variant
         )
 
     def text(self) -> str:
-        """The file's content: text is made portable, the reason one line, a NaN in the curve null.
+        """The content of the file: without absolute paths and secrets, the reason in one line.
 
-        raises ValueError if the config holds an absolute path or a secret: take `portable(config)`, and hash that
+        raises ValueError if the config has an absolute path or a secret
         """
-        content = dataclasses.asdict(self)
         if portable(self.config) != self.config:
-            raise ValueError("config holds an absolute path or a secret: take portable(config), and hash that")
+            raise ValueError("config has an absolute path or a secret; hint: take portable(config), and hash that")
+        content = self.model_dump()
         if self.reason is not None:
             content["reason"] = " ".join(self.reason.split())
-        for point in content["curve"]:
-            point.update({k: None for k, v in point.items() if v is not None and not math.isfinite(v)})
-        # what the data says is no path, even where it looks like one
+        # text of the data set may look like a path
         content = {k: v if k in ("examples", "kernels") else portable(v) for k, v in content.items()}
-        lists = ("curve", "examples", "kernels")
-        return layout({"schema": content.pop("schema"), **content}, lists=lists, trees=("config",))
+        return layout({"schema": SCHEMA, **content}, lists=("curve", "examples", "kernels"), trees=("config",))
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all; what is written can be read."""
+        """Write the file atomically, after checking that it can be read."""
         text = self.text()
         parse(text, where=str(path))
-        write_atomically(path, text, cure="results=/some/dir")
-
-
-def contradictions(r: Record) -> Iterator[tuple[str, Any, str]]:
-    """(field, value, why) of everything in a record that cannot be, types already being right."""
-    for name in ("task", "model", "scale"):
-        if not NAME.fullmatch(value := getattr(r, name)):
-            yield name, value, "a name has letters, digits, '_', '-', '.' and starts with a letter or digit"
-    for name in ("seed", "parameters", "steps_done", "steps_total"):
-        if (value := getattr(r, name)) < 0:
-            yield name, value, "cannot be negative"
-    for name in ("val_accuracy", "test_accuracy", "last_test_accuracy"):
-        if (value := getattr(r, name)) is not None and not 0 <= value <= 1:
-            yield name, value, "an accuracy lies in [0, 1]"
-    if not 0 < r.data.chance <= 1:
-        yield "data.chance", r.data.chance, "a share of labels lies in (0, 1]"
-    if any(n < 0 for n in r.data.counts.values()):
-        yield "data.counts", r.data.counts, "cannot be negative"
-    if r.flops is not None and r.flops < 0:
-        yield "flops", r.flops, "cannot be negative"
-    for name in ("epochs", "train_seconds", "total_seconds", "steps_per_second", "peak_memory_mib"):
-        if (value := getattr(r, name)) is not None and not (math.isfinite(value) and value >= 0):
-            yield name, value, "a finite number, not negative"
-    if r.config_hash != (expected := config_hash(r.config)):
-        yield "config_hash", r.config_hash, f"the config hashes to {expected}"
-    for name in ("started", "finished"):
-        if (value := getattr(r, name)) is not None and not UTC.fullmatch(value):
-            yield name, value, "UTC as 2026-01-31T12:00:00Z is expected"
-    if any(a.step >= b.step for a, b in zip(r.curve, r.curve[1:], strict=False)):
-        yield "curve", [p.step for p in r.curve], "steps must increase"
-    yield from exhibits.contradictions(r.examples, r.kernels)
-    yield from _score_contradictions(r)
-
-
-def _score_contradictions(r: Record) -> Iterator[tuple[str, Any, str]]:
-    score = (r.test_accuracy, r.test_correct, r.n_test)
-    if r.status == "ok" and (None in score or r.finished is None):
-        yield "status", r.status, "needs test_accuracy, test_correct, n_test and finished"
-    if r.status not in ("ok", "running") and not r.reason:
-        yield "reason", r.reason, f"a run that ended {r.status} says why"
-    if (r.test_accuracy is None) != (r.test_correct is None) or (r.test_correct is None) != (r.n_test is None):
-        yield "test_accuracy", r.test_accuracy, "test_accuracy, test_correct and n_test come together"
-    elif r.test_accuracy is not None and r.test_correct is not None and r.n_test is not None:
-        if not 0 <= r.test_correct <= r.n_test or r.n_test == 0:
-            yield "test_correct", r.test_correct, f"cannot be right on so many of {r.n_test} examples"
-        elif abs(r.test_correct / r.n_test - r.test_accuracy) > 1e-6:
-            yield "test_accuracy", r.test_accuracy, f"{r.test_correct} of {r.n_test} is another number"
+        atomic_write(path, text, hint="results=/some/dir")
 
 
 # classes that have moved since the first records: recorded name -> today's
@@ -228,7 +267,7 @@ MOVED = {"lra.backbone.Classifier": "lra.nn.classifier.Classifier"}
 
 
 def renamed(node: Any, names: Mapping[str, str]) -> Any:
-    """A config with other names of classes (`_target_`)."""
+    """A config with class names (`_target_`) replaced."""
     if isinstance(node, Mapping):
         return {
             k: names.get(v, v) if k == "_target_" and isinstance(v, str) else renamed(v, names) for k, v in node.items()
@@ -237,12 +276,13 @@ def renamed(node: Any, names: Mapping[str, str]) -> Any:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of a resolved config, as 64 hexadecimal digits; the order of keys is no matter,
-    nor is it whether a class has its name of today or the recorded one.
+    """SHA-256 of a resolved config as 64 hexadecimal digits.
 
-    raises ValueError where the config is not JSON (a NaN, an infinity, a key that is no string)
+    The order of keys does not matter, nor whether a moved class has its recorded or its current name.
+
+    raises ValueError if the config is not JSON (a NaN, an infinity, a key that is not a string)
     """
-    check(config, dict[str, Any], "config")
+    require_json(config, "config")
     config = renamed(config, {new: old for old, new in MOVED.items()})
     text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -251,7 +291,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def record_path(root: Path, *, scale: str, model: str, task: str, seed: int, variant: Sequence[str] = ()) -> Path:
     """<root>/<scale>/<model>/<task>/<seed>.json; a variant adds eight digits of its hash: <seed>-<hash8>.json.
 
-    The hash depends on the set of overrides, not on their order.
+    The hash does not depend on the order of the overrides.
     """
     suffix = "-" + hashlib.sha256("\n".join(sorted(variant)).encode()).hexdigest()[:8] if variant else ""
     return Path(root) / scale / model / task / f"{seed}{suffix}.json"
@@ -260,7 +300,11 @@ def record_path(root: Path, *, scale: str, model: str, task: str, seed: int, var
 def parse(text: str, where: str) -> Record:
     """A record from JSON text; `where` names the file in the one-line ValueError."""
     try:
-        return check(migrate(decode(text)), Record, "")
+        content = migrate(decode(text))
+        for name in Record.model_fields:
+            if name not in content:
+                raise ValueError(f"{name} is missing")
+        return check(content, Record, "")
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply to be a record") from None
     except ValueError as error:

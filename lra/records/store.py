@@ -1,10 +1,13 @@
-"""Record files: read, write and list them."""
+"""Record files: load, list, and mark runs that died."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from lra.io.strict_json import read_text
-from lra.records.record import Record, parse
+from lra.records import environment
+from lra.records.record import Data, Kind, Record, Selection, parse
+from lra.records.run_spec import RunSpec
 
 
 def load(path: Path) -> Record:
@@ -12,11 +15,11 @@ def load(path: Path) -> Record:
     try:
         return parse(read_text(path), where=str(path))
     except ValueError as error:
-        raise ValueError(f"{error}; restore the file, or move it away and the cell can be trained anew") from None
+        raise ValueError(f"{error}; hint: restore the file, or move it away to repeat the run") from None
 
 
 def load_all(root: Path) -> list[Record]:
-    """Every record below `root`, in the order of their paths. ValueError for the first file that is not in order."""
+    """Every record below `root`, sorted by path. ValueError for the first file that is not valid."""
     records = []
     for _, outcome in scan(root):
         if isinstance(outcome, ValueError):
@@ -26,13 +29,46 @@ def load_all(root: Path) -> list[Record]:
 
 
 def scan(root: Path) -> Iterator[tuple[Path, Record | ValueError]]:
-    """(path, record or what is wrong with it) of every file below `root` whose name ends in .json, sorted."""
+    """(path, record or error) of every .json file below `root`, sorted by path."""
     for path in sorted(Path(root).rglob("*.json")):
         try:
             record = load(path)
-            if (home := record.path(Path(root))) != path:
-                raise ValueError(f"{path}: holds the record of {home.relative_to(root)}; move or delete it")
+            if (expected := record.path(Path(root))) != path:
+                raise ValueError(f"{path}: has the record of {expected.relative_to(root)}; hint: move or delete it")
         except ValueError as error:
             yield path, error
         else:
             yield path, record
+
+
+def mark_crashed(path: Path, reason: str) -> bool:
+    """Set the status of a dead run's record to crashed. False if it has no record, or one that ended.
+
+    reason  one line: what is known of the end, and where the log is
+    """
+    if not path.exists() or (record := load(path)).status not in ("running", "interrupted", "crashed"):
+        return False
+    record.model_copy(update={"status": "crashed", "reason": reason}).write(path)
+    return True
+
+
+def crashed_record(cell: RunSpec, *, kind: Kind, n_classes: int, precision: str, reason: str) -> Record:
+    """The record of a run that died before it opened its data.
+
+    kind  of the data that was requested
+    """
+    return Record(
+        **{f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)},
+        status="crashed",
+        reason=reason,
+        git=environment.git(),
+        versions=environment.versions(),
+        hardware=environment.hardware(),
+        precision=precision,
+        data=Data(kind=kind, fingerprint=f"never opened ({kind})", counts={}, chance=1 / n_classes),
+        parameters=0,
+        selection=Selection(rule="none", on_test=False),
+        steps_total=0,
+        started=environment.now(),
+        finished=environment.now(),
+    )

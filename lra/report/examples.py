@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from lra.records.exhibits import Example
 from lra.records.published import Published
-from lra.records.record import Record
+from lra.records.record import Example, Record
 from lra.tables import comparison
 from lra.tables.aggregate import Row, common_data
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lra.records.exhibits import Kernel
 from lra.records.published import Published
+from lra.records.record import Kernel
 from lra.tables import comparison
 from lra.tables.aggregate import Row
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lra.records.exhibits import Example
 from lra.records.pictures import grey
+from lra.records.record import Example
 
 COUNT = 6
 CHARACTERS = 1200  # of a text, at most

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lra.records.exhibits import Kernel
 from lra.records.pictures import signed
+from lra.records.record import Kernel
 
 RANGES = 32
 LONGEST = 16_384

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lra.io.atomic import write_whole
+from lra.io.atomic import atomic_write
 from lra.records.record import Record, parse
 
 
@@ -23,7 +23,7 @@ def save(path: Path, model: nn.Module, record: Record) -> None:
     tensors = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
     sha256 = checksum(safetensors.torch.save(tensors))
     content = safetensors.torch.save(tensors, {"record": record.text(), "sha256": sha256})
-    write_whole(path, content, cure="runs=/some/dir", beside=path.with_suffix(".tmp"))
+    atomic_write(path, content, hint="runs=/some/dir", temporary=path.with_suffix(".tmp"))
 
 
 def checksum(content: bytes) -> str:

@@ -1,7 +1,6 @@
 """Made-up runs of scale paper, with all the ways to end, and the table of them."""
 
-from dataclasses import replace
-
+from helpers.records import replace
 from lra.paths import ROOT
 from lra.records.published import TASKS, load_published
 from lra.records.record import Data, Record, Selection

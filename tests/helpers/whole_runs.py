@@ -1,6 +1,5 @@
 """Runs of scripts/train.py in processes and folders of their own, and what two of them must have in common."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.processes import Process
+from helpers.records import replace
 from lra.records.record import Git, Record
 from lra.records.store import load
 
@@ -62,11 +62,11 @@ class Run:
 
 def timeless(record: Record) -> Record:
     """The record without what a clock, the memory of a process or the repository tells."""
-    curve = [dataclasses.replace(point, seconds=None) for point in record.curve]
+    curve = [replace(point, seconds=None) for point in record.curve]
     known: dict = dict.fromkeys(("train_seconds", "total_seconds", "steps_per_second", "peak_memory_mib"))
     known["git"] = Git(commit=None, dirty=None)
     moment = "2026-01-01T00:00:00Z"
-    return dataclasses.replace(record, curve=curve, started=moment, finished=moment, **known)
+    return replace(record, curve=curve, started=moment, finished=moment, **known)
 
 
 def assert_same(run: Run, whole: Run) -> None:

@@ -164,7 +164,7 @@ def test_the_test_runs_in_the_recorded_precision(finished, tmp_path, monkeypatch
 
 EVIL = {
     "a function": lambda c: c["model"].update(_target_="os.system"),
-    "a function of ours": lambda c: c["model"].update(_target_="lra.io.strict_json.write_atomically"),
+    "a function of ours": lambda c: c["model"].update(_target_="lra.io.atomic.atomic_write"),
     "a module of ours that imports another": lambda c: c["task"].update(_target_="data.download.shutil.rmtree"),
     "a class that is imported there": lambda c: c["model"].update(_target_="lra.io.strict_json.Path"),
     "deep inside": lambda c: c["model"]["mixer"].update(x=[{"_target_": "subprocess.run", "args": ["touch", "x"]}]),

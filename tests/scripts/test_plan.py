@@ -1,10 +1,10 @@
 """What a cell costs is measured by real steps of it, and a grid costs what its cells do."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
+from helpers.records import replace
 from lra.console import duration
 from lra.launch import cost, plan
 from lra.launch.grid import cells_of

@@ -2,12 +2,12 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from helpers.records import replace
 from lra import tracking
 from lra.paths import ROOT
 from lra.records.store import load

@@ -1,7 +1,6 @@
 """A grid loses at most the cell that fails, says how each ended, and comes out the same however often it is killed."""
 
 import contextlib
-import dataclasses
 import io
 import os
 import signal
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from helpers.records import replace
 from lra.config.compose import composed
 from lra.launch import job, local
 from lra.launch.grid import TAKEN, GridJob, ended, last_line, outcome, outdated, settle
@@ -117,12 +117,12 @@ def test_an_exit_status_is_said_in_words():
 def test_a_record_left_running_by_a_dead_process_says_so(tmp_path):
     one = cell(tmp_path)
     settle(one, -signal.SIGSEGV)
-    record = dataclasses.replace(one.record(), status="running", reason=None)
+    record = replace(one.record(), status="running", reason=None)
     record.write(one.path)
     assert settle(one, -signal.SIGSEGV).reason.startswith("killed by SIGSEGV")
     # a result is never overwritten
     correct = {"test_accuracy": 0.5, "test_correct": 1, "n_test": 2}
-    dataclasses.replace(record, status="ok", **correct).write(one.path)
+    replace(record, status="ok", **correct).write(one.path)
     assert settle(one, 1).status == "ok"
     assert one.done
 
@@ -172,7 +172,7 @@ def test_threads_are_shared_out_where_the_system_keeps_no_process_to_some_cores(
 def test_a_cell_that_another_process_trains_keeps_its_record_and_log(tmp_path, monkeypatch):
     elsewhere = cell(tmp_path)
     settle(elsewhere, 1)
-    running = dataclasses.replace(elsewhere.record(), status="running", reason=None)
+    running = replace(elsewhere.record(), status="running", reason=None)
     running.write(elsewhere.path)
     monkeypatch.setenv("LRA_PATIENCE", "0")
     elsewhere.log.parent.mkdir(parents=True)
@@ -272,7 +272,7 @@ def test_a_grid_whose_cells_failed_says_why_and_where_to_look_and_ends_with_stat
     assert "fnet on text, seed 0: crashed: refused: train.py: source=" in said
     assert f"no such folder [/red] (log: {refused.log})" in said
     # what ended in a way of its own names its log too
-    record = dataclasses.replace(refused.record(), status="oom", reason="CUDA out of memory")
+    record = replace(refused.record(), status="oom", reason="CUDA out of memory")
     assert outcome(refused, record) == f"oom: CUDA out of memory (log: {refused.log})"
 
 
@@ -312,5 +312,5 @@ def test_a_record_made_with_other_settings_is_told_from_todays(tmp_path):
     assert outdated(cells) == []
     record = cells[1].record()
     config = {**record.config, "training": {**record.config["training"], "steps": 7}}
-    dataclasses.replace(record, config=config, config_hash=config_hash(config)).write(cells[1].path)
+    replace(record, config=config, config_hash=config_hash(config)).write(cells[1].path)
     assert outdated(cells) == [cells[1]]

@@ -7,11 +7,11 @@ import runpy
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from helpers.records import replace
 from lra.paths import ROOT
 from lra.records.audit import agrees, recomputed
 from lra.records.benchmark import load_bench

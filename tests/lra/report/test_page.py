@@ -7,18 +7,17 @@ import runpy
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.records import replace
 from lra.paths import ROOT
 from lra.records.benchmark import load_bench
-from lra.records.exhibits import Example, Kernel
 from lra.records.pictures import grey, signed
 from lra.records.published import TASKS, load_published
-from lra.records.record import Data, Point, Record, Selection, config_hash
+from lra.records.record import Data, Example, Kernel, Point, Record, Selection, config_hash
 from lra.records.store import load
 from lra.report.page import page
 from lra.report.runs import flat

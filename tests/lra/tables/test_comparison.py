@@ -4,13 +4,13 @@ import io
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import rich.console
 
 from helpers.made_up_runs import PUBLISHED, ZOO, grid, paper, ran, row_of
+from helpers.records import replace
 from lra.paths import ROOT
 from lra.records.record import Data, Git
 from lra.tables import aggregate

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ from PIL import Image
 
 from data.generators.listops import evaluate, from_text
 from helpers.finished_run import small_run
+from helpers.records import replace
 from lra.paths import ROOT
-from lra.records.exhibits import Example
 from lra.records.pictures import grey, signed
+from lra.records.record import Example
 from lra.records.store import load
 from lra.training import example_predictions, kernel_snapshots
 from lra.training.example_predictions import Samples
