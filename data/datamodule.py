@@ -1,11 +1,17 @@
-"""What all tasks share: where data comes from, when it is made, how it becomes batches.
+"""`TaskData`, the Lightning data module that every task derives from.
 
-A task says what it is and which data it knows (data/contract.py); the rest is here. Nothing is read, made or fetched by
-the constructor.
+    prepare_data   choose the source (data/source.py), have it write the prepared folder (data/prepared.py)
+    setup          open that folder, cut the splits
+    *_dataloader   batches of a split (data/loader.py)
+
+The constructor reads nothing and writes nothing.
 """
 
+import functools
 import hashlib
+import itertools
 import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,45 +19,61 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 
-from data import prepared
-from data.contract import SPLITS, Contract
-from data.loader import Loader, Pool, tensor
+from data import download, prepared
+from data.loader import Examples, Loader
 from data.prepared import DataError
-from data.source import Origin, choose
+from data.source import Source, choose, from_lra_archive
 from lra.console import say
+from lra.distributed import rank, world_size
+from lra.task import TaskSpec
 
-__all__ = ["SPLITS", "DataError", "Loader", "Origin", "Pool", "TaskData", "tensor", "whole"]
+SPLITS = ("train", "val", "test")
+TOY_COUNTS = dict.fromkeys(SPLITS, 64)
 
 
 @dataclass
-class _Opened:
-    """A prepared folder in use."""
+class Opened:
+    """A prepared folder in use.
 
-    manifest: dict
-    pool: Pool
+    arrays     memory-mapped arrays by name
+    index      rows of the examples of each split
+    on_device  copies of the examples on accelerators
+    """
+
+    manifest: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    examples: Examples
     index: dict[str, np.ndarray]
-    resident: dict[torch.device, Pool] = field(default_factory=dict)
+    on_device: dict[torch.device, Examples] = field(default_factory=dict)
 
 
-class TaskData(Contract, pl.LightningDataModule):
-    """Base of the tasks; subclasses add their own arguments and hand these on, and answer what is in `Contract`.
+class TaskData(pl.LightningDataModule):
+    """Base class of the tasks; they add their own arguments and override the methods of the first part.
 
-    batch_size       examples of a training batch, over all processes; it must be a multiple of their number
-    eval_batch_size  of an evaluation batch; None: four times batch_size, which without gradients takes less memory than
-                     a training batch in models of several layers
-    seed             decides the order of training examples, with the epoch; nothing else
-    root             prepared data lies in <root>/<task>, downloads in <root>/raw
-    source           "auto"      what $LRA_MIRROR or <root>/raw holds, else what is prepared, else generated or fetched
+    batch_size       examples of a training batch over all processes; a multiple of their number
+    eval_batch_size  examples of an evaluation batch; None: 4 * batch_size, which without gradients takes less memory
+                     than a training batch in models of several layers
+    seed             with the epoch, the order of training examples; nothing else
+    root             prepared data is in <root>/<task>, downloads in <root>/raw
+    source           "auto"      data in $LRA_MIRROR or <root>/raw, else prepared data, else generated or downloaded
                      "official"  the same, but neither generated nor a substitute
                      "generated" or "toy" (made-up data of the right shape, for tests), or a folder
-    resident         whole pool on the accelerator: True, False, or "auto", if it takes at most 40 % of what is free
-    pad              "longest", "max" or a multiple k, see data/loader.py; no effect where all examples are equally long
-    length_aware     batches of similar length (off in every paper's recipe)
+    resident         all examples on the accelerator: True, False, or "auto", if they take at most 40 % of what is free
+    pad              "longest", "max" or a multiple k, see data/loader.py; no effect if all examples have one length
+    length_aware     training batches of similar length (off in every paper's recipe)
     n_train ...      use that many examples, drawn with data_seed from the split; None: all
     data_seed        decides generated data and drawn subsets; recorded with the data, not to be varied with runs
     """
+
+    name: str = ""
+    spec: TaskSpec
+    lra_folder = ""  # in the archive of the Long Range Arena
+    real_editions: tuple[str, ...] = ("official",)
+    selection_on_test = False
+    distinct = False  # generated data has no example in two splits
+    eos: int | None = None
+    affine: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -60,7 +82,7 @@ class TaskData(Contract, pl.LightningDataModule):
         eval_batch_size: int | None = None,
         seed: int = 0,
         root: str | Path = "data/prepared",
-        source: str = "auto",
+        source: str | Path = "auto",
         resident: bool | str = "auto",
         pad: str | int = "longest",
         length_aware: bool = False,
@@ -72,93 +94,176 @@ class TaskData(Contract, pl.LightningDataModule):
     ):
         super().__init__()
         self.name = name or self.name
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or 4 * batch_size
-        self.seed, self.data_seed = seed, data_seed
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise DataError(f"name={self.name!r}: letters, digits, _ and - only")
+        self.batch_size = check_integer("batch_size", batch_size)
+        self.eval_batch_size = check_integer("eval_batch_size", eval_batch_size or 4 * batch_size)
+        self.seed, self.data_seed = check_integer("seed", seed, 0), check_integer("data_seed", data_seed, 0)
         self.root, self.source = Path(root), str(source)
         self.resident, self.pad, self.length_aware = resident, pad, length_aware
-        self.wanted = {"train": n_train, "val": n_val, "test": n_test}
-        self._opened: _Opened | None = None
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
-            raise DataError(f"name={self.name!r}: the name of a folder is needed, of letters, digits, _ and -")
-        whole("batch_size", self.batch_size)
-        whole("eval_batch_size", self.eval_batch_size)
-        for split, n in self.wanted.items():
+        self.requested = {"train": n_train, "val": n_val, "test": n_test}
+        for split, n in self.requested.items():
             if n is not None:
-                whole(f"n_{split}", n)
-        for name in ("seed", "data_seed"):
-            whole(name, getattr(self, name), least=0)
-        if self.resident not in (True, False, "auto"):
-            raise DataError(f"resident={self.resident!r}: true, false or auto")
-        if self.pad not in ("longest", "max") and not (isinstance(self.pad, int) and self.pad > 0):
-            raise DataError(f"pad={self.pad!r}: longest, max or a positive multiple")
+                check_integer(f"n_{split}", n)
+        check_choice("resident", resident, (True, False, "auto"))
+        if pad not in ("longest", "max") and not (isinstance(pad, int) and pad > 0):
+            raise DataError(f"pad={pad!r}: longest, max or a positive multiple")
+        self._opened: Opened | None = None
+
+    # -- what a task says about itself: overridden where the default does not fit
+
+    def parameters(self, edition: str) -> dict[str, Any]:
+        """Arguments that decide the content of an edition's prepared arrays."""
+        raise NotImplementedError
+
+    def made_counts(self, default: Mapping[str, int] = TOY_COUNTS) -> dict[str, int]:
+        """{"n_train": ...} of generated or toy data: the arguments, or the default."""
+        return {f"n_{split}": n or default[split] for split, n in self.requested.items()}
+
+    def too_many(self, available: Mapping[str, int]) -> str | None:
+        """The argument n_train, n_val or n_test that is larger than the official split, as `mismatch` reports it."""
+        for split, n in self.requested.items():
+            if n is not None and n > available[split]:
+                return f"n_{split}={n}: the official split has {available[split]}; source=generated makes more"
+        return None
+
+    def toy_parameters(self) -> dict[str, Any]:
+        return self.made_counts() | {"data_seed": self.data_seed}
+
+    def find_files(self, folder: Path) -> Source | None:
+        """The task's official files in a user's folder, in any known layout; None if there are none."""
+        return None
+
+    def find(self, folder: Path) -> Source | None:
+        """The task's data in a folder: its files, or the archive with them."""
+        path = folder / download.LRA.file
+        if (found := self.find_files(folder)) is not None or not self.lra_folder or not path.is_file():
+            return found
+        return from_lra_archive(self, lambda: path)
+
+    def downloaded(self) -> Source:
+        """Data to be downloaded into <root>/raw."""
+        if not self.lra_folder:
+            raise DataError(f"source={self.source}: {self.name} has no official data", hint="source=generated")
+        alternative = f"give a folder with {self.lra_folder} or {download.LRA.file} as data.source or $LRA_MIRROR"
+        if self.generated() is not None:
+            alternative += ", or data.source=generated"
+        return from_lra_archive(self, lambda: download.fetch(download.LRA, self.root / "raw", alternative))
+
+    def generated(self) -> Source | None:
+        """Data made by the task's own rules; None if it has none."""
+        return None
+
+    def toy(self) -> Source | None:
+        """Learnable made-up data of the right shape for tests, never for results; None if there is none."""
+        return None
+
+    def named_source(self, name: str) -> Source | None:
+        """The source that `source=name` asks for; None for "auto", "official" and folders."""
+        if name == "toy":
+            found, problem = self.toy(), "has no toy data"
+        elif name == "generated":
+            found, problem = self.generated(), "cannot be generated"
+        else:
+            return None
+        if found is None:
+            raise DataError(f"source={name}: {self.name} {problem}", hint="source=auto, official or a folder")
+        return found
+
+    def mismatch(self, edition: str) -> str | None:
+        """Why an edition's data does not fit the arguments; None if it does."""
+        return None
+
+    def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:
+        """Rows of train, val and test before they are cut to n_train, n_val, n_test."""
+        return {name: np.asarray(parts[name]) for name in SPLITS}
+
+    def deviations(self) -> list[str]:
+        """How the arguments differ from the benchmark's task."""
+        return []
+
+    def check(self, advance: Callable[[int], object]) -> None:
+        """Task-specific checks of all opened examples; raises DataError for the first bad one."""
+
+    def statistics(self) -> dict[str, str]:
+        """Task-specific statistics, in addition to lengths and labels."""
+        return {}
+
+    def text(self, row: int) -> str | None:
+        """Row `row` of the arrays as text; None if it is a picture."""
+        return None
+
+    def pixels(self, row: int) -> np.ndarray | None:
+        """Row `row` of the arrays as a grey picture, uint8 (side, side); None if it is text."""
+        return None
+
+    # -- from source to batches
+
+    @functools.cached_property
+    def data_source(self) -> Source:
+        """The source, chosen once."""
+        return choose(self)
 
     def folder(self, edition: str) -> Path:
         return self.root / self.name / f"{edition}-{prepared.digest(self.parameters(edition))}"
 
-    def origin(self) -> Origin:
-        """Where data comes from, given `source` and what lies on disk; raises DataError if nowhere."""
-        return choose(self)
+    @property
+    def prepared_folder(self) -> Path:
+        return self.folder(self.data_source.edition)
 
     def prepare_data(self) -> None:
-        """Make the prepared form unless it is there: the only step that writes to disk."""
-        origin = self.origin()
-        folder = self.folder(origin.edition)
+        """Write the prepared folder if it is missing."""
+        source, folder = self.data_source, self.prepared_folder
         if not folder.is_dir():
-            say(f"{self.name}: preparing from {origin.source} into {folder}")
+            say(f"{self.name}: preparing from {source.description} into {folder}")
         header = {
             "task": self.name,
-            "edition": origin.edition,
-            "kind": origin.kind,
-            "source": origin.source,
-            "notes": list(origin.notes),
-            "identity": origin.identity,
-            "parameters": self.parameters(origin.edition),
+            "edition": source.edition,
+            "kind": source.kind,
+            "source": source.description,
+            "notes": list(source.notes),
+            "identity": source.identity,
+            "parameters": self.parameters(source.edition),
         }
-        self._same(prepared.build(folder, header, origin.write, resumable=origin.resumable, say=say), origin, folder)
-
-    def _same(self, manifest: dict, origin: Origin, folder: Path) -> None:
-        known = manifest.get("identity")
-        if origin.identity is not None and known is not None and origin.identity != known:
-            raise DataError(
-                f"{folder}: was prepared from other files than {origin.source} holds now; "
-                "delete it, or choose another folder with data.root=/some/dir"
-            )
+        self._check_identity(prepared.build(folder, header, source.write, resumable=source.resumable))
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the prepared arrays."""
+        """Open the prepared folder."""
         if self._opened is not None:
             return
-        origin = self.origin()
-        folder = self.folder(origin.edition)
+        folder = self.prepared_folder
         if not folder.is_dir():
-            raise DataError(f"{folder}: not prepared yet; python scripts/prepare_data.py prepare task={self.name}")
+            hint = f"python scripts/prepare_data.py prepare task={self.name}"
+            raise DataError(f"{folder}: not prepared yet", hint=hint)
         manifest = prepared.read_manifest(folder)
-        self._same(manifest, origin, folder)
-        names = ("x", "offsets", "y", "pairs")
-        arrays = {name: prepared.read_array(folder, name) for name in names}
-        pool = self.pool(arrays)
+        self._check_identity(manifest)
+        arrays = {Path(name).stem: prepared.read_array(folder / name) for name in manifest["files"]}
+        examples = Examples.of_arrays(arrays, self.spec.max_len, eos=self.eos, affine=self.affine)
         parts = {name: range(*ends) for name, ends in manifest["parts"].items()}
-        if any(part.stop > len(pool.y) or part.start < 0 for part in parts.values()):
-            raise DataError(f"{folder}: parts {manifest['parts']} reach past {len(pool.y)} examples; prepare it again")
+        if any(part.stop > len(examples.y) or part.start < 0 for part in parts.values()):
+            problem = f"{folder}: parts {manifest['parts']} reach past {len(examples.y)} examples"
+            raise DataError(problem, hint=f"delete {folder} and prepare it again")
         index = self.split(parts, manifest["edition"])
-        self._keep_apart(index)
-        self._opened = _Opened(manifest, pool, {name: self._cut(name, rows) for name, rows in index.items()})
+        self._check_test_is_held_out(index)
+        index = {name: self._subset(name, rows) for name, rows in index.items()}
+        self._opened = Opened(manifest, arrays, examples, index)
 
-    def _keep_apart(self, index: dict[str, np.ndarray]) -> None:
-        """No test example may be learned from, nor chosen by, unless the task's rule says so by its name."""
+    def _check_identity(self, manifest: dict[str, Any]) -> None:
+        known, now = manifest.get("identity"), self.data_source.identity
+        if known is not None and now is not None and known != now:
+            problem = f"{self.prepared_folder}: was prepared from other files than {self.data_source.description} has now"
+            raise DataError(problem, hint=f"delete it, or choose another folder with {prepared.OTHER_FOLDER}")
+
+    def _check_test_is_held_out(self, index: dict[str, np.ndarray]) -> None:
+        """Test examples are in no other split, unless the configuration names a rule that selects on test."""
         for other in ("train", "val"):
             shared = np.intersect1d(index[other], index["test"]).size
             if shared and not (other == "val" and self.selection_on_test):
-                raise DataError(
-                    f"{self.name}: {shared} test examples are in {other} too; only a rule named in the configuration "
-                    "may choose by the test set (task=text task.validation=test), and results are marked for it"
-                )
+                hint = "task=text task.validation=test selects on test, and results are marked for it"
+                raise DataError(f"{self.name}: {shared} test examples are in {other} too", hint=hint)
 
-    def _cut(self, split: str, rows: np.ndarray) -> np.ndarray:
-        n = self.wanted[split]
+    def _subset(self, split: str, rows: np.ndarray) -> np.ndarray:
+        n = self.requested[split]
         if n is None or n == len(rows):
             return rows
         if n > len(rows):
@@ -167,16 +272,16 @@ class TaskData(Contract, pl.LightningDataModule):
         return rows[np.sort(rng.permutation(len(rows))[:n])]
 
     @property
-    def opened(self) -> _Opened:
+    def opened(self) -> Opened:
         if self._opened is None:
-            raise DataError(f"{self.name}: prepare_data() and setup() come first")
+            raise DataError(f"{self.name}: call prepare_data() and setup() first")
         return self._opened
 
     @property
     def kind(self) -> str:
-        """ "official", "subset", "generated" or "toy"; official data used in part or altered is a subset."""
+        """ "official", "subset", "generated" or "toy"; official data used in part or changed is a subset."""
         kind = self.opened.manifest["kind"]
-        return "subset" if kind == "official" and (any(self.wanted.values()) or self.deviations()) else kind
+        return "subset" if kind == "official" and (any(self.requested.values()) or self.deviations()) else kind
 
     @property
     def counts(self) -> dict[str, int]:
@@ -184,7 +289,7 @@ class TaskData(Contract, pl.LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """One SHA-256 of the prepared arrays and of the rows each split uses."""
+        """SHA-256 of the prepared arrays and of the rows of each split."""
         state = hashlib.sha256(prepared.content_hash(self.opened.manifest).encode())
         for name, rows in self.opened.index.items():
             state.update(name.encode() + rows.astype("<i8").tobytes())
@@ -192,9 +297,9 @@ class TaskData(Contract, pl.LightningDataModule):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of results must know: what is not official, what was drawn, what was selected on."""
+        """Facts about the data for readers of results: what is not official, drawn, or used for selection."""
         manifest = self.opened.manifest
-        drawn = {split: n for split, n in self.counts.items() if self.wanted[split]}
+        drawn = {split: n for split, n in self.counts.items() if self.requested[split]}
         notes = [f"data: {manifest['source']}", *manifest["notes"], *self.deviations()]
         if manifest["kind"] == "official" and drawn:
             notes.append("drawn from the official splits: " + ", ".join(f"{n} {split}" for split, n in drawn.items()))
@@ -203,20 +308,19 @@ class TaskData(Contract, pl.LightningDataModule):
         return notes
 
     def majority(self, split: str) -> float:
-        """Share of the most frequent label: what always giving one answer is worth."""
-        y = self.opened.pool.y[torch.from_numpy(self.opened.index[split])]
+        """Share of the most frequent label: the accuracy of always answering it."""
+        y = self.opened.examples.y[torch.from_numpy(self.opened.index[split])]
         return float(torch.bincount(y).max()) / len(y)
 
     def levels(self, x: torch.Tensor) -> torch.Tensor:
-        """The bytes 0..255 (B, L) that a batch's real-valued input (B, L, 1) was made from."""
-        affine = self.opened.pool.affine
-        if affine is None:
-            raise DataError(f"{self.name}: its input is no picture of real values")
-        a, b = affine
+        """Grey levels 0..255, int64 (B, L), of a batch's real-valued input (B, L, 1)."""
+        if self.affine is None:
+            raise DataError(f"{self.name}: its input is not a real-valued picture")
+        a, b = self.affine
         return ((x[..., 0] - b) / a).round().long().clamp_(0, 255)
 
-    def shown(self, split: str, i: int) -> tuple[str | None, np.ndarray | None]:
-        """Example i of a split as a reader sees it: its text, or its picture."""
+    def example(self, split: str, i: int) -> tuple[str | None, np.ndarray | None]:
+        """Example i of a split for people: (text, picture), one of them None."""
         row = int(self.opened.index[split][i])
         return self.text(row), self.pixels(row)
 
@@ -234,14 +338,11 @@ class TaskData(Contract, pl.LightningDataModule):
 
     def _loader(self, split: str, batch_size: int, *, shuffle: bool) -> Loader:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        together = dist.is_available() and dist.is_initialized()
-        world = dist.get_world_size() if together else 1
+        world = world_size()
         if shuffle and batch_size % world:
-            raise DataError(
-                f"batch_size={batch_size}: not a multiple of {world} processes; every one takes an equal share"
-            )
+            raise DataError(f"batch_size={batch_size}: not a multiple of {world} processes, which take equal shares")
         return Loader(
-            self._on(device),
+            self._examples_on(device),
             self.opened.index[split],
             batch_size,
             shuffle=shuffle,
@@ -249,25 +350,43 @@ class TaskData(Contract, pl.LightningDataModule):
             pad=self.pad,
             length_aware=self.length_aware and shuffle,
             device=device,
-            rank=dist.get_rank() if together else 0,
+            rank=rank(),
             world=world,
         )
 
-    def _on(self, device: torch.device) -> Pool:
-        """The pool on the accelerator if it may and can be there, else on the CPU."""
+    def _examples_on(self, device: torch.device) -> Examples:
+        """The examples on the accelerator if they may and can be there, else on the CPU."""
         opened = self.opened
         if device.type != "cuda" or self.resident is False:
-            return opened.pool
-        if device not in opened.resident:
+            return opened.examples
+        if device not in opened.on_device:
             free = torch.cuda.mem_get_info(device)[0]
-            if self.resident == "auto" and opened.pool.n_bytes > 0.4 * free:
-                return opened.pool
-            opened.resident[device] = opened.pool.to(device)
-        return opened.resident[device]
+            if self.resident == "auto" and opened.examples.n_bytes > 0.4 * free:
+                return opened.examples
+            opened.on_device[device] = opened.examples.to(device)
+        return opened.on_device[device]
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def check_integer(name: str, value: Any, least: int = 1) -> int:
     """The value of an argument that must be a whole number; raises DataError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise DataError(f"{name}={value}: a whole number is needed, at least {least}")
     return value
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
+    """The value of an argument that must be one of a few; raises DataError."""
+    if value not in choices:
+        *others, last = map(str, choices)
+        raise DataError(f"{name}={value!r}: {', '.join(others)} or {last}")
+    return value
+
+
+def consecutive(counts: Iterable[int]) -> dict[str, tuple[int, int]]:
+    """`parts` of a manifest whose splits follow each other in the arrays; counts in the order of SPLITS."""
+    return dict(zip(SPLITS, itertools.pairwise(itertools.accumulate(counts, initial=0)), strict=True))
+
+
+def random_order(n: int) -> np.ndarray:
+    """The order of torch.utils.data.random_split with seed 42, as the S4 repository calls it."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(42)).numpy()

@@ -1,7 +1,7 @@
-"""Image: ten kinds of things in a photograph, grey, read pixel by pixel.
+"""Image: classify a grey photograph read pixel by pixel, ten classes.
 
-CIFAR-10 (Krizhevsky 2009). Variants: "s4", the default, gives values (byte - 122.6) / 61 and the S4 repository's
-split; "lra" gives 256 tokens and takes the last tenth of the training images for validation.
+CIFAR-10 (Krizhevsky 2009). Variants: "s4", the default, has values (byte - 122.6) / 61 and the S4 repository's split;
+"lra" has 256 tokens and the last tenth of the training images for validation.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image as Pillow
 
 from data import download
-from data.datamodule import SPLITS, DataError, Origin, Pool, TaskData, tensor
+from data.datamodule import TaskData, check_choice, consecutive, random_order
 from data.download import Archive
-from data.source_folders import find_folder, sizes
-from lra.console import bar
+from data.prepared import DataError, save_arrays
+from data.source import Source, find_folder, sizes
+from lra.console import progress_bar
 from lra.task import TaskSpec
 
 CIFAR = Archive(
@@ -35,14 +35,14 @@ TRAIN, TEST = 50_000, 10_000
 LABELS_SHA256 = "3edb456524d5918aefded81f5aef7c32efab2a788211df998a4eb0c8957baa1f"
 MEAN, DEVIATION = 122.6, 61.0
 
-Read = Callable[[], tuple[np.ndarray, np.ndarray, dict[str, Any]]]  # images (n, 32, 32, 3), labels, manifest entries
+Images = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # images (n, 32, 32, 3), labels, manifest entries
 
 
 class Image(TaskData):
-    """CIFAR-10 from the original archive or its folder, or from lossless sprites (one WebP a batch).
+    """CIFAR-10 from the original archive or its folder, or from sprites (one WebP per batch).
 
     variant  "s4" or "lra"
-    size     pixels a side: 32, or 16 or 8 by averaging squares (not the benchmark's task)
+    size     pixels per side: 32, or 16 or 8 by averaging squares (not the benchmark's task)
     """
 
     name = "image"
@@ -50,96 +50,89 @@ class Image(TaskData):
 
     def __init__(self, *, variant: str = "s4", size: int = 32, **common: Any):
         super().__init__(**common)
-        if variant not in ("s4", "lra"):
-            raise DataError(f"variant={variant!r}: s4 or lra")
-        if size not in (32, 16, 8):
-            raise DataError(f"size={size}: 32, 16 or 8")
-        self.variant, self.size = variant, size
+        self.variant = check_choice("variant", variant, ("s4", "lra"))
+        self.size = check_choice("size", size, (32, 16, 8))
+        self.affine = (1 / DEVIATION, -MEAN / DEVIATION) if variant == "s4" else None
         self.spec = TaskSpec(self.name, size * size, 10, None if variant == "s4" else 256)
 
     def parameters(self, edition: str) -> dict[str, Any]:
-        counts = {f"n_{s}": self.wanted[s] or 64 for s in SPLITS} | {"data_seed": self.data_seed}
-        return {"size": self.size} | (counts if edition == "toy" else {})
+        return {"size": self.size} | (self.toy_parameters() if edition == "toy" else {})
 
-    def find(self, folder: Path) -> Origin | None:
+    def find(self, folder: Path) -> Source | None:
         if place := find_folder(folder, (FOLDER, f"cifar10/{FOLDER}"), BATCHES[0]):
-            return self._real("official", "official", FOLDER, lambda: from_torchvision(place.parent))
+            parent = place.parent
+            return self._real("official", "official", FOLDER, lambda: from_torchvision(parent))
         if place := find_folder(folder, ("cifar10",), f"{BATCHES[0]}.webp"):
+            sprites = place
             identity = sizes(place, (*(f"{name}.webp" for name in BATCHES), "labels.npz"))
-            # how many images are not exact is known once they are read; `from_sprites` says it then
-            return self._real("sprites", "subset", "CIFAR-10 sprites", lambda: from_sprites(place), identity)
+            # the number of lossy images is known after reading; `from_sprites` returns a note about it
+            return self._real("sprites", "subset", "CIFAR-10 sprites", lambda: from_sprites(sprites), identity)
         if (path := folder / CIFAR.file).is_file():
             return self._real("official", "official", CIFAR.file, lambda: self._unpacked(path))
         return None
 
-    def _unpacked(self, path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    def _unpacked(self, path: Path) -> Images:
         download.check(path, CIFAR)
         return from_torchvision(download.unpack(path, self.root / "raw", FOLDER, limit=CIFAR.unpacked).parent)
 
-    def fetched(self) -> Origin:
-        instead = f"give a folder that holds {FOLDER} or {CIFAR.file} as data.source or $LRA_MIRROR"
-        read = lambda: self._unpacked(download.fetch(CIFAR, self.root / "raw", instead))  # noqa: E731
+    def downloaded(self) -> Source:
+        alternative = f"give a folder with {FOLDER} or {CIFAR.file} as data.source or $LRA_MIRROR"
+
+        def read() -> Images:
+            return self._unpacked(download.fetch(CIFAR, self.root / "raw", alternative))
+
         return self._real("official", "official", CIFAR.file, read)
 
-    def _real(self, edition: str, kind: str, source: str, read: Read, identity: dict | None = None) -> Origin:
+    def _real(
+        self, edition: str, kind: str, description: str, read: Callable[[], Images], identity: dict | None = None
+    ) -> Source:
         def write(work: Path) -> dict[str, Any]:
-            images, labels, more = read()
+            images, labels, entries = read()
             if hashlib.sha256(labels.tobytes()).hexdigest() != LABELS_SHA256:
-                raise DataError(
-                    f"{source}: the labels are not those of CIFAR-10 in its order; a file is damaged or another"
-                )
+                raise DataError(f"{description}: the labels are not CIFAR-10's in its order", hint="get the files again")
             parts = {"train": (0, TRAIN), "test": (TRAIN, TRAIN + TEST)}
-            return self._save(work, grey(images), labels, parts) | more
+            return self._save(work, grey(images), labels, parts) | entries
 
-        return Origin(edition, kind, source, write, identity=identity)
+        return Source(edition, kind, description, write, identity=identity)
 
     def deviations(self) -> list[str]:
         return [] if self.size == 32 else [f"images reduced to {self.size} x {self.size}"]
 
-    def toy(self) -> Origin:
+    def toy(self) -> Source:
         def write(work: Path) -> dict[str, Any]:
-            rng = np.random.default_rng(self.data_seed)
-            ends = np.cumsum([0] + [self.parameters("toy")[f"n_{s}"] for s in SPLITS]).tolist()
-            labels = rng.integers(0, 10, ends[-1], np.uint8)
-            images = rng.integers(0, 60, (ends[-1], 32, 32), np.uint8) + 19 * labels[:, None, None]
-            return self._save(work, images, labels, {s: (ends[i], ends[i + 1]) for i, s in enumerate(SPLITS)})
+            rng, counts = np.random.default_rng(self.data_seed), list(self.made_counts().values())
+            labels = rng.integers(0, 10, sum(counts), np.uint8)
+            images = rng.integers(0, 60, (sum(counts), 32, 32), np.uint8) + 19 * labels[:, None, None]
+            return self._save(work, images, labels, consecutive(counts))
 
-        return Origin("toy", "toy", "noise, brighter with the label", write)
+        return Source("toy", "toy", "noise, brighter with the label", write)
 
     def _save(self, work: Path, images: np.ndarray, labels: np.ndarray, parts: dict) -> dict[str, Any]:
         k, n = 32 // self.size, len(images)
         if k > 1:
             squares = images.reshape(n, self.size, k, self.size, k)
             images = ((squares.sum((2, 4), dtype=np.uint32) + k * k // 2) // (k * k)).astype(np.uint8)
-        np.save(work / "x.npy", images.reshape(n, -1))
-        np.save(work / "y.npy", labels)
+        save_arrays(work, x=images.reshape(n, -1), y=labels)
         return {"parts": parts}
-
-    def pool(self, arrays: dict[str, np.ndarray | None]) -> Pool:
-        affine = (1 / DEVIATION, -MEAN / DEVIATION) if self.variant == "s4" else None
-        return Pool(tensor(arrays["x"]), tensor(arrays["y"], torch.int64), self.size**2, affine=affine)
 
     def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:
         if "val" in parts:
             return super().split(parts, edition)
         n = len(parts["train"])
-        order = np.arange(n)
-        if self.variant == "s4":
-            # torch.utils.data.random_split with this seed, as the S4 repository calls it
-            order = torch.randperm(n, generator=torch.Generator().manual_seed(42)).numpy()
-        held = n // 10
-        return {"train": order[: n - held], "val": order[n - held :], "test": np.asarray(parts["test"])}
+        order = random_order(n) if self.variant == "s4" else np.arange(n)
+        train, val = np.split(order, [n - n // 10])
+        return {"train": train, "val": val, "test": np.asarray(parts["test"])}
 
     def check(self, advance: Callable[[int], object]) -> None:
         """No image is blank."""
-        x = self.opened.pool.x.numpy()
+        x = self.opened.arrays["x"]
         blank = x.min(1) == x.max(1)
         if blank.any():
             raise DataError(f"{self.name}: image {int(blank.argmax())} is blank")
         advance(len(x))
 
     def pixels(self, row: int) -> np.ndarray:
-        return self.opened.pool.x[row].numpy().reshape(self.size, self.size)
+        return self.opened.examples.document(row).reshape(self.size, self.size)
 
 
 def grey(images: np.ndarray) -> np.ndarray:
@@ -148,45 +141,46 @@ def grey(images: np.ndarray) -> np.ndarray:
     return ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16).astype(np.uint8)
 
 
-def from_torchvision(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def from_torchvision(folder: Path) -> Images:
     """The official batch files; torchvision compares their MD5 before it unpickles anything."""
     from torchvision.datasets import CIFAR10
 
     images, labels = [], []
-    with bar("reading CIFAR-10", 2) as advance, warnings.catch_warnings():
+    with progress_bar("reading CIFAR-10", 2) as advance, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
         for train in (True, False):
             try:
                 part = CIFAR10(str(folder), train=train, download=False)
             except RuntimeError:
-                raise DataError(
-                    f"{folder / FOLDER}: a batch file is missing or its MD5 is not the official one; "
-                    f"unpack {CIFAR.file} again"
-                ) from None
+                problem = f"{folder / FOLDER}: a batch file is missing or its MD5 is not the official one"
+                raise DataError(problem, hint=f"unpack {CIFAR.file} again") from None
             images.append(part.data)
             labels.append(np.array(part.targets, np.uint8))
             advance(1)
     return np.concatenate(images), np.concatenate(labels), {}
 
 
-def from_sprites(place: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """One picture of 100 x 100 images a batch; labels.npz holds `labels` and `exact`, False for lossy images."""
+def from_sprites(folder: Path) -> Images:
+    """One picture of 100 x 100 images per batch; labels.npz has `labels` and `exact`, False for lossy images."""
+    path = folder / "labels.npz"
     try:
-        with np.load(place / "labels.npz", allow_pickle=False) as meta:
-            labels, exact = meta["labels"].astype(np.uint8), meta["exact"].astype(bool)
+        with np.load(path, allow_pickle=False) as arrays:
+            labels, exact = arrays["labels"].astype(np.uint8), arrays["exact"].astype(bool)
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"{place / 'labels.npz'}: not readable ({error}); copy it again") from None
+        raise DataError(f"{path}: not readable ({error})", hint="copy it again") from None
     images = []
-    with bar("reading CIFAR-10", len(BATCHES)) as advance:
+    with progress_bar("reading CIFAR-10", len(BATCHES)) as advance:
         for name in BATCHES:
-            path = place / f"{name}.webp"
+            path = folder / f"{name}.webp"
             try:
                 with Pillow.open(path, formats=("WEBP",)) as picture:
                     if picture.size != (3200, 3200):
                         raise DataError(f"{path}: {picture.size} pixels, expected 3200 x 3200")
                     tiles = np.asarray(picture.convert("RGB")).reshape(100, 32, 100, 32, 3)
+            except DataError:
+                raise
             except (OSError, SyntaxError, ValueError) as error:
-                raise DataError(f"{path}: not a readable WebP picture ({error}); copy it again") from None
+                raise DataError(f"{path}: not a readable WebP picture ({error})", hint="copy it again") from None
             images.append(tiles.transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3))
             advance(1)
     lossy = int((~exact).sum())

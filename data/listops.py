@@ -1,26 +1,27 @@
 """ListOps: the value of a nested expression of 500 to 2000 tokens, ten classes.
 
-Variants (data/README.md): "s4", the default, puts an end token after each expression and allows 2048 positions;
-"lra" has no end token and 2000 positions. Round parentheses are dropped in both, as in both originals.
+Variants (data/README.md): "s4", the default, puts an end token after each expression and has 2048 positions; "lra" has
+no end token and 2000 positions. Both drop round parentheses, as both originals do.
 """
 
-import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.datamodule import DataError, Origin, Pool, TaskData, whole
-from data.generators import listops as rules
-from data.source_folders import find_folder, sizes
-from lra.console import bar, steps
+from data.datamodule import TaskData, check_choice, check_integer, consecutive
+from data.generators import listops as generator
+from data.prepared import DataError, save_arrays
+from data.source import Source, find_folder, sizes
+from lra.console import as_increments, progress_bar
 from lra.task import TaskSpec
 
 COUNTS = {"train": 96_000, "val": 2_000, "test": 2_000}
-# raised whenever the generator makes other expressions of the same seed, so that older data is not taken for them
+# version of the generated data: raise it if the same seed gives other expressions, so that older data is not reused
 RULES = 1
-LONGEST = 2_000  # the release keeps expressions shorter than this
+LONGEST = 2_000  # the release has only expressions shorter than this
 SHORTEST = 500
 
 
@@ -29,9 +30,9 @@ class ListOps(TaskData):
 
     variant  "s4" or "lra"
     max_len  positions, end token included; None: the variant's. Generated expressions are shorter than
-             min(max_len, 2000); official ones are never cut
+             min(max_len, 2000); official ones are never truncated
     min_len  expressions are longer than this
-    max_args, max_depth  arguments of an operator, levels of operators, at most
+    max_args, max_depth  maximum arguments of an operator, maximum levels of operators
     """
 
     name = "listops"
@@ -49,163 +50,137 @@ class ListOps(TaskData):
         **common: Any,
     ):
         super().__init__(**common)
-        if variant not in ("s4", "lra"):
-            raise DataError(f"variant={variant!r}: s4 or lra")
-        self.eos = rules.IDS["<eos>"] if variant == "s4" else None
-        self.max_len = (2048 if variant == "s4" else 2000) if max_len is None else max_len
-        whole("max_len", self.max_len)
-        self.min_len, self.max_args, self.max_depth = whole("min_len", min_len, 0), max_args, max_depth
-        whole("max_args", max_args, 2)
-        whole("max_depth", max_depth)
-        self.spec = TaskSpec(self.name, self.max_len, 10, len(rules.VOCAB), ragged=True)
+        check_choice("variant", variant, ("s4", "lra"))
+        self.eos = generator.IDS["<eos>"] if variant == "s4" else None
+        positions = 2048 if variant == "s4" else 2000
+        self.max_len = check_integer("max_len", positions if max_len is None else max_len)
+        self.min_len = check_integer("min_len", min_len, 0)
+        self.max_args = check_integer("max_args", max_args, 2)
+        self.max_depth = check_integer("max_depth", max_depth)
+        self.spec = TaskSpec(self.name, self.max_len, 10, len(generator.VOCAB), ragged=True)
 
     def parameters(self, edition: str) -> dict[str, Any]:
         if edition == "official":
             return {}
+        toy = edition == "toy"
         return {
-            **self._sizes(edition),
-            "min_len": 2 if edition == "toy" else self.min_len,
-            "max_len": min(self.max_len, 64 if edition == "toy" else LONGEST),
+            **(self.made_counts() if toy else self.made_counts(COUNTS)),
+            "min_len": 2 if toy else self.min_len,
+            "max_len": min(self.max_len, 64 if toy else LONGEST),
             "max_args": self.max_args,
             "max_depth": self.max_depth,
             "data_seed": self.data_seed,
             "rules": RULES,
         }
 
-    def _sizes(self, edition: str) -> dict[str, int]:
-        default = dict.fromkeys(COUNTS, 64) if edition == "toy" else COUNTS
-        return {f"n_{split}": self.wanted[split] or default[split] for split in COUNTS}
-
-    def why_not(self, edition: str) -> str | None:
+    def mismatch(self, edition: str) -> str | None:
         if self.max_len < LONGEST - 1 + (self.eos is not None):
             return (
                 f"max_len={self.max_len} would cut expressions of up to {LONGEST - 1} tokens; source=generated fits it"
             )
         if (self.min_len, self.max_args, self.max_depth) != (SHORTEST, 10, 10):
             return "min_len, max_args or max_depth are not those of the official data; source=generated makes such"
-        for split, n in self.wanted.items():
-            if n is not None and n > COUNTS[split]:
-                return f"n_{split}={n}: the official split has {COUNTS[split]}; source=generated makes more"
-        return None
+        return self.too_many(COUNTS)
 
-    def unpacked(self, folder: Path) -> Origin | None:
+    def find_files(self, folder: Path) -> Source | None:
         place = find_folder(folder, ("listops-1000", "listops"), "basic_train.tsv")
         if place is None:
             return None
-        files = tuple(f"basic_{split}.tsv" for split in COUNTS)
-        identity = sizes(place, files)
-        return Origin(
-            "official", "official", "LRA basic_*.tsv", lambda work: write_official(place, work), identity=identity
+        identity = sizes(place, tuple(f"basic_{split}.tsv" for split in COUNTS))
+        return Source(
+            "official", "official", "LRA basic_*.tsv", partial(write_official, place), identity=identity
         )
 
-    def generated(self) -> Origin:
+    def generated(self) -> Source:
         return self._made("generated")
 
-    def toy(self) -> Origin:
+    def toy(self) -> Source:
         return self._made("toy")
 
-    def _made(self, edition: str) -> Origin:
-        source = f"the rules of LRA, data_seed {self.data_seed}"
-        return Origin(edition, edition, source, lambda work: self._write_made(work, edition))
+    def _made(self, edition: str) -> Source:
+        def write(work: Path) -> dict[str, Any]:
+            rules = self.parameters(edition)
+            counts = [rules.pop(f"n_{split}") for split in COUNTS]
+            seed, _ = rules.pop("data_seed"), rules.pop("rules")
+            with progress_bar("generating ListOps", sum(counts)) as advance:
+                try:
+                    made = generator.generate(sum(counts), seed=seed, progress=as_increments(advance), **rules)
+                except ValueError as error:
+                    raise DataError(f"{self.name}: {error}") from None
+            save_arrays(work, x=made.tokens, offsets=made.offsets, y=made.labels)
+            return {"parts": consecutive(counts)}
 
-    def _write_made(self, work: Path, edition: str) -> dict[str, Any]:
-        parameters = self.parameters(edition)
-        counts = [parameters.pop(f"n_{split}") for split in COUNTS]
-        seed, _ = parameters.pop("data_seed"), parameters.pop("rules")
-        with bar("generating ListOps", sum(counts)) as advance:
-            try:
-                made = rules.generate(sum(counts), seed=seed, progress=steps(advance), **parameters)
-            except ValueError as error:
-                raise DataError(f"{self.name}: {error}") from None
-        return save(work, made.tokens, made.offsets, made.labels, counts)
+        return Source(edition, edition, f"the rules of LRA, data_seed {self.data_seed}", write)
 
-    def pool(self, arrays: dict[str, np.ndarray | None]) -> Pool:
-        return Pool.of_documents(arrays, self.max_len, self.eos)
-
-    def figures(self) -> dict[str, str]:
-        pool = self.opened.pool
-        _, depths = rules.evaluate_all(pool.x.numpy(), np.append(pool.starts.numpy(), len(pool.x)))
+    def statistics(self) -> dict[str, str]:
+        _, depths = generator.evaluate_all(self.opened.arrays["x"], self.opened.arrays["offsets"])
         return {"depth, mean": f"{depths.mean():.2f}", "depth, least and most": f"{depths.min()} to {depths.max()}"}
 
     def check(self, advance: Callable[[int], object]) -> None:
         """Recompute every label from its expression."""
-        pool = self.opened.pool
-        offsets = np.append(pool.starts.numpy(), len(pool.x))
-        check_labels(pool.x.numpy(), offsets, pool.y.numpy(), lambda i: f"{self.name}: example {i}")
-        advance(len(pool.y))
+        arrays, labels = self.opened.arrays, self.opened.examples.y.numpy()
+        check_labels(arrays["x"], arrays["offsets"], labels, lambda i: f"{self.name}: example {i}")
+        advance(len(labels))
 
     def text(self, row: int) -> str:
-        pool = self.opened.pool
-        begin = int(pool.starts[row])
-        return rules.to_text(pool.x[begin : begin + int(pool.stored[row])].tolist())
-
-
-def save(work: Path, tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray, counts: list[int]) -> dict[str, Any]:
-    np.save(work / "x.npy", tokens)
-    np.save(work / "offsets.npy", offsets)
-    np.save(work / "y.npy", labels)
-    ends = np.cumsum([0, *counts]).tolist()
-    return {"parts": dict(zip(COUNTS, itertools.pairwise(ends), strict=True))}
+        return generator.to_text(self.opened.examples.document(row).tolist())
 
 
 def write_official(place: Path, work: Path) -> dict[str, Any]:
-    """Read the three files of the release; parentheses are dropped before lengths are counted."""
+    """Read the three files of the release."""
     tokens: list[np.ndarray] = []
-    labels: list[int] = []
-    counts = []
+    values: list[int] = []
     for split in COUNTS:
-        path = place / f"basic_{split}.tsv"
-        before = len(labels)
-        with path.open("rb") as lines, bar(f"reading {path.name}", path.stat().st_size, in_bytes=True) as advance:
+        path, before = place / f"basic_{split}.tsv", len(values)
+        with path.open("rb") as lines, progress_bar(f"reading {path.name}", path.stat().st_size, in_bytes=True) as advance:
             if (header := lines.readline().rstrip(b"\r\n")) != b"Source\tTarget":
-                raise DataError(
-                    f"{path}:1: header {header[:60]!r}, expected 'Source<tab>Target'; is this the LRA file?"
-                )
+                problem = f"{path}:1: header {header[:60]!r}, expected 'Source<tab>Target'"
+                raise DataError(problem, hint="is this the LRA file?")
             for number, line in enumerate(lines, 2):
                 advance(len(line))
-                where = f"{path}:{number}"
-                source, _, target = line.decode("ascii", "replace").rstrip("\r\n").partition("\t")
-                if target not in "0123456789" or len(target) != 1:
-                    raise DataError(
-                        f"{where}: expected 'expression<tab>digit', found {line[-40:]!r}; the file is damaged"
-                    )
-                try:
-                    tokens.append(rules.from_text(source))
-                except ValueError as error:
-                    raise DataError(f"{where}: {error}; the file is damaged") from None
-                labels.append(int(target))
-                if len(tokens[-1]) >= LONGEST:
-                    raise DataError(
-                        f"{where}: {len(tokens[-1])} tokens, LRA has fewer than {LONGEST}; is this the LRA file?"
-                    )
-        counts.append(len(labels) - before)
-        if counts[-1] != COUNTS[split]:
-            raise DataError(
-                f"{path}: {counts[-1]} examples, the release has {COUNTS[split]}; the file is cut off or another"
-            )
-    flat, offsets = np.concatenate(tokens), np.cumsum([0, *map(len, tokens)])
-    check_labels(flat, offsets, np.array(labels, np.uint8), lambda i: where_is(place, i))
-    return save(work, flat, offsets, np.array(labels, np.uint8), counts)
+                expression, value = parse(line, f"{path}:{number}")
+                tokens.append(expression)
+                values.append(value)
+        if (n := len(values) - before) != COUNTS[split]:
+            problem = f"{path}: {n} examples, the release has {COUNTS[split]}; the file is cut off or another"
+            raise DataError(problem)
+    flat, offsets, labels = np.concatenate(tokens), np.cumsum([0, *map(len, tokens)]), np.array(values, np.uint8)
+    check_labels(flat, offsets, labels, lambda i: line_of(place, i))
+    save_arrays(work, x=flat, offsets=offsets, y=labels)
+    return {"parts": consecutive(COUNTS.values())}
 
 
-def where_is(place: Path, i: int) -> str:
+def parse(line: bytes, where: str) -> tuple[np.ndarray, int]:
+    """Tokens, without parentheses, and label of one line of the release; raises DataError that names the place."""
+    expression, _, target = line.decode("ascii", "replace").rstrip("\r\n").partition("\t")
+    if target not in "0123456789" or len(target) != 1:
+        raise DataError(f"{where}: expected 'expression<tab>digit', found {line[-40:]!r}; the file is damaged")
+    try:
+        tokens = generator.from_text(expression)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}; the file is damaged") from None
+    if len(tokens) >= LONGEST:
+        problem = f"{where}: {len(tokens)} tokens, LRA has fewer than {LONGEST}"
+        raise DataError(problem, hint="is this the LRA file?")
+    return tokens, int(target)
+
+
+def line_of(place: Path, i: int) -> str:
     """File and line of official example i, counted through all three files; the first line is the header."""
-    split = 0
-    counts = list(COUNTS.values())
-    while i >= counts[split]:
-        i -= counts[split]
-        split += 1
-    return f"{place / f'basic_{list(COUNTS)[split]}.tsv'}:{i + 2}"
+    for split, (begin, end) in consecutive(COUNTS.values()).items():
+        if i < end:
+            return f"{place / f'basic_{split}.tsv'}:{i - begin + 2}"
+    raise IndexError(i)
 
 
 def check_labels(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray, where: Callable[[int], str]) -> None:
-    """Every label is the value of its expression; raises DataError that names the first that is not, by `where(i)`."""
+    """Every label is the value of its expression; raises DataError with `where(i)` of the first that is not."""
     try:
-        values, _ = rules.evaluate_all(tokens, offsets)
+        values, _ = generator.evaluate_all(tokens, offsets)
     except ValueError as error:
         # "expression 7, position 3: ..."
         number, _, reason = str(error).removeprefix("expression ").partition(" ")
         raise DataError(f"{where(int(number.rstrip(',')))}: {reason}") from None
-    if len(bad := np.flatnonzero(values != labels)):
-        i = int(bad[0])
+    if len(wrong := np.flatnonzero(values != labels)):
+        i = int(wrong[0])
         raise DataError(f"{where(i)} is labelled {labels[i]}, the expression is worth {values[i]}")

@@ -8,7 +8,7 @@ import numpy as np
 from data import prepared
 from data.datamodule import TaskData
 from data.prepared import DataError
-from lra.console import bar
+from lra.console import progress_bar
 
 
 def verify(task: TaskData) -> list[str]:
@@ -20,14 +20,14 @@ def verify(task: TaskData) -> list[str]:
     folder = task.folder(task.opened.manifest["edition"])
     manifest = prepared.read_manifest(folder)
     total = sum(file["bytes"] for file in manifest["files"].values())
-    with bar("hashing", total, in_bytes=True) as advance:
+    with progress_bar("hashing", total, in_bytes=True) as advance:
         prepared.check_hashes(folder, advance)
     check_arrays(task)
     said = [f"{folder}: {len(manifest['files'])} arrays, {total:,} bytes, every SHA-256 as recorded"]
-    with bar("comparing examples", sum(task.counts.values())) as advance:
+    with progress_bar("comparing examples", sum(task.counts.values())) as advance:
         said.append(check_duplicates(task, advance))
     said += check_labels(task)
-    with bar("checking examples", len(task.opened.pool.y)) as advance:
+    with progress_bar("checking examples", len(task.opened.pool.y)) as advance:
         task.check(advance)
     return [*said, f"{task.name}: kind {task.kind}, counts {task.counts}, fingerprint {task.fingerprint}", *task.notes]
 

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: one-line messages, progress bars, durations. All on stderr."""
+"""Console output on stderr: messages, progress bars, durations."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,16 +18,18 @@ _console = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """One line for the person who waits."""
+    """Print one line."""
     _console.print(text, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def bar(text: str, total: int | None, *, done: int = 0, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """A progress bar; yields a function that is told how much was done since it was last called.
+def progress_bar(
+    text: str, total: int | None, *, done: int = 0, in_bytes: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Progress bar; yields a function that advances it by a number of units.
 
-    total  None where it is not known
-    done   what was there before, as when a download goes on
+    total  None if unknown
+    done   units done before, as when a download is resumed
     """
     amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn(), TimeRemainingColumn())
@@ -36,8 +38,8 @@ def bar(text: str, total: int | None, *, done: int = 0, in_bytes: bool = False) 
         yield lambda n: progress.advance(task, n)
 
 
-def steps(advance: Callable[[int], object]) -> Callable[[int, int], None]:
-    """The generators report (done, total), a bar wants what was added."""
+def as_increments(advance: Callable[[int], object]) -> Callable[[int, int], None]:
+    """Adapter for the generators' callback (done, total): calls `advance` with the difference to the call before."""
     before = 0
 
     def progress(done: int, total: int) -> None:
@@ -57,9 +59,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
-def pause(spent: float, least: float, most: float) -> float:
-    """Seconds until the next line where there is no terminal: a hundredth of those spent so far, within limits.
-
-    What takes minutes is followed closely, and what takes days does not fill its log.
-    """
-    return min(most, max(least, spent / 100))
+def log_interval(elapsed: float, least: float, most: float) -> float:
+    """Seconds between two progress lines without a terminal: 1 % of the elapsed time, within limits."""
+    return min(most, max(least, elapsed / 100))

@@ -1,7 +1,7 @@
-"""What several processes that train one model count and decide together; a process alone only counts itself.
+"""Distributed helpers: rank, world size, all-reduce sums. No-ops in a single process.
 
-Each process works on its share of every batch; gradients are averaged by PyTorch's DistributedDataParallel. The rest,
-which must be as if one process had done all, goes through here: sums over a batch, and decisions to stop or to save.
+Each process works on its share of every batch; PyTorch's DistributedDataParallel averages the gradients. Sums over a
+batch and decisions to stop or to save go through here, so that the result is that of a single process.
 """
 
 import os
@@ -13,18 +13,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def processes() -> int:
-    """How many processes train this model; 1 outside a process group."""
+def world_size() -> int:
+    """Number of processes that train this model; 1 outside a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
-    return dist.get_rank() if processes() > 1 else 0
+    """Rank of this process; 0 outside a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def first() -> bool:
-    """Is this the process that speaks for all? Known before they meet, from what the launcher has set."""
+def is_main_process() -> bool:
+    """Whether this process has rank 0; works before the process group exists, from the launcher's environment."""
     environment = os.environ
     if "RANK" in environment:  # torchrun
         return environment["RANK"] == "0"
@@ -33,7 +33,7 @@ def first() -> bool:
     return environment.get("SLURM_PROCID", "0") == "0"
 
 
-class _Total(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.clone(memory_format=torch.contiguous_format)
@@ -43,38 +43,38 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # every process's loss depends on every process's summand
-        return _Total.apply(gradient)
+        return _AllReduceSum.apply(gradient)
 
 
-def total(x: Tensor) -> Tensor:
-    """Sum of `x` over all processes; differentiable. Every process must call it, in the same order."""
-    return x if processes() == 1 else _Total.apply(x)
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum of `x` over all processes; differentiable. Collective: every process must call it, in the same order."""
+    return x if world_size() == 1 else _AllReduceSum.apply(x)
 
 
-def largest(numbers: list[float], device: torch.device) -> list[float]:
-    """The largest of each number over all processes, so that all decide alike. Every process must call it.
+def all_reduce_max(numbers: list[float], device: torch.device) -> list[float]:
+    """Maximum of each number over all processes. Collective.
 
-    device  where the process group talks: that of the model
+    device  of the model, where the process group communicates
     """
-    if processes() == 1:
+    if world_size() == 1:
         return numbers
-    agreed = torch.tensor(numbers, dtype=torch.float64, device=device)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
-    return agreed.tolist()
+    maxima = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+    return maxima.tolist()
 
 
-def gathered(thing: Any) -> list[Any]:
-    """What each process has, in the order of their ranks. Every process must call it."""
-    things: list[Any] = [thing] * processes()
-    if len(things) > 1:
-        dist.all_gather_object(things, thing)
-    return things
+def all_gather(value: Any) -> list[Any]:
+    """The values of all processes, by rank. Collective."""
+    values: list[Any] = [value] * world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
-def dissolve(launcher: Any) -> None:
-    """End the process group; of processes that Lightning's `launcher` started, wait for the end.
+def destroy_process_group(launcher: Any) -> None:
+    """End the process group, and the processes that Lightning's `launcher` started; a new group may be formed then.
 
-    One that does not end, because this process left it waiting, is killed. Afterwards another group may be formed.
+    A process that does not end within 20 seconds is killed.
     """
     children = list(getattr(launcher, "procs", ()))
     if children:

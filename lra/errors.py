@@ -1,8 +1,8 @@
-"""Errors that a user can mend."""
+"""Errors that users can fix themselves."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: one line that names the thing, the value and the way out.
+    """Invalid input, as one line: the field, its value and a hint.
 
     UserError("seed=-1: cannot be negative", hint="seed=0")  prints  seed=-1: cannot be negative; hint: seed=0
     """

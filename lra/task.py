@@ -1,7 +1,7 @@
-"""The shared vocabulary: what a task is, and what one batch of it looks like."""
+"""Task specification and batch: the types that data, models and training share."""
 
-import itertools
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a model must know of a task to be built and counted before any file is read.
+    """Shapes and vocabulary of a task, known before any file is read.
 
     name        "listops"; the name of its file in configs/task
     max_len     positions of the longest example (of one document, if paired)
@@ -17,7 +17,7 @@ class TaskSpec:
     vocab_size  number of token ids, padding (id 0) included; None for real-valued input
     channels    values at each position of a real-valued input
     paired      one label belongs to two documents
-    ragged      examples differ in length, so batches hold padding
+    ragged      examples differ in length, so batches have padding
     """
 
     name: str
@@ -30,7 +30,7 @@ class TaskSpec:
 
 
 class Batch(NamedTuple):
-    """Examples side by side; real positions come first in each row, padding after them.
+    """A batch of examples; each row has its real positions first, then padding.
 
     x     (B, L) int64 tokens, or (B, L, channels) floats; paired: (2B, L), all first documents, then all second
     mask  (B, L) bool, True where real; paired: (2B, L)
@@ -41,17 +41,15 @@ class Batch(NamedTuple):
     mask: Tensor
     y: Tensor
 
-    def parts(self, n: int) -> "list[Batch]":
-        """The same examples in order as `n` batches of nearly equal size, or as many as there are examples.
+    def micro_batches(self, n: int) -> "list[Batch]":
+        """Split into `n` batches of nearly equal size, in order, or into one for each example if there are fewer.
 
-        A pair of documents stays together, and every part keeps the padding of the whole.
+        Pairs of documents stay together; the padded length stays the same.
         """
         if n == 1:
             return [self]
         documents = len(self.x) // len(self.y)
         x, mask = (t.unflatten(0, (documents, -1)) for t in (self.x, self.mask))
         n = min(n, len(self.y))
-        ends = [len(self.y) * i // n for i in range(n + 1)]
-        return [
-            Batch(x[:, a:b].flatten(0, 1), mask[:, a:b].flatten(0, 1), self.y[a:b]) for a, b in itertools.pairwise(ends)
-        ]
+        bounds = pairwise(len(self.y) * i // n for i in range(n + 1))
+        return [Batch(x[:, a:b].flatten(0, 1), mask[:, a:b].flatten(0, 1), self.y[a:b]) for a, b in bounds]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lra.config import result_options
 from lra.paths import ROOT
-from lra.records.audit import audit_benches, audit_csv, audit_files, audit_records
+from lra.records.audit import audit_benchmarks, audit_csv, audit_files, audit_records
 from lra.records.benchmark import load_bench
-from lra.records.environment import asking_git
+from lra.records.environment import git_command
 from lra.records.published import load_published
 from lra.records.record import Record
 from lra.records.store import scan
@@ -38,7 +38,7 @@ def without_history(repository: Path) -> str | None:
     """Why no commit can be looked up there, None if it can."""
     unknown = f"{repository}: the commits of records are not looked up"
     try:
-        asked = asking_git(repository, "rev-parse", "--is-shallow-repository")
+        asked = git_command(repository, "rev-parse", "--is-shallow-repository")
         done = subprocess.run(asked, capture_output=True, text=True)
     except FileNotFoundError:
         return f"{unknown}: git is not installed"
@@ -48,7 +48,7 @@ def without_history(repository: Path) -> str | None:
 
 
 def commit_is_known(repository: Path, commit: str) -> bool:
-    command = asking_git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
+    command = git_command(repository, "cat-file", "-e", f"{commit}^{{commit}}")
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -65,7 +65,7 @@ def main() -> int:
     findings += [blind] if blind else []
     known = functools.cache(lambda commit: blind is not None or commit_is_known(args.repository, commit))
     findings += audit_records(records, known)
-    for path, said in audit_benches(args.bench, known):
+    for path, said in audit_benchmarks(args.bench, known):
         if path.name in ACCEPTED:
             print(f"accepted: {path}: {said} ({ACCEPTED[path.name]})")
         else:

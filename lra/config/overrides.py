@@ -19,7 +19,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lra.io.redact import discreet
+from lra.io.redact import without_secrets
 from lra.paths import CONFIGS
 
 NO_CONFIGURATION = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
@@ -40,7 +40,7 @@ def variant_of(overrides: list[str]) -> list[str]:
 
 def die(message: str) -> NoReturn:
     """One line on the error stream and exit status 2: the user can mend it."""
-    print("train.py: " + discreet(" ".join(str(message).split())), file=sys.stderr)
+    print("train.py: " + without_secrets(" ".join(str(message).split())), file=sys.stderr)
     sys.exit(2)
 
 

@@ -23,17 +23,17 @@ from lra.config.compose import cell_of
 from lra.config.overrides import check_targets, check_values, die, nearest
 from lra.config.param_budget import sized
 from lra.io.atomic import ensure_writable
-from lra.io.redact import discreet, portable
+from lra.io.redact import portable, without_secrets
 from lra.launch.lock import claim, finished
-from lra.profiling.parameters import parameters
+from lra.profiling.parameters import count_parameters
 from lra.records.record import Record, record_path
 from lra.records.run_spec import RunSpec
 from lra.records.store import mark_crashed
 from lra.training.checkpoint import discard
 from lra.training.config import Hardware, Training
-from lra.training.pretraining import Pretraining, Pupil
+from lra.training.pretraining import Pretraining, SelfPretraining
 from lra.training.run import run as run_training
-from lra.training.trainer import ensure_there
+from lra.training.trainer import ensure_available
 
 STOPPED = 130  # exit status of a run that was asked to stop
 
@@ -64,7 +64,7 @@ def run(
 
     Of several processes the first claims the cell, shows what happens and writes the record.
     """
-    first = distributed.first()
+    first = distributed.is_main_process()
     say = console if first else Console(quiet=True)
     folder = Path(runs) / cell.scale / cell.task / cell.model / f"{cell.seed}-{cell.config_hash[:8]}"
     names = {"scale": cell.scale, "model": cell.model, "task": cell.task, "seed": cell.seed, "variant": cell.variant}
@@ -72,7 +72,7 @@ def run(
     if finished(path, cell.config_hash, force, say):
         return 0
     hardware, lesson = Hardware(**trainer), Training(**training)
-    ensure_there(hardware.accelerator, "trainer.accelerator")
+    ensure_available(hardware.accelerator, "trainer.accelerator")
     if first:
         ensure_writable(path.parent, "results=/some/dir")
     with claim(folder) if first else nullcontext():
@@ -89,7 +89,7 @@ def run(
         prepare = {}
         if pretrain is not None:
             plan = Pretraining(kind=pretrain, **pretraining)
-            prepare = {"prepare": Pupil(net, module, plan, **about, seed=seed, title=cell.title).learn}
+            prepare = {"prepare": SelfPretraining(net, module, plan, **about, seed=seed, title=cell.title).run}
         record = train(cell, path, wandb, first=first, data=module, model=net, **about, **prepare)
     if not first:
         # Lightning kills the first process if another fails
@@ -104,7 +104,7 @@ def train(cell: RunSpec, path: Path, wandb: DictConfig, *, first: bool, **parts:
     """
     data, model, say, folder = parts["data"], parts["model"], parts["console"], parts["folder"]
     tracker = tracking.start(cell, wandb, data, console) if first else None
-    size = f"({parameters(model):,} parameters)"
+    size = f"({count_parameters(model):,} parameters)"
     say.print(f"[bold]{cell.title}[/] {size} on [bold]{cell.task}[/] ({data.kind}), scale {cell.scale}")
     if cell.scale == "paper" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         plan = f"scripts/plan.py --models {cell.model} --tasks {cell.task} says how long it takes"
@@ -176,7 +176,7 @@ def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) ->
     except Exception as error:
         if os.environ.get("LRA_TRACE"):
             raise
-        said = discreet(" ".join(str(error).split()))[:300]
+        said = without_secrets(" ".join(str(error).split()))[:300]
         print(f"train.py: {type(error).__name__}: {said}; {keep_trace(Path(cfg.runs))}", file=sys.stderr)
         sys.exit(1)
 

@@ -27,7 +27,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lra.console import duration, pause
+from lra.console import duration, log_interval
 from lra.launch.grid import TAKEN, TRAIN, GridJob, last_line, outcome, settle
 from lra.launch.lock import Taken, locked
 from lra.paths import ROOT
@@ -267,7 +267,7 @@ class WorkerPool:
     def _say(self) -> None:
         """The overview in a line, where there is no terminal: seldom, and the more so the longer the grid takes."""
         now = time.monotonic()
-        if self.console.is_terminal or now - self.said < pause(now - self.began, HEARTBEAT, 20 * HEARTBEAT):
+        if self.console.is_terminal or now - self.said < log_interval(now - self.began, HEARTBEAT, 20 * HEARTBEAT):
             return
         self.said = now
         at_work = "; ".join(

@@ -28,7 +28,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lra.console import duration, pause
+from lra.console import duration, log_interval
 from lra.io.atomic import atomic_write
 from lra.launch.grid import STOPPED, TRAIN, GridJob, last_line, outcome, settle
 from lra.launch.local import HEARTBEAT, STEP
@@ -188,7 +188,7 @@ class Jobs:
                         console.print(line, highlight=False, soft_wrap=True, style=style, markup=False)
                     shown, now = self.overview(open_, states, done, time.monotonic() - began), time.monotonic()
                     live.update(shown)
-                    if not console.is_terminal and now - said > pause(now - began, HEARTBEAT, 20 * HEARTBEAT):
+                    if not console.is_terminal and now - said > log_interval(now - began, HEARTBEAT, 20 * HEARTBEAT):
                         console.print(shown.title, soft_wrap=True)
                         said = now
                     if open_:

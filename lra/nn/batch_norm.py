@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lra.distributed import processes, total
+from lra.distributed import all_reduce_sum, world_size
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -23,7 +23,7 @@ class BatchNorm(nn.BatchNorm1d):
         self.ragged = ragged
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        if not self.training or not (self.ragged or processes() > 1):
+        if not self.training or not (self.ragged or world_size() > 1):
             return super().forward(x.flatten(0, 1)).view_as(x)
         y, mean, var, count = Normalise.apply(x.flatten(0, 1), mask.flatten(), self.weight, self.bias, self.eps)
         assert self.running_mean is not None
@@ -48,10 +48,10 @@ class Normalise(torch.autograd.Function):
     def forward(ctx, x: Tensor, real: Tensor, weight: Tensor, bias: Tensor, eps: float):
         exact = torch.promote_types(x.dtype, torch.float32)
         share = real.to(exact)
-        count = total(share.sum())
-        mean = total(share @ x.to(exact)) / count
+        count = all_reduce_sum(share.sum())
+        mean = all_reduce_sum(share @ x.to(exact)) / count
         centred = (x - mean.to(x.dtype)).mul_(share.to(x.dtype)[:, None])
-        var = total(centred.to(exact).square().sum(0)) / count
+        var = all_reduce_sum(centred.to(exact).square().sum(0)) / count
         rate = torch.rsqrt(var + eps)
         ctx.save_for_backward(centred, share, weight, rate, count)
         ctx.mark_non_differentiable(mean, var, count)
@@ -63,8 +63,8 @@ class Normalise(torch.autograd.Function):
         centred, share, weight, rate, count = ctx.saved_tensors
         along = (dy * centred).sum(0, dtype=share.dtype)
         # every process's loss depends on every process's statistics
-        mean = total(share @ dy.to(share.dtype)) / count
-        slope = total(along) * rate.square() / count
+        mean = all_reduce_sum(share @ dy.to(share.dtype)) / count
+        slope = all_reduce_sum(along) * rate.square() / count
         dx = torch.addcmul(dy - mean.to(dy.dtype), centred, slope.to(dy.dtype), value=-1)
         dx.mul_((weight * rate).to(dy.dtype)).mul_(share.to(dy.dtype)[:, None])
         return dx, None, (along * rate).to(weight.dtype), dy.sum(0, dtype=share.dtype).to(weight.dtype), None

@@ -49,7 +49,7 @@ def audit_git(git: Git, commit_is_known: Callable[[str], bool]) -> Iterator[str]
         yield f"made with uncommitted changes on {(git.commit or 'no commit')[:10]}"
 
 
-def audit_benches(folder: Path, commit_is_known: Callable[[str], bool]) -> Iterator[tuple[Path, str]]:
+def audit_benchmarks(folder: Path, commit_is_known: Callable[[str], bool]) -> Iterator[tuple[Path, str]]:
     """What is wrong with files of benchmarks: each, and a line."""
     for path in sorted(Path(folder).glob("*.json")):
         try:

@@ -100,14 +100,14 @@ def git(root: Path | None = None) -> Git:
     return Git(commit=commit, dirty=bool(_git(root, "status", "--porcelain", "--", ".", ":(exclude)results")))
 
 
-def asking_git(root: Path, *arguments: str) -> list[str]:
+def git_command(root: Path, *arguments: str) -> list[str]:
     """The command. A clone may belong to somebody else, as a mounted one does in a container: its code is being run."""
     return ["git", "-c", "safe.directory=*", "-C", str(root), *arguments]
 
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(asking_git(root, *arguments), capture_output=True, text=True, timeout=30)
+        done = subprocess.run(git_command(root, *arguments), capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

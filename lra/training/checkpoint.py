@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from lra.distributed import gathered, largest, processes, rank
+from lra.distributed import all_gather, all_reduce_max, rank, world_size
 from lra.errors import UserError
 from lra.io.atomic import atomic_write, disk_errors_explained
 
@@ -121,7 +121,7 @@ class Checkpoint(Callback):
         self._saved = time.monotonic()
 
     def state_dict(self) -> dict:
-        return {"best": self.best, "random": gathered(random_states())}
+        return {"best": self.best, "random": all_gather(random_states())}
 
     def load_state_dict(self, state: dict) -> None:
         self.best, self._saved_best = dict(state["best"]), state["best"]["step"]
@@ -202,10 +202,10 @@ class Checkpoint(Callback):
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         device = trainer.strategy.root_device
-        if processes() > 1 and device.type != "cpu" and trainer.global_step % 10:
+        if world_size() > 1 and device.type != "cpu" and trainer.global_step % 10:
             return
         due = time.monotonic() - self._saved > self.every_seconds
-        number, save = largest([self._signal or 0, due], device)
+        number, save = all_reduce_max([self._signal or 0, due], device)
         if number or save:
             self.save(trainer)
         if number:

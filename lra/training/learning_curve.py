@@ -1,4 +1,4 @@
-"""What one sees of a run while it goes on, and what is kept of it: the progress bar and the learning curve."""
+"""The learning curve and the training speed of a run."""
 
 import math
 import time
@@ -6,21 +6,21 @@ import time
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from lra.distributed import total
+from lra.distributed import all_reduce_sum
 from lra.training.learner import Learner
 
 
-class Curve(Callback):
-    """The learning curve: one row at each validation, and the speed between validations.
+class LearningCurve(Callback):
+    """One row per validation, and the speed between validations.
 
-    Reading the training window waits for the device, so it happens every `every_steps` steps only.
-    Rows: step, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds (of training, evaluation left out).
+    Reading the training metrics waits for the device, so it happens only every `every_steps` steps.
+    Rows: step, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds (of training, without evaluation).
     """
 
     def __init__(self, every_steps: int = 50):
         self.every_steps = every_steps
         self.rows: list[dict] = []
-        self.speeds: list[float] = []  # steps per second, one for each full window
+        self.speeds: list[float] = []  # steps per second, one for each `every_steps` steps
         self.seconds = 0.0
         self.last = {"train_loss": math.nan, "train_accuracy": math.nan}
         self._sum = [0.0, 0, 0]  # loss, correct, examples since the last validation
@@ -34,7 +34,7 @@ class Curve(Callback):
         self._sum = list(state["sum"])
 
     def _read(self, trainer: pl.Trainer, learner: Learner) -> None:
-        loss, correct, count = learner.window.take(total)
+        loss, correct, count = learner.train_metrics.compute_and_reset(all_reduce_sum)
         now = time.perf_counter()
         if self._since is not None:
             seconds, steps = now - self._since[0], trainer.global_step - self._since[1]
@@ -56,15 +56,14 @@ class Curve(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every_steps == 0:
             self._read(trainer, pl_module)
-            rates = {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
+            metrics = {
+                "train/loss": self.last["train_loss"],
+                "train/accuracy": self.last["train_accuracy"],
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            }
             if self.speeds:
-                rates["steps_per_second"] = self.speeds[-1]
+                metrics["steps_per_second"] = self.speeds[-1]
             for logger in trainer.loggers:
-                metrics = {
-                    "train/loss": self.last["train_loss"],
-                    "train/accuracy": self.last["train_accuracy"],
-                    **rates,
-                }
                 logger.log_metrics(metrics, step=trainer.global_step)
 
     def on_validation_start(self, trainer, pl_module) -> None:

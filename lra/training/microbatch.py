@@ -1,70 +1,79 @@
-"""When memory runs out: the same batch in more parts, one after the other, with the gradient of the whole.
+"""Micro-batches: after an out-of-memory error, batches are computed in parts, one after the other.
 
-The loss is a mean over examples, so the gradients of the parts, each weighed by its share of the examples, add up to
-the gradient of the batch, to rounding. Two things are not the same: batch norm sees the statistics of a part, and
-dropout draws other masks. What an attempt that failed had added to batch norm's running statistics stays there.
+The loss is a mean over examples, so the gradients of the parts, each weighted by its share of the examples, add up to
+the gradient of the full batch, up to rounding. Two things differ: batch norm sees the statistics of one part only, and
+dropout draws other masks. Updates of batch norm's running statistics by a failed attempt are not undone.
 """
 
 import gc
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
+from lra.distributed import world_size
 from lra.task import Batch
 
+T = TypeVar("T")
 
-class Parts:
-    """Into how many parts a batch is divided: one, doubled each time memory runs out, kept for the rest of the run.
 
-    what   is computed: "training", "evaluation"
-    whole  the setting that keeps batches whole; None: nothing does
+class MicroBatches:
+    """Splits batches into n parts: one at first, twice as many after each out-of-memory error.
+
+    purpose     "training" or "evaluation", for messages
+    forbidden   the setting that forbids splitting, such as "trainer.split=false"; None allows it
     """
 
-    def __init__(self, what: str, *, whole: str | None = None):
-        self.what, self.whole = what, whole
+    def __init__(self, purpose: str, *, forbidden: str | None = None):
+        self.purpose, self.forbidden = purpose, forbidden
         self.n = 1
-        self.since = 0  # the step at which n became what it is
+        self.since = 0  # step at which n last changed
 
-    def of(self, batch: Batch) -> list[Batch]:
-        return batch.parts(self.n)
+    def map(
+        self, work: Callable[[Batch, float], T], batch: Batch, *, step: int, reset: Callable[[], object] = lambda: None
+    ) -> list[T]:
+        """Results of work(part, share of the examples) for each part of the batch.
 
-    def double(self, error: torch.OutOfMemoryError, batch: Batch, *, step: int, world: int = 1) -> None:
-        """Twice as many parts from now on; raises torch.OutOfMemoryError, one line with the need, if that cannot be."""
+        reset   called before every attempt, to undo what a failed one left behind
+        raises  torch.OutOfMemoryError, one line with the memory needed, if the batch cannot be split further
+        """
+        while True:
+            reset()
+            try:
+                return [work(part, len(part.y) / len(batch.y)) for part in batch.micro_batches(self.n)]
+            except torch.OutOfMemoryError as error:
+                self._double(error, batch, step)
+            # outside the handler: the exception holds the frames, and with them the tensors, of the failed attempt
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _double(self, error: torch.OutOfMemoryError, batch: Batch, step: int) -> None:
         rows = -(-len(batch.y) // self.n)
-        why = None
-        if self.whole is not None:
-            why = f"{self.whole} keeps batches whole"
-        elif world > 1:
-            why = "of several processes none can divide its share alone"
+        reason = None
+        if self.forbidden is not None:
+            reason = f"{self.forbidden} keeps batches whole"
+        elif world_size() > 1:
+            reason = "several processes cannot split their shares independently"
         elif rows == 1:
-            why = "one example cannot be divided"
-        if why is not None:
-            said = str(error).splitlines()[0] if str(error) else "out of memory"
-            need = f"{rows} of {len(batch.y)} examples at a time, {batch.x.shape[1]} positions each, {held()}"
-            raise torch.OutOfMemoryError(f"{said} ({self.what}: {need}; {why})") from None
+            reason = "one example cannot be divided"
+        if reason is not None:
+            message = str(error).splitlines()[0] if str(error) else "out of memory"
+            used = "peak memory not measured on this device"
+            if torch.cuda.is_available():
+                used = f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB allocated at the peak"
+            need = f"{rows} of {len(batch.y)} examples at a time, {batch.x.shape[1]} positions each, {used}"
+            raise torch.OutOfMemoryError(f"{message} ({self.purpose}: {need}; {reason})") from None
         self.n, self.since = 2 * self.n, step
 
     def note(self) -> str | None:
-        """What the record says; None as long as every batch was computed whole."""
+        """Note for the record; None if no batch was split."""
         if self.n == 1:
             return None
-        return f"memory ran out at step {self.since}: {self.what} in {self.n} parts of a batch from there on"
+        return f"memory ran out at step {self.since}: {self.purpose} in {self.n} parts of a batch from there on"
 
     def state_dict(self) -> dict[str, int]:
         return {"n": self.n, "since": self.since}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.n, self.since = state["n"], state["since"]
-
-
-def held() -> str:
-    """How much memory tensors have taken so far, at most."""
-    if not torch.cuda.is_available():
-        return "not measured on this device"
-    return f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB held by then"
-
-
-def release() -> None:
-    """Give back what a failed attempt held; call it when its exception is gone, for that holds the frames."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

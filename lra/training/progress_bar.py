@@ -1,4 +1,4 @@
-"""Progress bar of a run, or a line now and then where there is no terminal."""
+"""Progress bar of a run; without a terminal, a log line now and then."""
 
 import math
 import time
@@ -8,29 +8,28 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lra.console import duration, pause
-from lra.training.learning_curve import Curve
+from lra.console import duration, log_interval
+from lra.training.learning_curve import LearningCurve
 
 
 class ProgressBar(Callback):
-    """A bar over the whole run: loss, accuracies, steps per second, time left.
+    """Shows loss, accuracies, steps per second and time left.
 
-    Without a terminal it prints a line at each validation and every `every_seconds` instead; the longer the run, the
-    fewer: one in a hundredth of the time spent so far, and at least one a minute.
+    Without a terminal it prints a line at each validation and every `every_seconds` instead. The interval grows with
+    the run, to a hundredth of the time spent so far, at most a minute.
     """
 
-    def __init__(self, curve: Curve, title: str, console: Console | None = None, every_seconds: float = 5.0):
+    def __init__(self, curve: LearningCurve, title: str, console: Console | None = None, every_seconds: float = 5.0):
         self.curve, self.title, self.every_seconds = curve, title, every_seconds
         self.console = console or Console(stderr=True)
         self.progress: Progress | None = None
-        self._since = self._said = time.monotonic()
+        self._start = self._last_line = time.monotonic()
 
     def on_train_start(self, trainer, pl_module) -> None:
         if not trainer.is_global_zero:
             return
         if done := trainer.global_step:
-            words = f"{self.title}: goes on from step {done}/{trainer.max_steps}"
-            self.console.print(words, highlight=False, soft_wrap=True)
+            self._print(f"{self.title}: goes on from step {done}/{trainer.max_steps}")
         if not self.console.is_terminal:
             return
         self.progress = Progress(
@@ -64,29 +63,27 @@ class ProgressBar(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if self.progress:
             self.progress.update(self.task, completed=trainer.global_step, metrics=self.metrics() or "...")
-        elif time.monotonic() - self._said > pause(self._said - self._since, self.every_seconds, 60.0):
-            self._say(trainer)
+        elif time.monotonic() - self._last_line > log_interval(self._last_line - self._start, self.every_seconds, 60.0):
+            self._print_progress(trainer)
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if not trainer.sanity_checking:
-            self._say(trainer)
+            self._print_progress(trainer)
 
-    def _say(self, trainer: pl.Trainer) -> None:
-        """A line of its own, where there is no bar."""
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _print_progress(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and not self.console.is_terminal:
             done, total = trainer.global_step, trainer.max_steps
             left = f" {duration((total - done) / speeds[-1])} left" if (speeds := self.curve.speeds) else ""
-            words = f"{self.title}: step {done}/{total} {self.metrics()}{left}"
-            self.console.print(words, highlight=False, soft_wrap=True)
-        self._said = time.monotonic()
+            self._print(f"{self.title}: step {done}/{total} {self.metrics()}{left}")
+        self._last_line = time.monotonic()
 
-    def _stop(self) -> None:
+    def on_train_end(self, trainer, pl_module) -> None:
         if self.progress:
             self.progress.stop()
             self.progress = None
 
-    def on_train_end(self, trainer, pl_module) -> None:
-        self._stop()
-
     def on_exception(self, trainer, pl_module, exception) -> None:
-        self._stop()
+        self.on_train_end(trainer, pl_module)

@@ -1,16 +1,16 @@
-"""One run from data and model to its record: train, choose by validation, test once, write."""
+"""One run from data and model to its record: train, choose weights by validation, test once."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from torch import Tensor, nn
 
-from lra.distributed import dissolve
+from lra.distributed import destroy_process_group
+from lra.errors import UserError
 from lra.ops.ssm_kernels import dispatch
 from lra.profiling.flops import forward_flops
 from lra.records.record import Record, Status
@@ -20,14 +20,16 @@ from lra.training import cuda_graphs, kernel_snapshots, weights
 from lra.training.checkpoint import Checkpoint, Interrupted
 from lra.training.config import Hardware, Training
 from lra.training.divergence import Diverged, Divergence
+from lra.training.example_predictions import ExamplePredictions
 from lra.training.learner import Learner
+from lra.training.learning_curve import LearningCurve
 from lra.training.progress_bar import ProgressBar
-from lra.training.recorder import Draft
-from lra.training.trainer import quiet, trainer_for
+from lra.training.recorder import Recorder
+from lra.training.trainer import make_trainer, silence_libraries
 
 
 def run(
-    cell: RunSpec,
+    run_spec: RunSpec,
     *,
     data: Any,
     model: nn.Module,
@@ -42,77 +44,78 @@ def run(
     begin: Callable[[Record], object] = lambda record: None,
     prepare: Callable[[], list[str]] = list,
 ) -> Record:
-    """Train, choose by validation, test once; returns the record, whatever happened.
+    """Train, choose weights by validation, test once; returns the record, however the run ended.
 
-    data    a prepared data module (`data.datamodule.TaskData`)
-    folder  where checkpoints and the chosen weights of exactly this configuration live; an unfinished run goes on;
-            checkpoints stay until the caller has written the record (`lra.training.checkpoint.discard`)
-    begin   is given the record of the running run before its first step
-    prepare what comes before the training, to go on with the model it leaves; returns notes for the record
-    The test split is read at one place, after training ended, with the weights validation chose.
-    Of several processes each gets the same record; the one of rank 0 is the one to keep.
-    raises  ValueError if a batch cannot be shared out equally, or steps cannot be recorded as they should
+    data     a prepared data module (`data.datamodule.TaskData`)
+    folder   for checkpoints and the chosen weights of exactly this configuration; an unfinished run resumes from them.
+             Checkpoints stay until the caller has written the record (`lra.training.checkpoint.discard`)
+    begin    called before the first step, with a record of status "running"
+    prepare  called before the training, such as pretraining of the model; returns notes for the record
+    The test split is read in one place only, after the training, with the weights that validation chose.
+    With several processes each returns the same record; keep that of rank 0.
+    raises   UserError if the settings contradict each other
     """
-    quiet()
-    check_shares(data, hardware)
+    silence_libraries()
+    check_settings(data, training, hardware)
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
-    dispatch.reset_backends_used()  # what another run in this process has used
-    draft = Draft(cell, data, model, hardware, wandb)
-    draft.total_steps = training.total_steps(draft.steps_per_epoch)
     if hardware.compile:
         for block in model.encoder.blocks:  # type: ignore[union-attr]
             block.compile()
+    dispatch.reset_backends_used()  # by an earlier run in this process
+    steps_per_epoch = len(data.train_dataloader())
+    total_steps = training.total_steps(steps_per_epoch)
+    curve, examples = LearningCurve(), ExamplePredictions(data)
     checkpoint = Checkpoint(folder, every_seconds=hardware.checkpoint_seconds)
-    bar = ProgressBar(draft.curve, f"{cell.title} on {cell.task} (seed {cell.seed})", console)
-    trainer = trainer_for(
+    bar = ProgressBar(curve, f"{run_spec.title} on {run_spec.task} (seed {run_spec.seed})", console)
+    trainer = make_trainer(
         hardware,
         folder=folder,
-        max_steps=draft.total_steps,
-        clip=training.clip,
-        callbacks=[Divergence(), draft.curve, checkpoint, draft.samples, bar, *callbacks],
+        max_steps=total_steps,
+        callbacks=[Divergence(), curve, checkpoint, examples, bar, *callbacks],
         logger=loggers or False,
-        val_check_interval=training.validate_every(draft.steps_per_epoch),
+        val_check_interval=training.validate_every(steps_per_epoch),
     )
-    draft.device = trainer.strategy.root_device
-    if hardware.graph and (reason := cuda_graphs.why_not(draft.device, hardware)):
-        raise ValueError(reason)
+    device = trainer.strategy.root_device
+    if hardware.graph:
+        cuda_graphs.check_available(device, hardware)
     learner = Learner(
         model,
         optimizer=optimizer,
         schedule=training.schedule,
         warmup=training.warmup,
-        total_steps=draft.total_steps,
+        total_steps=total_steps,
+        clip=training.clip,
         split=hardware.split,
         graph=data.spec.max_len if hardware.graph else None,
     )
-    begin(draft.record("running"))
+    recorder = Recorder(
+        run_spec, data, model, hardware=hardware, trainer=trainer, curve=curve, checkpoint=checkpoint, wandb=wandb
+    )
+    begin(recorder.record("running"))
     try:
-        return _carry_out(draft, trainer, learner, checkpoint, prepare)
+        return _train_and_test(recorder, learner, examples, prepare)
     finally:
-        dissolve(trainer.strategy.launcher)
+        destroy_process_group(trainer.strategy.launcher)
 
 
-def check_shares(data: Any, hardware: Hardware) -> None:
-    if hardware.processes > 1 and data.batch_size % hardware.processes:
-        raise ValueError(
-            f"task.batch_size={data.batch_size}: not a multiple of {hardware.processes} processes "
-            f"(trainer.devices={hardware.devices}, trainer.nodes={hardware.nodes}), each of which takes an equal share"
-        )
-
-
-def _carry_out(
-    draft: Draft, trainer: pl.Trainer, learner: Learner, checkpoint: Checkpoint, prepare: Callable[[], list[str]]
+def _train_and_test(
+    recorder: Recorder, learner: Learner, examples: ExamplePredictions, prepare: Callable[[], list[str]]
 ) -> Record:
-    """Training and the one test of a run that is set up."""
-    model, data = draft.model, draft.data
+    data, model = recorder.data, recorder.model
+    trainer, checkpoint = recorder.trainer, recorder.checkpoint
+
+    def kernels() -> dict[int, Tensor]:
+        length = min(data.spec.max_len, kernel_snapshots.LONGEST)
+        return kernel_snapshots.forward_kernels(model.to(trainer.strategy.root_device), length)
+
     status: Status = "ok"
     reason = None
     try:
-        draft.flops = forward_flops(model, data.spec)
-        dispatch.reset_backends_used()  # operations are counted by the definition
-        untrained = draft.kernels()
-        draft.notes = prepare()
+        recorder.flops = forward_flops(model, data.spec)
+        dispatch.reset_backends_used()  # operations were counted with the reference backend
+        untrained = kernels()
+        recorder.notes += prepare()
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint.newest(learner), weights_only=True)
     except Diverged as error:
         status, reason = "diverged", str(error)
@@ -120,41 +123,47 @@ def _carry_out(
         status, reason = "interrupted", str(error) or "stopped by the user"
     except torch.OutOfMemoryError as error:
         status, reason = "oom", str(error).split("\n")[0]
-    draft.steps_done, draft.best = trainer.global_step, checkpoint.best
     parts = (learner.training_parts, learner.evaluation_parts)
-    draft.notes += [note for p in parts if (note := p.note()) is not None]
+    recorder.notes += [note for p in parts if (note := p.note()) is not None]
     if status != "ok":
-        return draft.record(status, reason=reason)
+        return recorder.record(status, reason=reason)
 
-    trainer.strategy.barrier()  # the first process may still be writing
+    trainer.strategy.barrier()  # the first process may still be writing the best weights
     model.load_state_dict(checkpoint.best_weights())
-    record = _test(draft, trainer, learner, untrained)
+    trainer.test(learner, datamodule=data, verbose=False)
+    test = learner.results["test"]
+    recorder.notes += chance_note(test, data.majority("test"))
+    picture = any(example.picture for example in examples.examples)
+    record = recorder.record(
+        "ok",
+        examples=examples.examples,
+        kernels=kernel_snapshots.before_and_after(untrained, kernels(), picture=picture),
+        test_accuracy=test["accuracy"],
+        test_correct=test["correct"],
+        n_test=test["examples"],
+    )
     if trainer.is_global_zero:
         weights.save(checkpoint.folder / "model.safetensors", model, record)
     return record
 
 
-def _test(draft: Draft, trainer: pl.Trainer, learner: Learner, untrained: dict[int, Tensor]) -> Record:
-    """The record with the result of the one test. untrained: the model's kernels before training."""
-    trainer.test(learner, datamodule=draft.data, verbose=False)
-    test = learner.results["test"]
-    draft.notes += at_chance(test, draft.data.majority("test"))
-    examples = draft.samples.examples
-    return draft.record(
-        "ok",
-        examples=examples,
-        kernels=kernel_snapshots.before_and_after(
-            untrained, draft.kernels(), picture=any(example.picture for example in examples)
-        ),
-        test_accuracy=test["accuracy"],
-        test_correct=test["correct"],
-        n_test=test["examples"],
-    )
+def check_settings(data: Any, training: Training, hardware: Hardware) -> None:
+    """UserError for settings that are valid alone but not together."""
+    if hardware.processes > 1 and data.batch_size % hardware.processes:
+        raise UserError(
+            f"task.batch_size={data.batch_size}: not a multiple of {hardware.processes} processes "
+            f"(trainer.devices={hardware.devices}, trainer.nodes={hardware.nodes}), which take equal shares"
+        )
+    if hardware.precision == "16-mixed" and training.clip:
+        raise UserError(
+            f"training.clip={training.clip}: not with trainer.precision=16-mixed, which scales the gradients",
+            hint="trainer.precision=bf16-mixed",
+        )
 
 
-def at_chance(test: dict, chance: float) -> list[str]:
-    """A note for the record of a run that has learned nothing: no better than always giving the commonest label."""
+def chance_note(test: dict, chance: float) -> list[str]:
+    """A note for a run that learned nothing: no better than always answering the commonest label."""
     if beats_chance(test["correct"], test["examples"], chance):
         return []
-    shares = f"{100 * test['accuracy']:.2f} % where always giving the commonest label has {100 * chance:.2f} %"
-    return [f"stayed at chance: {shares}"]
+    accuracies = f"{100 * test['accuracy']:.2f} % where always giving the commonest label has {100 * chance:.2f} %"
+    return [f"stayed at chance: {accuracies}"]

@@ -1,4 +1,4 @@
-"""What several processes count together is what one counts."""
+"""Reductions over several processes give the result of a single one."""
 
 import os
 import socket
@@ -27,10 +27,10 @@ def _statistics(port: str, results: str, rank: int) -> None:
     share = x[mine].clone().requires_grad_()
     y = norm(share, mask[mine])
     (y * weights[mine]).sum().backward()
-    whole = BatchNorm(D, ragged=False).double()(x[mine], torch.ones_like(mask[mine]))
-    agreed = distributed.largest([float(rank), 5.0 - rank], torch.device("cpu"))
-    found = [y.detach(), share.grad, norm.running_var, whole.detach()]
-    torch.save((found, agreed, distributed.gathered(rank)), Path(results, f"{rank}.pt"))
+    unpadded = BatchNorm(D, ragged=False).double()(x[mine], torch.ones_like(mask[mine]))
+    maxima = distributed.all_reduce_max([float(rank), 5.0 - rank], torch.device("cpu"))
+    found = [y.detach(), share.grad, norm.running_var, unpadded.detach()]
+    torch.save((found, maxima, distributed.all_gather(rank)), Path(results, f"{rank}.pt"))
     dist.destroy_process_group()
 
 
@@ -41,7 +41,7 @@ def example():
 
 
 @pytest.mark.slow
-def test_batch_norm_of_two_processes_is_that_of_the_whole_batch(tmp_path):
+def test_batch_norm_of_two_processes_matches_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,15 +68,15 @@ def test_batch_norm_of_two_processes_is_that_of_the_whole_batch(tmp_path):
     torch.testing.assert_close(torch.cat([halves[0][3], halves[1][3]]), without_padding.detach(), **tolerance)
     for half in halves:
         torch.testing.assert_close(half[2], norm.running_var, **tolerance)
-    assert [(agreed, everyone) for _, agreed, everyone in found] == [([1.0, 5.0], [0, 1])] * 2
+    assert [(maxima, ranks) for _, maxima, ranks in found] == [([1.0, 5.0], [0, 1])] * 2
 
 
-def test_alone_nothing_is_counted_twice():
+def test_single_process_reduces_nothing():
     x = torch.ones(2)
-    assert distributed.total(x) is x
-    assert distributed.largest([1.0], torch.device("cpu")) == [1.0]
-    assert distributed.gathered("x") == ["x"]
-    assert (distributed.rank(), distributed.processes()) == (0, 1)
+    assert distributed.all_reduce_sum(x) is x
+    assert distributed.all_reduce_max([1.0], torch.device("cpu")) == [1.0]
+    assert distributed.all_gather("x") == ["x"]
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
 if __name__ == "__main__":

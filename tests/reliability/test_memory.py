@@ -99,7 +99,7 @@ def test_full_gpu_gives_the_full_batch_result(tmp_path, little_memory):
 def test_split_keeps_all_examples_in_order():
     x, y = torch.arange(7)[:, None].expand(7, 5), torch.arange(7)
     for n in (1, 2, 3, 7, 20):
-        parts = Batch(x, x > 0, y).parts(n)
+        parts = Batch(x, x > 0, y).micro_batches(n)
         assert len(parts) == min(n, 7)
         assert max(len(p.y) for p in parts) - min(len(p.y) for p in parts) <= 1
         assert torch.equal(torch.cat([p.x for p in parts]), x)
@@ -109,7 +109,7 @@ def test_split_keeps_all_examples_in_order():
 def test_split_keeps_document_pairs_together():
     y = torch.arange(5)
     x = torch.stack([y, 10 + y]).reshape(10, 1)  # all first documents, then all second ones
-    for part in Batch(x, x >= 0, y).parts(3):
+    for part in Batch(x, x >= 0, y).micro_batches(3):
         assert torch.equal(part.x[:, 0], torch.cat([part.y, 10 + part.y]))
         assert len(part.mask) == 2 * len(part.y)
 

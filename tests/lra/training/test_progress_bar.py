@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from lra.console import duration, pause
+from lra.console import duration, log_interval
 from lra.training import learning_curve
 from lra.training.learning_curve import Curve
 from lra.training.progress_bar import ProgressBar
@@ -24,7 +24,7 @@ def test_a_span_of_time_is_said_in_its_own_unit(seconds, text):
 def test_lines_without_a_terminal_are_close_at_first_and_few_in_the_end():
     at, lines = 0.0, []
     while at < 24 * 3600:
-        at += pause(at, 5.0, 60.0)
+        at += log_interval(at, 5.0, 60.0)
         lines.append(at)
     assert lines[:3] == [5.0, 10.0, 15.0]
     assert len(lines) < 2000
