@@ -1,27 +1,26 @@
 """BigBird: each block of positions sees its neighbours, a few random blocks, and the first and the last block.
 
 Zaheer et al. 2020 (arXiv:2007.14062), section 2 and appendix D, internal global tokens (ITC): the first and the last
-block attend to, and are attended to by, every position.
-B batch, L length, D model width, N blocks of W positions, A blocks seen by one, H heads of width K; H * K = d_qkv.
+block see every position and are seen by every position.
+B batch, L length, D model width, N blocks of W positions, A blocks seen by each block, H heads of width K.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lra.nn.attention import MultiHeadAttention
 
-class BigBird(nn.Module):
+
+class BigBird(MultiHeadAttention):
     """Attention to a window of 3 blocks, n_random random ones and two global ones: O(L W) time and memory.
 
     block     W
     n_random  random blocks for each block and head
     seed      of the random pattern; None draws it from the global generator, so layers differ
-    d_qkv     width of queries, keys and values together; None takes d_model
-    dropout   probability of dropping an attention weight while training
 
     The last block is the last one with a real position of each example, and random blocks are drawn among the real
-    ones between the two: by fixed ranks, so that the pattern depends on the example's own length alone.
+    blocks between the first and the last: by fixed ranks, so the pattern depends only on the example's own length.
     """
 
     rank: Tensor
@@ -38,28 +37,19 @@ class BigBird(nn.Module):
         d_qkv: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        d_qkv = d_model if d_qkv is None else d_qkv
-        if d_qkv % n_heads:
-            raise ValueError(f"d_qkv {d_qkv} is not a multiple of n_heads {n_heads}: choose heads that divide it")
-        if block < 1:
-            raise ValueError(f"block {block} is not positive: give the number of positions in a block")
+        super().__init__(d_model, n_heads, d_qkv, dropout)
         self.block = block
         self.n_random = n_random
-        self.n_heads = n_heads
-        self.dropout = dropout
-        self.qkv = nn.Linear(d_model, 3 * d_qkv)
-        self.out = nn.Linear(d_qkv, d_model)
+        self.out = nn.Linear(self.d_qkv, d_model)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         n_blocks = -(-max_len // block)
         order = torch.rand(n_heads, n_blocks, n_blocks, generator=generator).argsort(-1)
-        self.register_buffer("rank", order.argsort(-1).int())  # (H, N, N), high is drawn first
+        self.register_buffer("rank", order.argsort(-1).int())  # (H, N, N), the highest is drawn first
 
     def seen_blocks(self, last: Tensor, n_blocks: int) -> tuple[Tensor, Tensor]:
-        """Which blocks each block attends to.
+        """Indices (B, H, N, A) of the blocks that each block attends to, from the last real block `last` (B,).
 
-        last     (B,) index of the last block with a real position
-        returns  (B, H, N, A) indices, and bool: False where the entry is out of range or counted elsewhere
+        The second result is bool, False where an entry is out of range or already counted.
         """
         i = torch.arange(n_blocks, device=last.device)
         last = last[:, None, None, None]
@@ -75,33 +65,28 @@ class BigBird(nn.Module):
         return torch.cat(index, dim=-1).clamp(0, n_blocks - 1), torch.cat(used, dim=-1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        length = x.shape[1]
-        missing = -length % self.block
-        x = F.pad(x.masked_fill(~mask[..., None], 0), (0, 0, 0, missing))
-        real = F.pad(mask, (0, missing)).unflatten(1, (-1, self.block))  # (B, N, W)
-        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unflatten(1, (-1, self.block))
-        q, k, v = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, H, N, W, K)
+        *qkv, real = self.qkv_blocks(x, mask, self.block)
+        q, k, v = (t.permute(0, 3, 1, 2, 4) for t in qkv)  # each (B, H, N, W, K)
         last = (mask.sum(1) - 1) // self.block  # (B,)
         sees_all = real.shape[1] <= 5 + self.n_random
         y = (self.dense if sees_all else self.blockwise)(q, k, v, real, last)
         y = y.permute(0, 2, 3, 1, 4).flatten(1, 2).flatten(-2)
-        return self.out(y[:, :length])  # (B, L, D)
+        return self.out(y[:, : x.shape[1]])  # (B, L, D)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> Tensor:
-        """The same pattern as a mask over all pairs, for an input of no more blocks than each of them sees."""
+        """The pattern as a mask over all pairs, for inputs with no more blocks than each of them sees."""
         n_blocks, width = q.shape[2:4]
         index, used = self.seen_blocks(last, n_blocks)
         i = torch.arange(n_blocks, device=q.device)
         seen = ((index[..., None] == i) & used[..., None]).any(-2)  # (B, H, N, N)
         seen = seen | ((i == 0) | (i == last[:, None]))[:, None, :, None]
         allowed = seen.repeat_interleave(width, 2).repeat_interleave(width, 3) & real.flatten(1)[:, None, None]
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(*(t.flatten(2, 3) for t in (q, k, v)), attn_mask=allowed, dropout_p=dropout)
-        return y.unflatten(2, (-1, width))
+        q, k, v = (t.flatten(2, 3) for t in (q, k, v))
+        return self.attend(q, k, v, allowed).unflatten(2, (-1, width))
 
     def blockwise(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> Tensor:
-        """Every block by its pattern, then the first and the last by theirs: (B, H, N, W, K)."""
-        # every block gathers its keys and values, together eight times all there are: for the backward pass once more
+        """Attention of every block by its pattern, then of the first and the last one: (B, H, N, W, K)."""
+        # the gathered keys and values take eight times the memory of all: recomputed in the backward pass
         y = checkpoint(self.sparse, q, k, v, real, last, use_reentrant=False, preserve_rng_state=self.dropout > 0)
         first, final = self.everywhere(q, k, v, real, last)
         is_last = torch.arange(y.shape[2], device=q.device) == last[:, None]
@@ -113,7 +98,7 @@ class BigBird(nn.Module):
         n_rows, n_heads, n_blocks, width = q.shape[:4]
         index, used = self.seen_blocks(last, n_blocks)
         row = torch.arange(n_rows * n_heads, device=q.device).view(n_rows, n_heads, 1, 1)
-        flat = (index + n_blocks * row).flatten()  # into (B * H * N) blocks
+        flat = (index + n_blocks * row).flatten()  # indices of the (B * H * N) blocks
 
         def gather(t: Tensor) -> Tensor:
             """(B, H, N, W, K) -> (B * H, N, A * W, K)"""
@@ -121,18 +106,12 @@ class BigBird(nn.Module):
 
         allowed = real[:, None].expand(-1, n_heads, -1, -1)[..., None]
         allowed = gather(allowed).squeeze(-1) & used.repeat_interleave(width, dim=-1).flatten(0, 1)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(
-            q.flatten(0, 1), gather(k), gather(v), attn_mask=allowed[:, :, None], dropout_p=dropout
-        )
+        y = self.attend(q.flatten(0, 1), gather(k), gather(v), allowed[:, :, None])
         return y.unflatten(0, (n_rows, n_heads))
 
     def everywhere(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """Attention of the first and of the last real block to all positions: two of (B, H, W, K)."""
         final = q.take_along_dim(last[:, None, None, None, None], dim=2)
         query = torch.cat([q[:, :, 0], final.squeeze(2)], dim=2)  # (B, H, 2 W, K)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(
-            query, k.flatten(2, 3), v.flatten(2, 3), attn_mask=real.flatten(1)[:, None, None], dropout_p=dropout
-        )
+        y = self.attend(query, k.flatten(2, 3), v.flatten(2, 3), real.flatten(1)[:, None, None])
         return y[:, :, : self.block], y[:, :, self.block :]

@@ -1,4 +1,4 @@
-"""FNet: mixing by a Fourier transform over positions and features, without parameters.
+"""FNet: mixing by a Fourier transform over positions and features; no parameters.
 
 Lee-Thorp et al. 2022 (arXiv:2105.03824), equation 3.
 B batch, L length, D model width.
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class FNet(nn.Module):
     """The real part of the two-dimensional DFT of each example: O(L log L).
 
-    The transform of a short example depends on its own length only: rows of a ragged batch are transformed apart, one
-    call for each length in the batch, so padding never changes a real position. Half precision is raised to float32.
+    Rows of different length are transformed separately, one call for each length in the batch, so padding never
+    changes a real position. Half precision is raised to float32.
     """
 
     def __init__(self, d_model: int, max_len: int) -> None:
@@ -33,11 +33,10 @@ class FNet(nn.Module):
 
 
 def real_dft(x: Tensor) -> Tensor:
-    """Re(F_L x F_D) of real x (..., L, D), as x is."""
-    # the reduced precisions have no transform at lengths that are not powers of two
+    """Re(F_L x F_D) of real x (..., L, D), in the dtype of x."""
+    # reduced precision has no transform at lengths that are not powers of two
     full = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    y: Tensor = RealDFT.apply(full)  # type: ignore[no-untyped-call]
-    return y.to(x.dtype)
+    return RealDFT.apply(full).to(x.dtype)
 
 
 class RealDFT(torch.autograd.Function):
@@ -54,4 +53,4 @@ class RealDFT(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return RealDFT.apply(gradient)  # type: ignore[no-untyped-call]
+        return RealDFT.apply(gradient)

@@ -1,6 +1,6 @@
-"""Gated recurrence in both directions, a classic baseline for long sequences.
+"""GRU, a gated recurrent network, in both directions: a classic baseline.
 
-Cho et al. 2014, arXiv:1406.1078, section 2.3, in the variant with the reset gate after the matrix product.
+Cho et al. 2014, arXiv:1406.1078, section 2.3, in torch's variant with the reset gate after the matrix product.
 """
 
 from torch import nn

@@ -1,4 +1,4 @@
-"""H3: a shift and a diagonal state space with products between them, an imitation of attention's look-ups.
+"""H3: a shift and a diagonal state space with products between them, which imitate the look-ups of attention.
 
 Fu et al. 2022, "Hungry Hungry Hippos", arXiv:2212.14052, section 3, algorithm 1: y = Q * SSM_diag(SSM_shift(K) * V).
 
@@ -11,13 +11,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lra.nn.ssm import kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import log_steps
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 
 
 class H3(nn.Module):
-    """With P > 1 the product of keys and values is an outer product in heads, as in linear attention.
+    """H3 layer; with P > 1 the product of keys and values is an outer product in heads, as in linear attention.
 
     d_state         N: taps of the shift state space, whose B is e_1, and exponentials of the diagonal one, which starts
                     as S4D-Lin (arXiv:2206.11893) with the bilinear rule
@@ -47,7 +48,7 @@ class H3(nn.Module):
         features, pairs, directions = d_model // head_dim, (d_state + 1) // 2, 1 + bidirectional
         self.head_dim, self.backend = head_dim, backend
         self.maps = nn.Linear(d_model, 3 * d_model)
-        # as torch starts a convolution of d_state taps
+        # torch's initialisation of a convolution with d_state taps
         taps = torch.empty(directions, d_model, min(d_state, max_len)).uniform_(-1, 1) / math.sqrt(d_state)
         self.shift = nn.Parameter(taps)
         self.shift_D = nn.Parameter(torch.randn(d_model))
@@ -57,23 +58,22 @@ class H3(nn.Module):
         self.C = nn.Parameter(torch.view_as_real(torch.randn(directions, features, pairs, dtype=torch.cfloat)))
         self.D = nn.Parameter(torch.randn(features))
         self.out = nn.Linear(d_model, d_model)
-        group = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
-        self.optim = dict.fromkeys(("log_dt", "A_log_decay", "A_imag"), group)
+        self.optim = kernel_groups(lr, dict.fromkeys(("log_dt", "A_log_decay", "A_imag"), "kernel"))
 
     def kernel(self, length: int) -> Tensor:
-        """The diagonal state space's first taps (K, G, L); its B is one, C does its work."""
+        """First taps (K, G, L) of the diagonal state space; its B is one, because C can absorb it."""
         A = torch.complex(-self.A_log_decay.exp(), self.A_imag)
         C = torch.view_as_complex(self.C)
         dt = self.log_dt.exp()
         return diagonal_kernel(dt, A, torch.ones_like(A), C, length, discretization="bilinear", backend=self.backend)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        # the maps have a bias, which padding must not send into the convolutions
+        # the maps have a bias, which must not enter the convolutions at padded positions
         x = self.maps(x.masked_fill(~mask[..., None], 0)) * mask[..., None]
         q, k, v = x.mT.chunk(3, dim=1)  # each (B, D, L)
         k = long_conv(k, self.shift, self.shift_D)
         q, k, v = (part.unflatten(1, (-1, self.head_dim)) for part in (q, k, v))  # each (B, G, P, L)
-        # keys vary along P before values; every pair of them is a sequence of its own
+        # every pair of a key and a value feature is one sequence; keys are the first P
         kv = (k[:, :, :, None] * v[:, :, None]) * mask[:, None, None, None]  # (B, G, P, P, L)
         kv = kv.permute(0, 2, 3, 1, 4)
         y = long_conv(kv.flatten(0, 2), self.kernel(x.shape[1]), self.D).view_as(kv)

@@ -1,8 +1,7 @@
-"""HGRN2: a gated linear recurrence whose state is an outer product, with forget gates that open with depth.
+"""HGRN2: a gated linear recurrence whose state is an outer product, with forget gates that rise with depth.
 
 Qin et al. 2024, "HGRN2: Gated Linear RNNs with State Expansion", arXiv:2404.07904; the lower bounds of the gates are
-those of HGRN, arXiv:2311.04823. They are shared out among the layers by one softmax, so this is a whole
-encoder and not a mixer.
+those of HGRN, arXiv:2311.04823. One softmax over the layers gives them, so this is an encoder and not a mixer.
 
 B batch, L length, D model width, H heads, K width of a head (D = H * K), T chunk, n chunks.
 """
@@ -33,12 +32,12 @@ def expanded_recurrence(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tenso
     )  # (B, n, H, T, K)
     total = log_f.cumsum(-2)
     decayed = q * total.exp()
-    # within a chunk: position t sees s <= t through the decay exp(total_t - total_s)
+    # within a chunk: position t reads s <= t through the decay exp(total_t - total_s)
     scores = (decayed @ (k * (-total).exp()).mT).tril()
-    # between chunks: what each leaves behind, carried on by a recurrence over chunks
+    # between chunks: a recurrence over the contribution of each chunk to the state
     end = total[..., -1:, :]
-    left = (k * (end - total).exp()).mT @ v  # (B, n, H, K, K)
-    states = scan(end.mT.exp(), left)
+    contribution = (k * (end - total).exp()).mT @ v  # (B, n, H, K, K)
+    states = scan(end.mT.exp(), contribution)
     before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
     y = scores @ v + decayed @ before
     return y.transpose(2, 3).flatten(1, 2)[:, :length]
@@ -53,11 +52,11 @@ class Recurrence(nn.Module):
         self.maps = nn.Linear(d_model, 3 * d_model)
 
     def forward(self, x: Tensor, mask: Tensor, bound: Tensor) -> Tensor:
-        """x (B, L, D), bound (D,) below which no forget gate falls -> (B, L, D)."""
+        """x (B, L, D), bound (D,) the least value of a forget gate -> (B, L, D)."""
         v, q, f = self.maps(x).chunk(3, dim=-1)
         exact = torch.promote_types(x.dtype, torch.float32)
         f = bound + (1 - bound) * f.to(exact).sigmoid()
-        # nothing enters the state at the padding, so a direction that meets it first starts from zero
+        # padding adds nothing to the state, so a direction that begins with padding starts from zero
         k = (1 - f) * mask[..., None]
         q, v = q.to(exact).sigmoid(), F.silu(v.to(exact))
         with torch.autocast(x.device.type, enabled=False):
@@ -68,7 +67,7 @@ class Recurrence(nn.Module):
 class Block(nn.Module):
     """x + out(norm(recurrence(norm(x)))), then the gated linear unit x + down(silu(a) * b)."""
 
-    def __init__(self, d_model: int, *, head_dim: int, d_ff: int, bidirectional: bool, norm: str, dropout: float):
+    def __init__(self, d_model: int, d_ff: int, *, head_dim: int, bidirectional: bool, norm: str, dropout: float):
         super().__init__()
         self.norm_mix, self.norm_glu = (Norm(norm, d_model, ragged=True) for _ in range(2))
         self.forwards = Recurrence(d_model, head_dim)
@@ -90,15 +89,15 @@ class Block(nn.Module):
 
 
 class HGRN2(nn.Module):
-    """The encoder: pre-norm blocks and a last norm.
+    """HGRN2 encoder: pre-norm blocks and a last norm.
 
     head_dim       K, the expansion of the state ("expand_ratio" in the authors' code)
     d_ff           width of the gated linear unit; by default D
-    bidirectional  a second recurrence from the last real position; the results are added
+    bidirectional  add a second recurrence from the last real position backwards
     norm           of `lra.nn.blocks`
 
-    Layer i keeps its forget gates above the sum of the shares of the layers before it; the first layer's bound, zero in
-    the paper, is LEAST_GATE.
+    The lower bound of a layer's forget gates is the sum of the shares of the layers before it; the first layer's bound,
+    zero in the paper, is LEAST_GATE.
     """
 
     def __init__(
@@ -118,14 +117,7 @@ class HGRN2(nn.Module):
             raise ValueError(f"head_dim: {head_dim} does not divide d_model {d_model}")
         self.shares = nn.Parameter(torch.ones(n_layers, d_model)) if n_layers > 1 else None
         self.blocks = nn.ModuleList(
-            Block(
-                d_model,
-                head_dim=head_dim,
-                d_ff=d_ff or d_model,
-                bidirectional=bidirectional,
-                norm=norm,
-                dropout=dropout,
-            )
+            Block(d_model, d_ff or d_model, head_dim=head_dim, bidirectional=bidirectional, norm=norm, dropout=dropout)
             for _ in range(n_layers)
         )
         self.norm = Norm(norm, d_model, ragged=True)

@@ -1,7 +1,6 @@
-"""Hyena: products of the input's projections and long convolutions whose kernels a small network writes.
+"""Hyena: products of the input's projections and long convolutions with kernels computed by a small network.
 
-Poli et al. 2023, "Hyena Hierarchy", arXiv:2302.10866, definition 3.1 (the recurrence) and section 3.3
-(the filters).
+Poli et al. 2023, "Hyena Hierarchy", arXiv:2302.10866, definition 3.1 (the recurrence), section 3.3 (the filters).
 
 B batch, L length, D model width, K directions of a kernel, M = max_len.
 """
@@ -11,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lra.nn.ssm import kernel_groups
 from lra.ops.fftconv import long_conv
 
 
@@ -21,6 +21,10 @@ class Filters(nn.Module):
     width                   of the two hidden layers with sines sin(w x); their frequencies w are learned
     bands                   complex exponentials of the code, with 0 ... bands - 1 periods over max_len
     """
+
+    t: Tensor
+    code: Tensor
+    decay: Tensor
 
     def __init__(self, n_features: int, directions: int, max_len: int, *, width: int, bands: int, frequency: float):
         super().__init__()
@@ -50,11 +54,11 @@ class Hyena(nn.Module):
     As in the authors' code the innermost factor multiplies v before its convolution, so order N has N - 1 of them.
 
     order             N, at least 2
-    filter_width      of the network that writes the kernels
+    filter_width      of the network that computes the kernels
     filter_bands      of its positional code
     filter_frequency  initial frequency of its sines
     short_filter      taps of the depth-wise convolution after the projections
-    bidirectional     kernels also read from the right, and the short one is centred; the paper's operator is causal
+    bidirectional     kernels also read from the right, and the short filter is centred; the paper's operator is causal
     lr                learning rate of the filters' network; None: the optimiser's
     """
 
@@ -73,34 +77,27 @@ class Hyena(nn.Module):
     ):
         super().__init__()
         if order < 2:
-            raise ValueError(f"order: {order} has no long convolution, 2 has one")
+            raise ValueError(f"order: {order} has no long convolution; hint: 2 has one")
         width = (order + 1) * d_model
         self.order = order
-        self.behind = (short_filter - 1) // 2 if bidirectional else short_filter - 1
+        # the short filter is padded by short_filter - 1 on both sides: where its output starts
+        self.start = short_filter - 1 - ((short_filter - 1) // 2 if bidirectional else short_filter - 1)
         self.maps = nn.Linear(d_model, width)
         self.short = nn.Conv1d(width, width, short_filter, groups=width, padding=short_filter - 1)
-        self.filters = Filters(
-            (order - 1) * d_model,
-            1 + bidirectional,
-            max_len,
-            width=filter_width,
-            bands=filter_bands,
-            frequency=filter_frequency,
-        )
+        shape = {"width": filter_width, "bands": filter_bands}
+        self.filters = Filters((order - 1) * d_model, 1 + bidirectional, max_len, frequency=filter_frequency, **shape)
         self.skip = nn.Parameter(torch.randn(order - 1, d_model))
         self.out = nn.Linear(d_model, d_model)
-        group = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
-        self.optim = {f"filters.{name}": group for name, _ in self.filters.named_parameters()}
+        self.optim = kernel_groups(lr, {f"filters.{name}": "kernel" for name, _ in self.filters.named_parameters()})
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         length, real = x.shape[1], mask[:, None]  # (B, 1, L)
-        # the maps have a bias, which padding must not send into the convolutions
+        # the maps have a bias, which must not enter the convolutions at padded positions
         u = self.maps(x.masked_fill(~mask[..., None], 0)).mT * real
-        start = self.short.padding[0] - self.behind
-        u = self.short(u)[..., start : start + length]
+        u = self.short(u)[..., self.start : self.start + length]
         *factors, v = u.chunk(self.order + 1, dim=1)  # each (B, D, L)
         with torch.autocast(x.device.type, enabled=False):
-            # neighbours in the filters go to different convolutions: each has slow and fast windows
+            # adjacent filters go to different convolutions, so that each has slow and fast windows
             kernels = self.filters(length).unflatten(1, (-1, self.order - 1)).unbind(2)  # each (K, D, L)
         for factor, kernel, skip in zip(reversed(factors[1:]), kernels, self.skip, strict=True):
             v = long_conv(v * factor * real, kernel, skip)

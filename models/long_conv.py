@@ -1,4 +1,4 @@
-"""Long Conv: convolution kernels as long as the input, learned tap by tap, with small taps squashed to zero.
+"""Long Conv: convolution kernels as long as the input, learned tap by tap; small taps are squashed to zero.
 
 Fu et al. 2023, "Simple Hardware-Efficient Long Convolutions for Sequence Modeling", arXiv:2302.06646, section 3.
 
@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.blocks import Dropout
+from lra.nn.ssm import kernel_groups
 from lra.ops.fftconv import long_conv
 
 
 def initial_kernel(init: str, count: int, features: int, length: int) -> Tensor:
-    """(count, H, M): "random" is noise of size 0.002; "geometric" noise of 0.02 that decays at its feature's rate.
+    """(count, H, M): "random" is noise of size 0.002; "geometric" is noise of size 0.02 that decays.
 
-    The rates of the features go geometrically from 1 to features / 2 per length.
+    The decay rates of the features grow geometrically from 1 to features / 2 per length.
     """
     noise = torch.randn(count, features, length)
     if init == "random":
@@ -33,7 +34,7 @@ class LongConv(nn.Module):
     channels        C, kernels per feature; the output map mixes their results
     bidirectional   adds a kernel that reads from the right
     squash          threshold of the soft thresholding k -> sign(k) max(|k| - squash, 0)
-    kernel_dropout  of taps, while training
+    kernel_dropout  dropout of taps
     init            "random" or "geometric"
     lr              learning rate of the kernel; None: the optimiser's
     """
@@ -59,7 +60,7 @@ class LongConv(nn.Module):
         self.D = nn.Parameter(torch.randn(channels * d_model))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(channels * d_model, 2 * d_model)
-        self.optim = {"kernel": {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})}
+        self.optim = kernel_groups(lr, {"kernel": "kernel"})
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         u = x.masked_fill(~mask[..., None], 0).mT.repeat(1, self.channels, 1)  # (B, C * H, L)

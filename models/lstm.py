@@ -1,7 +1,7 @@
-"""Long short-term memory: recurrence in both directions, a classic baseline for long sequences.
+"""LSTM (long short-term memory) in both directions: a classic baseline.
 
-Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000, whose bias starts at 1 so that a new
-network remembers.
+Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000. Its bias starts at 1, so that the network
+does not forget at the start of training.
 """
 
 from torch import nn
@@ -20,5 +20,5 @@ class LSTM(BidirectionalRNN):
             if direction is not None:
                 # torch orders the gates i, f, g, o and adds two biases
                 forget = slice(direction.hidden_size, 2 * direction.hidden_size)
-                nn.init.ones_(direction.bias_ih_l0[forget])
-                nn.init.zeros_(direction.bias_hh_l0[forget])
+                nn.init.ones_(direction.get_parameter("bias_ih_l0")[forget])
+                nn.init.zeros_(direction.get_parameter("bias_hh_l0")[forget])

@@ -1,8 +1,7 @@
-"""Luna: attention through a short learned sequence that is carried along the layers.
+"""Luna: attention through a short learned sequence that is passed from layer to layer.
 
 Ma et al. 2021 (arXiv:2106.01540), section 3.1: pack the input into P positions (equation 6), unpack it again (7); both
-sequences go on to the next layer (8). "Luna-256" has P = 256.
-Since two sequences pass between layers this is a whole encoder and not a mixer.
+sequences are inputs of the next layer (8), so this is an encoder and not a mixer. "Luna-256" has P = 256.
 B batch, L length, D model width, P packed positions, H heads of width D / H.
 """
 
@@ -10,23 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.nn.attention import qkv_width
+
 
 class LunaAttention(nn.Module):
     """Nested attention: packed = Attn(p, x, x), y = Attn(x, packed, packed); O(L P) time and memory.
 
     tie_kv   one projection serves keys and values, in both attentions
-    dropout  probability of dropping an attention weight while training
+    dropout  probability of dropping an attention weight during training
 
     As in the authors' code the packed sequence has no output projection.
     """
 
     def __init__(self, d_model: int, *, n_heads: int, tie_kv: bool, dropout: float) -> None:
         super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model {d_model} is not a multiple of n_heads {n_heads}: choose heads that divide it")
-        self.n_heads = n_heads
-        self.dropout = dropout
-        self.n_kv = 1 if tie_kv else 2
+        qkv_width(d_model, None, n_heads)  # raises if the heads do not fit
+        self.n_heads, self.dropout, self.n_kv = n_heads, dropout, 1 if tie_kv else 2
         self.pack_query = nn.Linear(d_model, d_model)
         self.pack_kv = nn.Linear(d_model, self.n_kv * d_model)
         self.query = nn.Linear(d_model, d_model)
@@ -34,7 +32,7 @@ class LunaAttention(nn.Module):
         self.out = nn.Linear(d_model, d_model)
 
     def attend(self, query: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
-        """Multi-head attention; query (B, I, D), kv (B, J, D or 2 D), mask (B, J) -> (B, I, D)."""
+        """Multi-head attention of query (B, I, D) over kv (B, J, D or 2 D) with mask (B, J): (B, I, D)."""
         k, v = kv.chunk(2, dim=-1) if self.n_kv == 2 else (kv, kv)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (query, k, v))
         allowed = None if mask is None else mask[:, None, None]
@@ -53,9 +51,10 @@ class LunaLayer(nn.Module):
     """Nested attention and a feed-forward network with residuals; the packed sequence skips the network (8)."""
 
     def __init__(
-        self, d_model: int, *, d_ff: int, prenorm: bool, last: bool, n_heads: int, tie_kv: bool, dropout: float
+        self, d_model: int, d_ff: int | None, *, prenorm: bool, last: bool, n_heads: int, tie_kv: bool, dropout: float
     ) -> None:
         super().__init__()
+        d_ff = 4 * d_model if d_ff is None else d_ff
         self.prenorm = prenorm
         self.attention = LunaAttention(d_model, n_heads=n_heads, tie_kv=tie_kv, dropout=dropout)
         self.feed = nn.Sequential(
@@ -63,7 +62,7 @@ class LunaLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.norm_x, self.norm_feed = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
-        # nobody reads what the last layer packs, so a norm after it would never learn
+        # the last layer's packed output is unused, so a norm after it would get no gradient
         self.norm_p = nn.LayerNorm(d_model) if prenorm or not last else nn.Identity()
 
     def forward(self, x: Tensor, p: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +76,7 @@ class LunaLayer(nn.Module):
 
 
 class Luna(nn.Module):
-    """The encoder: (B, L, D) and its mask -> (B, L, D).
+    """Luna encoder, (B, L, D) and its mask -> (B, L, D).
 
     n_packed  P; all P positions are used for every example, whatever its length
     d_ff      width of the feed-forward network; None takes 4 D
@@ -100,16 +99,8 @@ class Luna(nn.Module):
         super().__init__()
         self.p = nn.Parameter(torch.randn(n_packed, d_model) / d_model**0.5)
         self.layers = nn.ModuleList(
-            LunaLayer(
-                d_model,
-                d_ff=4 * d_model if d_ff is None else d_ff,
-                prenorm=prenorm,
-                last=i == n_layers - 1,
-                n_heads=n_heads,
-                tie_kv=tie_kv,
-                dropout=dropout,
-            )
-            for i in range(n_layers)
+            LunaLayer(d_model, d_ff, prenorm=prenorm, last=last, n_heads=n_heads, tie_kv=tie_kv, dropout=dropout)
+            for last in [False] * (n_layers - 1) + [True]
         )
         self.norm = nn.LayerNorm(d_model) if prenorm else nn.Identity()
 

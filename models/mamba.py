@@ -1,8 +1,7 @@
 """Mamba: a diagonal state space whose step size, input map and output map depend on the input.
 
-Gu and Dao 2023, arXiv:2312.00752, algorithm 2 (the selective scan, S6), figure 3 (the block),
-section 3.6 (values at the start). The second direction is that of Zhu et al. 2024, "Vision Mamba", arXiv:2401.09417,
-algorithm 1.
+Gu and Dao 2023, arXiv:2312.00752, algorithm 2 (the selective scan, S6), figure 3 (the block), section 3.6
+(initialisation). The second direction is that of Zhu et al. 2024, "Vision Mamba", arXiv:2401.09417, algorithm 1.
 
 B batch, L length, D model width, E = expand * D inner width, N state of a channel, R rank of the step size.
 """
@@ -17,12 +16,8 @@ from lra.ops.hippo import log_steps
 from lra.ops.selective_scan import selective_scan
 
 
-def inverse_softplus(x: Tensor) -> Tensor:
-    return x + torch.log(-torch.expm1(-x))
-
-
 class Direction(nn.Module):
-    """Short causal convolution and selective state space along one direction, with their parameters."""
+    """Short causal convolution and selective state space of one direction."""
 
     def __init__(self, d_inner: int, *, d_state: int, d_conv: int, dt_rank: int, dt_min: float, dt_max: float):
         super().__init__()
@@ -33,34 +28,34 @@ class Direction(nn.Module):
         self.log_A = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         nn.init.uniform_(self.dt.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        log_dt = log_steps(d_inner, dt_min, dt_max)
+        dt = log_steps(d_inner, dt_min, dt_max).exp()
         with torch.no_grad():
-            self.dt.bias.copy_(inverse_softplus(log_dt.exp()))
-        self.optim = {"log_A": {"weight_decay": 0.0}, "D": {"weight_decay": 0.0}, "dt.bias": {"weight_decay": 0.0}}
+            self.dt.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.optim = {name: {"weight_decay": 0.0} for name in ("log_A", "D", "dt.bias")}
 
     def forward(self, u: Tensor, mask: Tensor) -> Tensor:
         u = F.silu(self.conv(u.transpose(1, 2))[..., : u.shape[1]].transpose(1, 2))
-        # what enters the state is zero at the padding, so a direction that meets it first starts from zero
+        # padding adds nothing to the state, so a direction that begins with padding starts from zero
         u = u * mask[..., None]
         rank, B, C = self.select(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         exact = torch.promote_types(u.dtype, torch.float32)
         dt = F.softplus(self.dt(rank).to(exact))
         A = -torch.exp(self.log_A.to(exact))
-        # small decays multiplied thousands of times: not in bf16
+        # thousands of decays near one are multiplied: too inexact in bf16
         with torch.autocast(u.device.type, enabled=False):
             y = selective_scan(u.to(exact), dt, A, B.to(exact), C.to(exact))
         return y.to(u.dtype) + self.D * u
 
 
 class Mamba(nn.Module):
-    """Gated block: out(silu(z) * SSM(conv(x))), forwards or in both directions.
+    """Gated block out(silu(z) * SSM(conv(x))), forwards or in both directions.
 
     d_state        N, states of a channel
     expand         E / D
     d_conv         width of the short convolution
     dt_rank        R; by default D / 16, rounded up
-    dt_min, dt_max bounds of the step sizes at the start
-    bidirectional  adds a second direction with its own convolution and state space; both share the maps in and out
+    dt_min, dt_max bounds of the initial step sizes
+    bidirectional  adds a second direction with its own convolution and state space; they share the maps in and out
     """
 
     def __init__(

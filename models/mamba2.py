@@ -31,22 +31,22 @@ def ssd(x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, *, chunk: int) -> Tensor
     B, C = F.pad(B, (0, 0, 0, extra)), F.pad(C, (0, 0, 0, extra))
     x, log_a, B, C = (part.unflatten(1, (-1, chunk)) for part in (x, log_a, B, C))  # (B, n, T, ...)
     total = log_a.cumsum(2).transpose(2, 3)  # (B, n, H, T): log of the decay since the chunk began
-    # within a chunk: position t sees s <= t, weakened by the decay between them
+    # within a chunk: position t reads s <= t, weighted by the decay between them
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
     between = (total[..., :, None] - total[..., None, :]).masked_fill(later, -math.inf)  # (B, n, H, T, T)
     scores = torch.einsum("bntk,bnsk->bnts", C, B)[:, :, None] * between.exp()
     y = torch.einsum("bnhts,bnshp->bnthp", scores, x)
-    # between chunks: what each leaves behind, carried on by a recurrence over chunks
+    # between chunks: a recurrence over the contribution of each chunk to the state
     to_end = (total[..., -1:] - total).exp()  # (B, n, H, T)
-    left = torch.einsum("bnht,bntk,bnthp->bnhkp", to_end, B, x)
-    states = scan(total[..., -1].exp()[..., None, None], left)  # (B, n, H, N, P), after each chunk
+    contribution = torch.einsum("bnht,bntk,bnthp->bnhkp", to_end, B, x)
+    states = scan(total[..., -1].exp()[..., None, None], contribution)  # (B, n, H, N, P), after each chunk
     before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
     y = y + torch.einsum("bntk,bnhkp,bnht->bnthp", C, before, total.exp())
     return y.flatten(1, 2)[:, :length]
 
 
 class Direction(nn.Module):
-    """Short causal convolution of x, B and C together, and the state space, with the parameters of one direction."""
+    """Short causal convolution of [x, B, C], and the state space, of one direction."""
 
     def __init__(
         self, n_heads: int, head_dim: int, *, d_state: int, d_conv: int, dt_min: float, dt_max: float, chunk: int
@@ -63,15 +63,15 @@ class Direction(nn.Module):
 
     def forward(self, xBC: Tensor, dt: Tensor, mask: Tensor) -> Tensor:
         """(B, L, E + 2 N), (B, L, H) -> (B, L, E)."""
-        # positions first again before anything else: what follows is a tenth faster than on a transposed view
+        # contiguous with positions first: the rest is a tenth faster than on a transposed view
         xBC = F.silu(self.conv(xBC.transpose(1, 2))[..., : xBC.shape[1]].transpose(1, 2).contiguous())
-        # what enters the state is zero at the padding, so a direction that meets it first starts from zero
+        # padding adds nothing to the state, so a direction that begins with padding starts from zero
         exact = torch.promote_types(xBC.dtype, torch.float32)
         xBC = (xBC * mask[..., None]).to(exact)
         x, B, C = xBC.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         x = x.unflatten(-1, (self.n_heads, -1))  # (B, L, H, P)
         dt = F.softplus(dt.to(exact) + self.dt_bias)
-        # small decays multiplied thousands of times: not in bf16
+        # thousands of decays near one are multiplied: too inexact in bf16
         with torch.autocast(x.device.type, enabled=False):
             y = ssd(x * dt[..., None], -dt * self.log_A.exp(), B, C, chunk=self.chunk)
         return (y + self.D[:, None] * x).flatten(-2)
@@ -80,14 +80,14 @@ class Direction(nn.Module):
 class Mamba2(nn.Module):
     """Block of figure 6: out(norm(silu(z) * SSD(conv(x, B, C)))), forwards or in both directions.
 
-    d_state        N; one group, that is B and C are shared by all heads
+    d_state        N; one group: all heads share B and C
     head_dim       P, at most E
     expand         E / D
     d_conv         width of the short convolution
-    dt_min, dt_max bounds of the step sizes at the start
+    dt_min, dt_max bounds of the initial step sizes
     chunk          T, changes the cost and not the result
-    bidirectional  adds a second direction with its own convolution, decays and step biases; both share the maps in
-                   and out, as in Zhu et al. 2024, arXiv:2401.09417
+    bidirectional  adds a second direction with its own convolution, decays and step biases; both share the input and
+                   output maps, as in Zhu et al. 2024, arXiv:2401.09417
     """
 
     def __init__(

@@ -1,20 +1,22 @@
-"""Nystromformer: softmax attention from a few landmark positions, by the Nystrom method.
+"""Nystromformer: softmax attention approximated from a few landmark positions (Nystrom method).
 
 Xiong et al. 2021 (arXiv:2102.03902), equations 13 (the three kernels) and 11 (iterative pseudo-inverse), with the
 depth-wise convolution of section 3.3 as a skip connection for the values.
-B batch, L length, D model width, M landmarks, H heads, K width of a head; H * K = d_qkv.
+B batch, L length, D model width, M landmarks, H heads, K width of a head.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.nn.attention import MultiHeadAttention
+
 
 def segment_weights(mask: Tensor, n_landmarks: int) -> tuple[Tensor, Tensor]:
-    """Rows of equal weights that average consecutive segments of the real positions of each example.
+    """Weights that average consecutive segments of each example's real positions.
 
     mask     (B, L) bool
-    returns  (B, M, L) weights and (B, M) bool: an example of fewer than M real positions has as many landmarks as those
+    returns  (B, M, L) weights, and (B, M) bool: which landmarks are used; an example has no more than real positions
     """
     length = mask.sum(1, keepdim=True)
     used = length.clamp(max=n_landmarks)
@@ -37,13 +39,12 @@ def iterative_inverse(a: Tensor, n_iterations: int) -> Tensor:
     return z
 
 
-class Nystromformer(nn.Module):
+class Nystromformer(MultiHeadAttention):
     """softmax(Q K~) pinv(softmax(Q~ K~)) softmax(Q~ K) V, with landmarks Q~, K~ the means of segments: O(L M).
 
     n_landmarks   M; segments are cut over the real positions of each example, so padding changes nothing
     conv_kernel   odd length of the depth-wise convolution over the values, one filter for each head; 0 for none
     n_iterations  of the pseudo-inverse
-    d_qkv         width of queries, keys and values together; None takes d_model
     """
 
     def __init__(
@@ -57,27 +58,20 @@ class Nystromformer(nn.Module):
         n_heads: int = 4,
         d_qkv: int | None = None,
     ) -> None:
-        super().__init__()
-        d_qkv = d_model if d_qkv is None else d_qkv
-        if d_qkv % n_heads:
-            raise ValueError(f"d_qkv {d_qkv} is not a multiple of n_heads {n_heads}: choose heads that divide it")
+        super().__init__(d_model, n_heads, d_qkv)
         if conv_kernel and conv_kernel % 2 == 0:
-            raise ValueError(f"conv_kernel {conv_kernel} is even: the filter has a centre, give an odd length")
+            raise ValueError(f"conv_kernel {conv_kernel} is even; hint: an odd length gives the filter a centre")
         self.n_landmarks = n_landmarks
         self.n_iterations = n_iterations
-        self.n_heads = n_heads
-        self.qkv = nn.Linear(d_model, 3 * d_qkv)
-        self.out = nn.Linear(d_qkv, d_model)
-        self.conv = (
-            nn.Conv2d(n_heads, n_heads, (conv_kernel, 1), padding=(conv_kernel // 2, 0), groups=n_heads, bias=False)
-            if conv_kernel
-            else None
-        )
+        self.out = nn.Linear(self.d_qkv, d_model)
+        self.conv = None
+        if conv_kernel:
+            size, padding = (conv_kernel, 1), (conv_kernel // 2, 0)
+            self.conv = nn.Conv2d(n_heads, n_heads, size, padding=padding, groups=n_heads, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x.masked_fill(~mask[..., None], 0)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, K)
-        # the bias of the projection is no value at a padded position
+        q, k, v = (t.transpose(1, 2) for t in self.qkv_heads(x, mask))  # each (B, H, L, K)
+        # padded positions hold the bias of the projection, which the convolution must not read
         v = v * mask[:, None, :, None]
         weights, used = segment_weights(mask, self.n_landmarks)
         weights = weights.to(q.dtype)
@@ -92,8 +86,8 @@ class Nystromformer(nn.Module):
         return self.out(y.transpose(1, 2).flatten(-2))  # (B, L, D)
 
     def inverse(self, q_mean: Tensor, k_mean: Tensor, used: Tensor) -> Tensor:
-        """pinv(softmax(Q~ K~)) of (B, H, M, M); unused landmarks get the identity, which the iteration leaves apart."""
-        # reduced precision would not converge
+        """pinv(softmax(Q~ K~)) (B, H, M, M); unused landmarks get rows of the identity, which leave the rest alone."""
+        # the iteration does not converge in reduced precision
         with torch.autocast(q_mean.device.type, enabled=False):
             wide = torch.float64 if q_mean.dtype == torch.float64 else torch.float32
             scores = q_mean.to(wide) @ k_mean.to(wide).transpose(-1, -2) / q_mean.shape[-1] ** 0.5

@@ -1,19 +1,22 @@
-"""Performer: linear attention whose random features estimate the softmax kernel, or a ReLU kernel.
+"""Performer: linear attention with random features that estimate the softmax kernel, or with a ReLU kernel.
 
 Choromanski et al. 2021 (arXiv:2009.14794): positive softmax features (lemma 1, equation 7), generalised attention with
 ReLU (section 2.2), orthogonal random features (section 2.4).
-B batch, L length, D model width, M features, H heads, K width of a head; H * K = d_qkv.
+B batch, L length, D model width, M features, H heads, K width of a head.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Features (B, L, H, M) made at once; beyond that, rows in turn and again for the gradient. On a processor what fits the
-# cache is faster, although it is made twice: a step at (B, L, H, M) = (32, 512, 4, 256) takes half the time.
+from lra.nn.attention import MultiHeadAttention
+
+# Most features (B, L, H, M) computed at once; larger batches are split into rows and recomputed for the gradient. On a
+# CPU what fits the cache is faster in spite of that: a step at (B, L, H, M) = (32, 512, 4, 256) takes half the time.
 MAX_FEATURES = {"cpu": 2**20, "cuda": 2**28}
 
 
@@ -22,7 +25,7 @@ def orthogonal_gaussian(n_features: int, width: int) -> Tensor:
     blocks = []
     for _ in range(math.ceil(n_features / width)):
         q, r = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64))
-        # the factorisation alone prefers some signs; this makes the distribution uniform
+        # the signs of the factorisation are not uniformly distributed; this makes them so
         blocks.append((q * r.diagonal().sign()).T)
     length = torch.randn(n_features, width, dtype=torch.float64).norm(dim=1, keepdim=True)
     return (torch.cat(blocks)[:n_features] * length).to(torch.get_default_dtype())
@@ -31,8 +34,8 @@ def orthogonal_gaussian(n_features: int, width: int) -> Tensor:
 def softmax_features(x: Tensor, w: Tensor, *, real: Tensor | None = None) -> Tensor:
     """exp(W x - |x|^2 / 2) for x scaled by K^-1/4: products estimate exp(q . k / sqrt(K)).
 
-    x (B, L, H, K), w (M, K) -> (B, L, H, M), divided by the largest of each position, which cancels in a query; for
-    keys `real` (B, L) names the real positions, the largest of a whole example is taken, and padding gets zero.
+    x (B, L, H, K), w (M, K) -> (B, L, H, M). Queries (real=None) are divided by their largest feature at each position,
+    which cancels; keys by the largest of the whole example, and keys at padding (`real` (B, L) False) get zero.
     """
     x = x / x.shape[-1] ** 0.25
     exponent = x @ w.T.to(x.dtype) - x.square().sum(-1, keepdim=True) / 2
@@ -49,17 +52,16 @@ def relu_features(x: Tensor, w: Tensor | None) -> Tensor:
     return torch.relu(x if w is None else x @ w.T.to(x.dtype))
 
 
-# added to every feature, as in the authors' code, so that no query is without keys
+# added to every feature, as in the authors' code, so that the normaliser is never zero
 FLOOR = {"softmax": 1e-6, "relu": 1e-3}
 
 
-class Performer(nn.Module):
+class Performer(MultiHeadAttention):
     """Attention phi(Q) (phi(K)^T V) normalised by phi(Q) phi(K)^T 1: O(L M) time and memory.
 
     kernel        "softmax" or "relu"
     n_features    M; None, with relu only, takes the K features of a head as they are
     redraw_steps  training steps between new random features; 0 keeps the first ones
-    d_qkv         width of queries, keys and values together; None takes d_model
 
     Evaluation uses the features of the last training step, which the state_dict holds.
     """
@@ -77,22 +79,17 @@ class Performer(nn.Module):
         n_heads: int = 4,
         d_qkv: int | None = None,
     ) -> None:
-        super().__init__()
-        d_qkv = d_model if d_qkv is None else d_qkv
-        if d_qkv % n_heads:
-            raise ValueError(f"d_qkv {d_qkv} is not a multiple of n_heads {n_heads}: choose heads that divide it")
+        super().__init__(d_model, n_heads, d_qkv)
         if kernel not in ("softmax", "relu"):
             raise ValueError(f"kernel {kernel!r} is not one of softmax, relu")
         if kernel == "softmax" and n_features is None:
-            raise ValueError("kernel softmax needs n_features: its features are random")
+            raise ValueError("kernel softmax needs n_features; hint: 256, its features are random")
         self.kernel = kernel
         self.n_features = n_features
         self.redraw_steps = redraw_steps
-        self.n_heads = n_heads
-        self.qkv = nn.Linear(d_model, 3 * d_qkv)
-        self.out = nn.Linear(d_qkv, d_model)
-        drawn = None if n_features is None else orthogonal_gaussian(n_features, d_qkv // n_heads)
-        self.register_buffer("features", drawn)
+        self.out = nn.Linear(self.d_qkv, d_model)
+        features = None if n_features is None else orthogonal_gaussian(n_features, self.d_qkv // n_heads)
+        self.register_buffer("features", features)
         self.step = 0
 
     def get_extra_state(self) -> Tensor:
@@ -102,7 +99,7 @@ class Performer(nn.Module):
         self.step = int(state)
 
     def redraw(self) -> None:
-        """New random features, in place."""
+        """Draw new random features, in place."""
         if self.features is not None:
             self.features.copy_(orthogonal_gaussian(*self.features.shape))
 
@@ -111,21 +108,20 @@ class Performer(nn.Module):
             if self.step and self.step % self.redraw_steps == 0:
                 self.redraw()
             self.step += 1
-        x = x.masked_fill(~mask[..., None], 0)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(2)  # each (B, L, H, K)
+        q, k, v = self.qkv_heads(x, mask)  # each (B, L, H, K)
         most = MAX_FEATURES.get(x.device.type, 2**28)
         rows = max(1, most // (q[0, ..., 0].numel() * (self.n_features or q.shape[-1])))
         if rows >= len(x):
-            y = self.attend(q, k, v, mask)
+            y = self.linear_attention(q, k, v, mask)
         else:
-            parts = zip(*(t.split(rows) for t in (q, k, v, mask)), strict=True)
-            y = torch.cat([checkpoint(self.attend, *p, use_reentrant=False, preserve_rng_state=False) for p in parts])
+            run = partial(checkpoint, self.linear_attention, use_reentrant=False, preserve_rng_state=False)
+            y = torch.cat([run(*part) for part in zip(*(t.split(rows) for t in (q, k, v, mask)), strict=True)])
         return self.out(y.flatten(-2))  # (B, L, D)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def linear_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q, k, v (B, L, H, K), mask (B, L) -> (B, L, H, K)."""
-        # a column of ones beside the values sums the normaliser; a padded row of zeros adds nothing to either. The mean
-        # in place of the sum leaves their ratio alone, and half precision does not overflow
+        # an extra column of ones next to the values sums the normaliser; padded rows are zero and add nothing. Means
+        # instead of sums keep half precision from overflowing; the ratio of the two is the same
         weight = (mask / mask.sum(1, keepdim=True))[..., None, None].to(v.dtype)
         v = (F.pad(v, (0, 1), value=1.0) * weight).transpose(1, 2)  # (B, H, L, K + 1)
         if self.kernel == "softmax":
@@ -133,9 +129,9 @@ class Performer(nn.Module):
             q, k = softmax_features(q, self.features), softmax_features(k, self.features, real=mask)
             q, k = q.transpose(1, 2), k.transpose(1, 2)  # (B, H, L, M)
         else:
-            # made in this order, they need no copy before the products
+            # transposed first, the features need no copy before the products
             q, k = (relu_features(t.transpose(1, 2), self.features) for t in (q, k))
-        # the floor of the features goes into the small sums: the large tensors are made, and kept, once
+        # the floor is added to the small sums and not to the features, which saves two large tensors
         floor = FLOOR[self.kernel]
         state = k.mT @ v + floor * v.sum(2)[:, :, None].to(v.dtype)  # (B, H, M, K + 1)
         y = q @ state + floor * state.sum(2)[:, :, None]

@@ -1,10 +1,10 @@
 """Reformer: attention among positions that hash to the same bucket.
 
 Kitaev et al. 2020 (arXiv:2001.04451), section 2: queries and keys share a projection, angular hashing assigns buckets,
-positions are sorted by bucket and cut into chunks that see themselves and the chunk before; rounds of hashing are
+positions are sorted by bucket and cut into chunks that see themselves and the previous chunk; rounds of hashing are
 combined by their softmax normalisers (appendix A, without its N_ij: as in the authors' code a key counts in every round
-that shows it). Section 3, the reversible layers that recompute their inputs, is an encoder of its own at the end.
-B batch, L length, D model width, N chunks of C positions, R rounds, H heads of width K; H * K = d_qkv.
+in which it is seen). Section 3, the reversible layers that recompute their inputs, is the encoder at the end.
+B batch, L length, D model width, N chunks of C positions, R rounds, H heads of width K (H * K = d_qkv).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lra.nn.attention import qkv_width
 
 
 def hash_buckets(x: Tensor, rotations: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ def hash_buckets(x: Tensor, rotations: Tensor) -> Tensor:
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """x / |x| over the last axis; the small constant is the authors', who add it to the mean square."""
+    """x / |x| over the last axis; as in the authors' code, 1e-6 is added to the mean square."""
     return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() / x.shape[-1] ** 0.5
 
 
@@ -39,15 +41,15 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
 class LSHAttention(nn.Module):
     """Attention within sorted chunks: O(R L C) time and memory, and O(R L log L) for sorting.
 
-    chunk      C; a position sees its own chunk and the one before (the first one: the last)
+    chunk      C; a position sees its own chunk and the previous one (for the first chunk: the last)
     n_buckets  of each round, even
     n_hashes   R
-    d_qkv      width of queries (and keys) and of values; None takes d_model
-    dropout    probability of dropping an attention weight while training
+    d_qkv      total width of queries (which are also the keys) and of values; None takes d_model
+    dropout    probability of dropping an attention weight during training
 
-    Rotations are drawn anew for each training step; evaluation uses those drawn at construction. Padding is sorted
-    behind all real positions and "the last chunk" is the last one of each example's own positions, so padding changes
-    nothing. A position sees itself only if it sees nobody else.
+    Each training step draws new rotations; evaluation uses those drawn at construction. Padding is sorted behind all
+    real positions and "the last chunk" is the last one with a real position of the example, so padding changes nothing.
+    A position sees itself only if it sees no other position.
     """
 
     rotations: Tensor
@@ -65,15 +67,10 @@ class LSHAttention(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        d_qkv = d_model if d_qkv is None else d_qkv
-        if d_qkv % n_heads:
-            raise ValueError(f"d_qkv {d_qkv} is not a multiple of n_heads {n_heads}: choose heads that divide it")
+        d_qkv = qkv_width(d_model, d_qkv, n_heads)
         if n_buckets < 2 or n_buckets % 2:
-            raise ValueError(f"n_buckets {n_buckets} is not a positive even number: each rotation serves two buckets")
-        self.chunk = chunk
-        self.n_buckets = n_buckets
-        self.n_heads = n_heads
-        self.dropout = dropout
+            raise ValueError(f"n_buckets {n_buckets} is not a positive even number; hint: a rotation has two buckets")
+        self.chunk, self.n_buckets, self.n_heads, self.dropout = chunk, n_buckets, n_heads, dropout
         self.qk = nn.Linear(d_model, d_qkv, bias=False)
         self.v = nn.Linear(d_model, d_qkv, bias=False)
         self.out = nn.Linear(d_qkv, d_model)
@@ -102,9 +99,9 @@ class LSHAttention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(-2)[:, :length])  # (B, L, D)
 
     def attend(self, qk: Tensor, v: Tensor, order: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Softmax attention of sorted chunks, in sorted order: (B, H, R, L, K), and its log normaliser (B, H, R, L).
+        """Softmax attention of sorted chunks, in sorted order (B, H, R, L, K), and its log normaliser (B, H, R, L).
 
-        None for one round, which has no other to be weighed against.
+        A single round is not weighed against others: its normaliser is None.
         """
         n_hashes = order.shape[2]
 
@@ -115,7 +112,7 @@ class LSHAttention(nn.Module):
         last = ((mask.sum(1) - 1) // self.chunk)[:, None, None, None, None]  # index of the last real chunk
 
         def with_previous(t: Tensor) -> Tensor:
-            """Each chunk beside the one before: (B, H, R, N, C, ...) -> (B, H, R, N, 2 C, ...)"""
+            """Each chunk and the previous one: (B, H, R, N, C, ...) -> (B, H, R, N, 2 C, ...)"""
             index = last if t.ndim == 5 else last[..., None]
             before = torch.cat([t.take_along_dim(index, dim=3), t[:, :, :, :-1]], dim=3)
             return torch.cat([t, before], dim=4)
@@ -126,11 +123,11 @@ class LSHAttention(nn.Module):
         key_position = with_previous(position)
         key_real = mask[:, None, None, None].take_along_dim(key_position.flatten(3)[:, :, :, None], -1)
         key_real = key_real.view_as(key_position)
-        # an example of one chunk would meet it twice
+        # an example with a single chunk would count it twice
         key_real = key_real & ~((last == 0) & (torch.arange(2 * self.chunk, device=v.device) >= self.chunk))
         scores = q @ k.mT
         scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
-        floor = torch.where(key_real, -1e5, -1e9).to(scores.dtype)[..., None, :]  # itself, and padding
+        floor = torch.where(key_real, -1e5, -1e9).to(scores.dtype)[..., None, :]  # the position itself, padding
         others = (position[..., None] != key_position[..., None, :]) & key_real[..., None, :]
         scores = torch.where(others, scores, floor)
         log_sum = None if n_hashes == 1 else scores.logsumexp(-1, keepdim=True)
@@ -146,7 +143,7 @@ class ReversibleEncoder(nn.Module):
     d_ff        width of the feed-forward network; None takes 4 D
     reversible  False stores activations as usual, for comparison: same values, same gradients
 
-    Takes and gives what any encoder does, except that both streams come out: forward is (B, L, D) -> (B, L, 2 D).
+    The output is [a, b]: forward is (B, L, D) -> (B, L, 2 D).
     """
 
     def __init__(
@@ -165,16 +162,10 @@ class ReversibleEncoder(nn.Module):
         self.reversible = reversible
         d_ff = 4 * d_model if d_ff is None else d_ff
         self.attentions = nn.ModuleList(Prenorm(mixer(d_model, max_len), d_model, dropout) for _ in range(n_layers))
-        self.networks = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(d_model),
-                nn.Linear(d_model, d_ff),
-                nn.GELU(),
-                nn.Linear(d_ff, d_model),
-                nn.Dropout(dropout),
-            )
-            for _ in range(n_layers)
-        )
+        self.networks = nn.ModuleList()
+        for _ in range(n_layers):
+            up, down = nn.Linear(d_model, d_ff), nn.Linear(d_ff, d_model)
+            self.networks.append(nn.Sequential(nn.LayerNorm(d_model), up, nn.GELU(), down, nn.Dropout(dropout)))
         self.norm = nn.LayerNorm(2 * d_model)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -203,7 +194,7 @@ class Prenorm(nn.Module):
 
 
 class Recompute(torch.autograd.Function):
-    """The layers of ReversibleEncoder; the backward pass finds inputs from outputs, under the same random numbers."""
+    """The layers of ReversibleEncoder; the backward pass recomputes inputs with the same random numbers."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, mask: Tensor, layers: list, *parameters: Tensor) -> tuple:
@@ -223,20 +214,20 @@ class Recompute(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple:
         a, b, mask = ctx.saved_tensors
         da, db = grads
-        found: list[Tensor] = []
+        parameter_grads: list[Tensor] = []
         for (attention, network), (before, between) in zip(reversed(ctx.layers), reversed(ctx.states), strict=True):
-            with repeated(between, ctx.autocast, a.device):
+            with replay(between, ctx.autocast, a.device):
                 a_in = a.detach().requires_grad_()
                 y = network(a_in)
-            grad, *of_network = torch.autograd.grad(y, [a_in, *network.parameters()], db.to(y.dtype))
+            grad, *network_grads = torch.autograd.grad(y, [a_in, *network.parameters()], db.to(y.dtype))
             b, da = b - y.detach(), da + grad
-            with repeated(before, ctx.autocast, a.device):
+            with replay(before, ctx.autocast, a.device):
                 b_in = b.detach().requires_grad_()
                 y = attention(b_in, mask)
-            grad, *of_attention = torch.autograd.grad(y, [b_in, *attention.parameters()], da.to(y.dtype))
+            grad, *attention_grads = torch.autograd.grad(y, [b_in, *attention.parameters()], da.to(y.dtype))
             a, db = a - y.detach(), db + grad
-            found = [*of_attention, *of_network, *found]
-        return da, db, None, None, *found
+            parameter_grads = [*attention_grads, *network_grads, *parameter_grads]
+        return da, db, None, None, *parameter_grads
 
 
 def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -244,8 +235,8 @@ def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
 
 
 @contextmanager
-def repeated(state: tuple[Tensor, Tensor | None], autocast: tuple, device: torch.device) -> Iterator[None]:
-    """Gradients on, random numbers and autocast as they were in the forward pass; put back at the end."""
+def replay(state: tuple[Tensor, Tensor | None], autocast: tuple, device: torch.device) -> Iterator[None]:
+    """Compute with gradients and with the random state and autocast of the forward pass; restore them at the end."""
     kind, dtype, enabled = autocast
     with torch.random.fork_rng([device] if kind == "cuda" else []), torch.enable_grad():
         torch.set_rng_state(state[0])

@@ -1,4 +1,4 @@
-"""SGConv: a global convolution whose kernel is a few short ones, each twice as wide as the last and weaker.
+"""SGConv: a global convolution whose kernel joins a few short ones, each twice as wide as the previous and weaker.
 
 Li et al. 2022, "What Makes Convolutional Models Great on Long Sequence Modeling?", arXiv:2210.09298, section 3.
 
@@ -16,7 +16,7 @@ from lra.ops.fftconv import long_conv
 
 
 def initial_weights(init: str, n_scales: int, directions: int, features: int, kernel_dim: int) -> Tensor:
-    """(S, K, H, d): "random" noise, or "cos" waves of 0 ... H - 1 periods shared out among the features at random."""
+    """(S, K, H, d): "random" noise, or "cos" waves of 0 ... H - 1 periods, assigned to the features at random."""
     if init == "random":
         return torch.randn(n_scales, directions, features, kernel_dim)
     if init == "cos":
@@ -30,17 +30,20 @@ class SGConv(nn.Module):
     """Convolution with a multi-scale kernel, skip, GELU, gated linear map.
 
     Scale i has d parameters, stretched by linear interpolation to d, d, 2 d, 4 d, ... taps (times 2^init_scale) and
-    weighted by decay^(S - 1 - i); the scales follow one another until they cover max_len. Tap l of the whole is
-    divided by (l + 1)^decay_power, and all of it by the norm it had at the start.
+    weighted by decay^(S - 1 - i); the scales follow one another until they cover max_len. Tap l of the kernel is
+    divided by (l + 1)^decay_power, and the kernel by its initial norm.
 
     kernel_dim            d
-    init_scale            the first scale is stretched by 2^init_scale already
+    init_scale            the first scale is stretched by 2^init_scale
     decay_min, decay_max  factors between one scale and the next, spread evenly over the features
     decay_power           of the position in the kernel; 0: the scales alone decay
     bidirectional         adds a kernel that reads from the right
     init                  "random" or "cos"
     lr                    learning rate of the kernel; None: the optimiser's
     """
+
+    strength: Tensor
+    norm: Tensor
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class SGConv(nn.Module):
     def kernel(self) -> Tensor:
         """All taps (K, H, at least max_len)."""
         scales = [
-            F.interpolate(weights, scale_factor=stretch, mode="linear")
+            F.interpolate(weights, scale_factor=float(stretch), mode="linear")
             for weights, stretch in zip(self.weights * self.strength, self.stretches, strict=True)
         ]
         taps = torch.cat(scales, dim=-1)

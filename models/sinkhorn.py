@@ -1,21 +1,22 @@
-"""Sparse Sinkhorn attention: blocks attend to themselves and to blocks that a learned soft permutation sends to them.
+"""Sparse Sinkhorn attention: blocks attend to themselves and to blocks that a learned soft permutation assigns to them.
 
 Tay et al. 2020 (arXiv:2002.11296), section 3: sorting network, Sinkhorn balancing, attention. As in Long Range Arena
-the sorting network is one linear map of the keys of a block (here their mean, there their sum), and the attention to a
-block's own keys and the attention to the sorted keys, each with its own softmax, are added.
-B batch, L length, D model width, N blocks of W positions, H heads, K width of a head; H * K = d_qkv.
+the sorting network is one linear map of the keys of a block (here their mean, there their sum), and a block's attention
+to its own keys and to the sorted keys, each with its own softmax, are added.
+B batch, L length, D model width, N blocks of W positions, H heads, K width of a head.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lra.nn.attention import MultiHeadAttention
 
 
 def sinkhorn(scores: Tensor, real: Tensor, n_iterations: int) -> Tensor:
     """Scores to a nearly doubly stochastic matrix, by normalising columns and rows of the logarithm in turn.
 
     scores   (B, H, N, N): place i, block j
-    real     (B, N) bool; all others get and give zero
+    real     (B, N) bool; rows and columns of other blocks are zero
     returns  (B, H, N, N); rows i of real places sum to one, columns to one as n_iterations grows
     """
     pairs = (real[:, None, :, None] & real[:, None, None]).expand_as(scores)
@@ -28,17 +29,15 @@ def sinkhorn(scores: Tensor, real: Tensor, n_iterations: int) -> Tensor:
     return log.exp() * pairs
 
 
-class SinkhornAttention(nn.Module):
-    """Attention in blocks, with one more block of keys from anywhere for each: O(L W + (L / W)^2 + L^2 D / W).
+class SinkhornAttention(MultiHeadAttention):
+    """Attention of each block to itself and to one mixed block of keys: O(L W + (L / W)^2 + L^2 D / W).
 
     The last term is the mixing of blocks by dense weights; it is small against the first up to lengths near W^2.
 
     block         W, at most half of max_len: a single block has nothing to sort
     n_iterations  of Sinkhorn balancing
     temperature   of the sorting scores; low makes the permutation hard
-    gumbel        add Gumbel noise to the sorting scores while training, as the paper does
-    d_qkv         width of queries, keys and values together; None takes d_model
-    dropout       probability of dropping an attention weight while training
+    gumbel        add Gumbel noise to the sorting scores during training, as the paper does
     """
 
     def __init__(
@@ -54,21 +53,15 @@ class SinkhornAttention(nn.Module):
         d_qkv: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        d_qkv = d_model if d_qkv is None else d_qkv
-        if d_qkv % n_heads:
-            raise ValueError(f"d_qkv {d_qkv} is not a multiple of n_heads {n_heads}: choose heads that divide it")
+        super().__init__(d_model, n_heads, d_qkv, dropout)
         if n_iterations < 1:
-            raise ValueError(f"n_iterations {n_iterations} is not positive: without balancing nothing is sorted")
+            raise ValueError(f"n_iterations {n_iterations} is not positive; hint: 1 balances once")
         self.block = min(block, -(-max_len // 2))
         self.n_iterations = n_iterations
         self.temperature = temperature
         self.gumbel = gumbel
-        self.n_heads = n_heads
-        self.dropout = dropout
-        self.qkv = nn.Linear(d_model, 3 * d_qkv)
-        self.sort = nn.Linear(d_qkv // n_heads, -(-max_len // self.block))
-        self.out = nn.Linear(d_qkv, d_model)
+        self.sort = nn.Linear(self.d_qkv // n_heads, -(-max_len // self.block))
+        self.out = nn.Linear(self.d_qkv, d_model)
 
     def permutation(self, k: Tensor, real: Tensor) -> Tensor:
         """How much of block j goes to place i, from the mean real key of block j: (B, H, N, N)."""
@@ -81,28 +74,14 @@ class SinkhornAttention(nn.Module):
         return sinkhorn(scores / self.temperature, real.any(2), self.n_iterations).to(k.dtype)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        length = x.shape[1]
-        missing = -length % self.block
-        x = F.pad(x.masked_fill(~mask[..., None], 0), (0, 0, 0, missing))
-        real = F.pad(mask, (0, missing)).unflatten(1, (-1, self.block))  # (B, N, W)
-        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unflatten(1, (-1, self.block))
-        q, k, v = qkv.unbind(3)  # each (B, N, W, H, K)
+        q, k, v, real = self.qkv_blocks(x, mask, self.block)  # each (B, N, W, H, K), (B, N, W)
         weights = self.permutation(k, real)
-        # the bias of the projection is neither key nor value at a padded position
+        # a padded position holds the bias of the projection, which must not be mixed into other blocks
         k, v = k * real[..., None, None], v * real[..., None, None]
         sorted_k = torch.einsum("bhij,bjwhk->biwhk", weights, k)
         sorted_v = torch.einsum("bhij,bjwhk->biwhk", weights, v)
         # a place in a sorted block is empty only where no block has a real position there
         sorted_real = real.any(1, keepdim=True).expand_as(real)
-        y = self.attend(q, k, v, real) + self.attend(q, sorted_k, sorted_v, sorted_real)
-        return self.out(y.flatten(1, 2).flatten(-2)[:, :length])  # (B, L, D)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
-        """Softmax attention within blocks; all (B, N, W, H, K), real (B, N, W)."""
-        n_blocks = q.shape[1]
-        # a block of padding alone may attend to it: a softmax over no keys is nan
-        real = (real | ~real.any(-1, keepdim=True)).flatten(0, 1)[:, None, None]
-        q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B * N, H, W, K)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=real, dropout_p=dropout)
-        return y.transpose(1, 2).unflatten(0, (-1, n_blocks))
+        y = self.attend_blocks(q, k, v, real[:, :, None])
+        y = y + self.attend_blocks(q, sorted_k, sorted_v, sorted_real[:, :, None])
+        return self.out(y.flatten(1, 2).flatten(-2)[:, : x.shape[1]])  # (B, L, D)

@@ -1,8 +1,8 @@
-"""Synthesizer: attention scores that are learned, or computed from the query alone, beside or instead of dot products.
+"""Synthesizer: learned attention scores, or scores computed only from the query, added to or replacing dot products.
 
 Tay et al. 2021 (arXiv:2005.00743), section 3: dense, random and factorised scores and mixtures of them. As in Long
 Range Arena the parts of a mixture are added without weights.
-B batch, L length, D model width, R rank, H heads, K width of a head; H * K = d_qkv.
+B batch, L length, D model width, R rank, H heads, K width of a head (H * K = d_qkv).
 """
 
 import math
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lra.nn.attention import qkv_width
 
 PARTS = ("dot", "random", "factorised_random", "dense", "factorised_dense")
 
@@ -25,11 +27,11 @@ class Synthesizer(nn.Module):
               "dense"              a two-layer network of each position, with an output for each key position
               "factorised_dense"   the outer product of two such networks with sqrt(L) outputs
     rank      R
-    d_qkv     width of queries, keys and values together; None takes d_model
-    dropout   probability of dropping an attention weight while training
+    d_qkv     total width of queries, keys and values; None takes d_model
+    dropout   probability of dropping an attention weight during training
 
     With "dot" and "factorised_random" only, the sum is one dot product of longer vectors, and fused attention never
-    stores the (L, L) scores. All but "dot" are tied to positions below max_len.
+    stores the (L, L) scores. All but "dot" have parameters for each position below max_len.
     """
 
     def __init__(
@@ -44,19 +46,12 @@ class Synthesizer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        d_qkv = d_model if d_qkv is None else d_qkv
-        if d_qkv % n_heads:
-            raise ValueError(f"d_qkv {d_qkv} is not a multiple of n_heads {n_heads}: choose heads that divide it")
+        d_qkv = qkv_width(d_model, d_qkv, n_heads)
         for part in parts:
             if part not in PARTS:
                 raise ValueError(f"parts: {part!r} is not one of {', '.join(PARTS)}")
-        if not parts:
-            raise ValueError(f"parts is empty: give some of {', '.join(PARTS)}")
         width = d_qkv // n_heads
-        self.parts = tuple(parts)
-        self.max_len = max_len
-        self.n_heads = n_heads
-        self.dropout = dropout
+        self.parts, self.max_len, self.n_heads, self.dropout = tuple(parts), max_len, n_heads, dropout
         self.v = nn.Linear(d_model, d_qkv)
         self.out = nn.Linear(d_qkv, d_model)
         if "dot" in parts:
@@ -97,7 +92,7 @@ class Synthesizer(nn.Module):
 
     def fused(self, x: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         q, k = self.factors(x)
-        # the fused kernels want one width for all three
+        # the fused kernels need the same width for queries, keys and values
         width = max(q.shape[-1], v.shape[-1])
         q, k = (F.pad(t, (0, width - t.shape[-1])).to(v.dtype) for t in (q, k))
         dropout = self.dropout if self.training else 0.0

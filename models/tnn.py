@@ -1,4 +1,4 @@
-"""TNN: a Toeplitz matrix between positions whose entries a small network writes from their distance.
+"""TNN: a Toeplitz matrix between positions whose entries a small network computes from their distance.
 
 Qin et al. 2023, "Toeplitz Neural Network for Sequence Modeling", arXiv:2305.04749, section 3.
 
@@ -14,9 +14,9 @@ from lra.ops.fftconv import long_conv
 
 
 class RelativePositions(nn.Module):
-    """Relative position encoder: offsets i - j through linear maps, each after a norm without weights and a ReLU.
+    """Relative position encoder: an MLP of the offset i - j, with an RMS norm without weights and a ReLU between maps.
 
-    n_layers of width R to R lie between the first map and the last.
+    n_layers maps of width R to R lie between the first and the last map.
     """
 
     def __init__(self, n_features: int, *, width: int, n_layers: int):
@@ -36,19 +36,19 @@ class RelativePositions(nn.Module):
 class GatedToeplitz(nn.Module):
     """Gated Toeplitz unit: out(u * T v) with T_ij = decay^|i - j| RPE(i - j), O(L log L)."""
 
-    def __init__(self, d_model: int, d_inner: int, *, decay: float, position_width: int, position_layers: int):
+    def __init__(self, d_model: int, d_inner: int, decay: float, position_width: int, position_layers: int):
         super().__init__()
         self.decay = decay
         self.maps = nn.Linear(d_model, 2 * d_inner)
         self.out = nn.Linear(d_inner, d_model)
         self.positions = RelativePositions(d_inner, width=position_width, n_layers=position_layers)
-        # the authors' start of this unit; their gated linear unit starts as torch's maps do
+        # the authors' initialisation of this unit; their gated linear unit has torch's default
         for layer in (self.maps, self.out):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.normal_(layer.bias, std=0.02)
 
     def kernel(self, length: int) -> Tensor:
-        """T's entries as a two-sided kernel (2, E, L): offsets 0, 1, ... and -1, -2, ..."""
+        """Entries of T as a two-sided kernel (2, E, L): offsets 0, 1, ... and -1, -2, ..."""
         weight = self.positions.first.weight
         lag = torch.arange(length, device=weight.device, dtype=weight.dtype)
         offset = torch.cat([lag, -1 - lag])
@@ -58,7 +58,7 @@ class GatedToeplitz(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         u, v = F.silu(self.maps(x)).chunk(2, dim=-1)
         v = v.masked_fill(~mask[..., None], 0)
-        # offsets reach L, which bf16 cannot count
+        # bf16 cannot count to L
         with torch.autocast(x.device.type, enabled=False):
             kernel = self.kernel(x.shape[1])
         return self.out(u * long_conv(v.mT, kernel).mT)
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
 
 class TNN(nn.Module):
-    """The encoder: pre-norm blocks and a last norm.
+    """TNN encoder: pre-norm blocks and a last norm.
 
     expand, expand_glu  widths of the Toeplitz unit and of the gated linear unit, in D
     decay               lambda of the exponential decay bias, above 0 and at most 1
@@ -110,13 +110,7 @@ class TNN(nn.Module):
             raise ValueError(f"decay: {decay} is not in (0, 1]")
         self.blocks = nn.ModuleList()
         for _ in range(n_layers):
-            toeplitz = GatedToeplitz(
-                d_model,
-                int(expand * d_model),
-                decay=decay,
-                position_width=position_width,
-                position_layers=position_layers,
-            )
+            toeplitz = GatedToeplitz(d_model, int(expand * d_model), decay, position_width, position_layers)
             self.blocks.append(Block(d_model, int(expand_glu * d_model), toeplitz=toeplitz, norm=norm, dropout=dropout))
         self.norm = Norm(norm, d_model, ragged=True)
 
