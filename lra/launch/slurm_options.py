@@ -4,11 +4,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
 
-from lra.io.strict_json import check, type_hints
+from lra.io.strict_json import check
 from lra.launch.grid import GridJob
 from lra.paths import CONFIGS, ROOT
 
@@ -92,7 +92,7 @@ def classes_of(cells: Sequence[GridJob], settings: dict[str, Any]) -> dict[str, 
             known = ", ".join(Resources.__dataclass_fields__)
             refuse(f"{unknown[0]}: no such setting of a launcher (known: {known}, classes)")
         try:
-            for name, hint in type_hints(Resources).items():
+            for name, hint in get_type_hints(Resources).items():
                 if name in merged and name != "time":
                     check(merged[name], hint, name)
         except ValueError as error:

@@ -1,6 +1,6 @@
-"""Does it all add up? Every record, every table cell and every file against each other, computed a second way.
+"""Audit: checks records, table cells and files against each other.
 
-The arithmetic is independent of `lra.tables.aggregate` on purpose: an audit that calls what it audits finds nothing.
+The arithmetic does not use `lra.tables.aggregate`, so that an error there is found.
 """
 
 import csv
@@ -11,21 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lra.io.strict_json import check, decode, read_text
+from lra.records.published import TASKS
 from lra.records.record import Git, Record
 
-# a table shows four decimals of a percentage
+# tables show percentages with four decimals
 TOLERANCE = 6e-5
-TASKS = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
 KINDS = ("official", "generated", "subset", "toy")
-AVERAGED = ("scale", "model", "variant")
 
 
 def audit_records(records: Sequence[Record], commit_is_known: Callable[[str], bool]) -> Iterator[str]:
-    """What is wrong with single records, and with records that belong together."""
+    """Problems within records, and between records that belong together."""
     known = {c: commit_is_known(c) for c in {r.git.commit for r in records} if c is not None}
     for r in records:
         name = name_of(r)
-        yield from (f"{name}: {said}" for said in audit_git(r.git, known.__getitem__))
+        yield from (f"{name}: {problem}" for problem in audit_git(r.git, known.__getitem__))
         if r.status == "ok" and r.steps_done < r.steps_total:
             yield f"{name}: ok after {r.steps_done} of {r.steps_total} steps"
         if r.n_test is not None and r.n_test != r.data.counts.get("test", r.n_test):
@@ -35,12 +34,12 @@ def audit_records(records: Sequence[Record], commit_is_known: Callable[[str], bo
         for word in (r.model, r.task):
             if word not in r.command:
                 yield f"{name}: the command does not name {word}: {r.command}"
-    yield from _audit_cells(records)
+    yield from _audit_seeds(records)
     yield from _audit_data(records)
 
 
 def audit_git(git: Git, commit_is_known: Callable[[str], bool]) -> Iterator[str]:
-    """What keeps a reader from seeing the code that made a number."""
+    """Reasons why a reader cannot see the code behind a number."""
     if git.commit is None:
         yield "made outside a repository, no commit"
     elif not commit_is_known(git.commit):
@@ -50,7 +49,7 @@ def audit_git(git: Git, commit_is_known: Callable[[str], bool]) -> Iterator[str]
 
 
 def audit_benchmarks(folder: Path, commit_is_known: Callable[[str], bool]) -> Iterator[tuple[Path, str]]:
-    """What is wrong with files of benchmarks: each, and a line."""
+    """(file, problem) of benchmark files."""
     for path in sorted(Path(folder).glob("*.json")):
         try:
             content = decode(read_text(path))
@@ -58,31 +57,32 @@ def audit_benchmarks(folder: Path, commit_is_known: Callable[[str], bool]) -> It
         except ValueError as error:
             yield path, str(error).removeprefix(f"{path}: ")
             continue
-        yield from ((path, said) for said in audit_git(git, commit_is_known))
+        yield from ((path, problem) for problem in audit_git(git, commit_is_known))
 
 
 def name_of(r: Record) -> str:
     return str(r.path(Path()))
 
 
-def _audit_cells(records: Iterable[Record]) -> Iterator[str]:
-    """Seeds of one cell have one config, one recipe, one number of parameters."""
+def _audit_seeds(records: Iterable[Record]) -> Iterator[str]:
+    """Seeds of one table cell share config, recipe, number of parameters and of steps."""
     groups = defaultdict(list)
     for r in records:
         groups[r.scale, r.model, r.task, tuple(r.variant), r.data.kind, r.data.fingerprint].append(r)
-    for runs in groups.values():
-        first = runs[0]
-        for r in runs[1:]:
-            apart = sorted(k for k in {*r.config, *first.config} - {"seed"} if r.config.get(k) != first.config.get(k))
-            if apart:
-                yield f"{name_of(r)}: config differs from seed {first.seed}'s in {', '.join(apart)}"
+    for first, *others in groups.values():
+        for r in others:
+            different = sorted(
+                k for k in {*r.config, *first.config} - {"seed"} if r.config.get(k) != first.config.get(k)
+            )
+            if different:
+                yield f"{name_of(r)}: config differs from seed {first.seed}'s in {', '.join(different)}"
             for field in ("recipe", "parameters", "steps_total"):
                 if getattr(r, field) != getattr(first, field):
                     yield f"{name_of(r)}: {field} is {getattr(r, field)}, seed {first.seed}'s {getattr(first, field)}"
 
 
 def _audit_data(records: Iterable[Record]) -> Iterator[str]:
-    """One fingerprint means one data set: the same kind, counts and chance wherever it appears."""
+    """One fingerprint means one data set: the same kind, counts and chance everywhere."""
     seen: dict[tuple[str, str], Record] = {}
     for r in records:
         first = seen.setdefault((r.task, r.data.fingerprint), r)
@@ -91,7 +91,7 @@ def _audit_data(records: Iterable[Record]) -> Iterator[str]:
 
 
 def audit_csv(text: str, records: Sequence[Record], where: str) -> Iterator[str]:
-    """Every measured line of a table's CSV, computed again from the records; and every record in some line."""
+    """Recompute every measured line of a table's CSV from the records; every record must be in a line."""
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for r in records:
         key: tuple[str, ...] = (r.scale, r.model, " ".join(r.variant), r.task, r.data.kind, r.data.fingerprint)
@@ -100,33 +100,35 @@ def audit_csv(text: str, records: Sequence[Record], where: str) -> Iterator[str]
     for line in csv.DictReader(io.StringIO(text)):
         scales.add(line["scale"])
         if line["task"] == "average":
-            mine = [r for r in records if [r.scale, r.model, " ".join(r.variant)] == [line[k] for k in AVERAGED]]
-            if not agrees(line["mean"], expected_mean := average(mine)):
+            row = [line[name] for name in ("scale", "model", "variant")]
+            expected_mean = average([r for r in records if [r.scale, r.model, " ".join(r.variant)] == row])
+            if not agrees(line["mean"], expected_mean):
                 shown = "none" if expected_mean is None else f"{expected_mean:.4f}"
                 yield f"{where}: {line['model']}: average is {line['mean']}, the records give {shown}"
-            continue
-        if not line["runs"]:
-            continue
-        key = tuple(line[k] for k in ("scale", "model", "variant", "task", "kind", "fingerprint"))
-        place = f"{where}: {line['model']} on {line['task']}"
-        runs = groups.pop(key, [])
-        if not runs:
-            yield f"{place}: no record"
-            continue
-        for field, expected in recomputed(runs).items():
-            if not agrees(line[field], expected):
-                yield f"{place}: {field} is {line[field] or 'empty'}, the records give {expected}"
-        signs = {"untuned": any(r.recipe is None for r in runs), "on_test": any(r.selection.on_test for r in runs)}
-        for field, expected_sign in signs.items():
-            if line[field] != str(expected_sign).lower():
-                yield f"{place}: {field} is {line[field]}, the records say {str(expected_sign).lower()}"
+        elif line["runs"]:
+            key = tuple(line[k] for k in ("scale", "model", "variant", "task", "kind", "fingerprint"))
+            place, runs = f"{where}: {line['model']} on {line['task']}", groups.pop(key, [])
+            yield from (f"{place}: {problem}" for problem in _audit_line(line, runs))
     for key in groups:
         if key[0] in scales:
             yield f"{where}: {key[1]} on {key[3]} has {len(groups[key])} records and no line"
 
 
+def _audit_line(line: dict[str, str], runs: Sequence[Record]) -> Iterator[str]:
+    if not runs:
+        yield "no record"
+        return
+    for field, expected in recomputed(runs).items():
+        if not agrees(line[field], expected):
+            yield f"{field} is {line[field] or 'empty'}, the records give {expected}"
+    signs = {"untuned": any(r.recipe is None for r in runs), "on_test": any(r.selection.on_test for r in runs)}
+    for field, sign in signs.items():
+        if line[field] != str(sign).lower():
+            yield f"{field} is {line[field]}, the records give {str(sign).lower()}"
+
+
 def average(runs: Sequence[Record]) -> float | None:
-    """Percent over the six tasks, each on its best data, every seed tried counted and a failed one as chance."""
+    """Percent over the six tasks, each on its best data; every seed counts, a failed one as chance."""
     means = []
     for task in TASKS:
         sets: dict[tuple[int, str], list[Record]] = defaultdict(list)
@@ -144,7 +146,7 @@ def average(runs: Sequence[Record]) -> float | None:
 
 
 def recomputed(runs: Sequence[Record]) -> dict[str, float | None]:
-    """Counts, mean and deviation in percent of one cell, from its records alone."""
+    """Counts, mean, deviation and interval (percent) of one table cell."""
     from scipy.stats import binomtest
 
     ended = [r for r in runs if r.status in ("ok", "diverged", "oom")]
@@ -153,6 +155,7 @@ def recomputed(runs: Sequence[Record]) -> dict[str, float | None]:
         if r.status == "ok" and r.test_correct is not None and r.n_test is not None:
             p = binomtest(r.test_correct, r.n_test, r.data.chance, alternative="greater").pvalue
             learned += [100 * r.test_correct / r.n_test] if p < 0.001 else []
+    low, high = interval(learned, runs)
     return {
         "runs": len(runs),
         "tried": len(ended),
@@ -161,11 +164,13 @@ def recomputed(runs: Sequence[Record]) -> dict[str, float | None]:
         "mean": statistics.fmean(learned) if learned else None,
         "std": statistics.stdev(learned) if len(learned) > 1 else None,
         "chance": 100 * runs[0].data.chance,
-    } | dict(zip(("ci95_low", "ci95_high"), interval(learned, runs), strict=True))
+        "ci95_low": low,
+        "ci95_high": high,
+    }
 
 
 def interval(learned: Sequence[float], runs: Sequence[Record]) -> tuple[float | None, float | None]:
-    """95 % interval in percent: Student's t over the seeds that learned; of one seed, exact binomial."""
+    """95 % interval in percent: Student's t over the seeds that learned; exact binomial for a single seed."""
     from scipy.stats import binomtest, t
 
     if len(learned) > 1:
@@ -180,19 +185,20 @@ def interval(learned: Sequence[float], runs: Sequence[Record]) -> tuple[float | 
 
 
 def agrees(text: str, expected: float | None) -> bool:
+    """Whether a table shows this number, or nothing for None."""
     if expected is None or not text:
         return expected is None and not text
     return abs(float(text) - expected) <= TOLERANCE
 
 
 def audit_files(folder: Path, expected: dict[str, str]) -> Iterator[str]:
-    """Files that are missing, differ from what the records give, or belong to nothing."""
+    """Files that are missing, out of date, or unexpected. expected: file name -> content."""
     for name, text in expected.items():
         path = folder / name
         if not path.exists():
-            yield f"{path}: missing; make tables"
+            yield f"{path}: missing; hint: make tables"
         elif path.read_text(encoding="utf-8") != text:
-            yield f"{path}: not what the records give; make tables"
+            yield f"{path}: differs from the records; hint: make tables"
     for path in sorted(folder.glob("*")):
         if path.name not in expected:
-            yield f"{path}: belongs to no record; delete it"
+            yield f"{path}: belongs to no record; hint: delete it"

@@ -1,5 +1,6 @@
-"""What a run ran on and when: versions, hardware, the commit of the code and the time, for its record."""
+"""Environment of a run, for its record: versions, hardware, commit of the code, time."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,50 +16,32 @@ from lra.records.record import Git, Hardware
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = (
-    "torch",
-    "pytorch-lightning",
-    "numpy",
-    "scipy",
-    "numba",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-    "safetensors",
-    "pykeops",
-    "triton",
-)
+PACKAGES = ["torch", "pytorch-lightning", "numpy", "scipy", "numba", "hydra-core", "omegaconf", "wandb"]
+PACKAGES += ["safetensors", "pykeops", "triton"]
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, CUDA (where torch has it) and the packages a result may depend on; absent ones left out."""
+    """Versions of Python, CUDA (if torch has it) and the installed packages on which results may depend."""
     import torch
 
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
 
 
 def hardware(device: "torch.device | str" = "cpu") -> Hardware:
-    """The machine as a record states it; `device` is where the model lives."""
+    """The machine; `device` is that of the model."""
     import torch
 
     device = torch.device(device)
-    processor = processor_name()
-    name = processor
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    elif device.type != "cpu":
-        name = device.type
+    names = {"cpu": processor_name, "cuda": lambda: torch.cuda.get_device_name(device)}
     return Hardware(
-        device=name,
-        processor=processor,
+        device=names.get(device.type, lambda: device.type)(),
+        processor=processor_name(),
         cores=cores(),
         threads=torch.get_num_threads(),
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
@@ -67,7 +50,7 @@ def hardware(device: "torch.device | str" = "cpu") -> Hardware:
 
 
 def now() -> str:
-    """The time, UTC to the second, as records have it."""
+    """The current time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -77,19 +60,17 @@ def cores() -> int:
 
 
 def processor_name() -> str:
-    """The processor's own name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    """The processor's name, or its architecture if the system does not tell."""
+    with contextlib.suppress(FileNotFoundError):
+        if found := re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 
 def git(root: Path | None = None) -> Git:
-    """Commit and state of the repository at `root` (default: of this code); results/ does not make it dirty.
+    """Commit and state of the repository at `root` (default: of this code); changes in results/ do not make it dirty.
 
-    Where the code was copied without its repository, $LRA_GIT_COMMIT may name the commit it was exported from.
+    For code copied without its repository, $LRA_GIT_COMMIT may name the commit it was exported from.
     """
     root = root or ROOT
     commit = _git(root, "rev-parse", "HEAD")
@@ -101,7 +82,7 @@ def git(root: Path | None = None) -> Git:
 
 
 def git_command(root: Path, *arguments: str) -> list[str]:
-    """The command. A clone may belong to somebody else, as a mounted one does in a container: its code is being run."""
+    """Command line of git that also reads a repository of another user, such as one mounted in a container."""
     return ["git", "-c", "safe.directory=*", "-C", str(root), *arguments]
 
 

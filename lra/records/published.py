@@ -1,4 +1,4 @@
-"""Published numbers, as results/published/*.csv has them: a claim, its source, and whether it was checked."""
+"""Published numbers from results/published/*.csv, with source and whether they were verified."""
 
 import csv
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ TASKS = {
     "pathfinder": "Pathfinder",
     "pathx": "Path-X",
 }
-# what the papers count as chance, in percent
+# chance as the papers count it, in percent
 CHANCE = {"listops": 10.0, "text": 50.0, "retrieval": 50.0, "image": 10.0, "pathfinder": 50.0, "pathx": 50.0}
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One line of a paper's table. scores: percent by task, None where the paper calls it failed; holes absent."""
+    """One line of a paper's table. scores: percent by task, None if the paper says FAIL."""
 
     model: str
     scores: dict[str, float | None]
@@ -30,7 +30,7 @@ class PublishedRow:
 
     @property
     def six_task_average(self) -> float | None:
-        """Mean of the six scores, a failed one counted as chance: as printed where that is the paper's rule too."""
+        """Mean of the six scores with failures counted as chance; as printed if the paper uses this rule."""
         if self.convention in ("all six", "FAIL=50"):
             return self.average
         if len(self.scores) < len(CHANCE):
@@ -41,7 +41,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the tables know of a model file: display name, family and the name of its published row, if there is one."""
+    """Display name and family of a model, and the name of its published row, if there is one."""
 
     stem: str
     title: str
@@ -51,7 +51,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One figure of an efficiency table, published or measured here: where it stands, and what it says."""
+    """One number of an efficiency table, published or measured here: its place and value."""
 
     table: str
     row: str
@@ -69,11 +69,11 @@ class Published:
     quantities: list[Quantity] = field(default_factory=list)
 
     def model(self, stem: str, title: str | None = None) -> ModelInfo:
-        """The model's entry; one that nobody listed is called `title`, or by its stem."""
+        """Information on a model; an unlisted model is named `title`, or by its stem."""
         return self.models.get(stem) or ModelInfo(stem, title or stem, "other")
 
     def row_of(self, stem: str) -> PublishedRow | None:
-        """The published row of a model: the first in lra.csv of the name that models.csv gives."""
+        """The published row of a model: the first in lra.csv with the name from models.csv."""
         name = self.model(stem).row
         return next((r for r in self.rows if r.model == name), None)
 
@@ -104,6 +104,10 @@ def _number(where: str, text: str) -> float:
         raise ValueError(f"{where}: {text!r} is not a number") from None
 
 
+def _verified(line: dict[str, str]) -> bool:
+    return line["verified"].startswith("yes")
+
+
 def _row(where: str, line: dict[str, str]) -> PublishedRow:
     scores = {t: None if line[t] == "FAIL" else _number(where, line[t]) for t in TASKS if line[t]}
     return PublishedRow(
@@ -113,7 +117,7 @@ def _row(where: str, line: dict[str, str]) -> PublishedRow:
         convention=line["avg_convention"],
         source=line["source"],
         note=line["note"],
-        verified=line["verified"].startswith("yes"),
+        verified=_verified(line),
     )
 
 
@@ -124,22 +128,17 @@ def _speed(path: Path) -> list[Quantity]:
             continue
         for column, unit in (("steps_per_second", "steps/s"), ("peak_memory_gb_per_device", "GB")):
             if line[column]:
-                value, verified = _number(where, line[column]), line["verified"].startswith("yes")
-                found.append(Quantity("LRA Table 2", line["model"], f"{unit}, {line['length']}", value, unit, verified))
+                value = _number(where, line[column])
+                name = f"{unit}, {line['length']}"
+                found.append(Quantity("LRA Table 2", line["model"], name, value, unit, _verified(line)))
     return found
 
 
 def _s4_tables(path: Path) -> list[Quantity]:
     names = {"Table 2 (S4 vs LSSL)": "S4 Table 2", "Table 3 (relative to Transformer)": "S4 Table 3"}
-    return [
-        Quantity(
-            names[line["table"]],
-            line["row"],
-            line["column"],
-            _number(where, line["value"]),
-            line["unit"],
-            line["verified"].startswith("yes"),
-        )
-        for where, line in _lines(path)
-        if line["table"] in names
-    ]
+    found = []
+    for where, line in _lines(path):
+        if (table := names.get(line["table"])) is not None:
+            value = _number(where, line["value"])
+            found.append(Quantity(table, line["row"], line["column"], value, line["unit"], _verified(line)))
+    return found

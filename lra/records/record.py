@@ -7,7 +7,6 @@ absolute path and no secret. Pictures are PNG files in base64.
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,23 +23,19 @@ Status = Literal["running", "ok", "diverged", "oom", "interrupted", "crashed"]
 Kind = Literal["official", "generated", "subset", "toy"]
 
 
-def _matching(pattern: str, hint: str) -> AfterValidator:
-    def validate(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(hint)
-        return text
-
-    return AfterValidator(validate)
-
-
-NAME_HINT = "a name has letters, digits, '_', '-', '.' and starts with a letter or digit"
-Name = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", NAME_HINT)]
-UTC = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"
-Time = Annotated[str, _matching(UTC, "UTC as 2026-01-31T12:00:00Z is expected")]
-Picture = Annotated[str, _matching(r"[A-Za-z0-9+/]+={0,2}", "base64 is expected")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Time = Annotated[str, Field(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}(\.[0-9]+)?(Z|\+00:00)$")]  # UTC
+Picture = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$")]  # base64
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _increasing(values: list) -> list:
+    positions = [getattr(value, "step", value) for value in values]
+    if any(a >= b for a, b in pairwise(positions)):
+        raise ValueError("steps and positions must increase")
+    return values
 
 
 class Data(StrictModel):
@@ -123,18 +118,11 @@ class Kernel(StrictModel):
     layer: int
     feature: int
     length: int
-    starts: list[int]
+    starts: Annotated[list[int], AfterValidator(_increasing)]
     before: list[list[float]]
     after: list[list[float]]
     picture_before: Picture | None = None
     picture_after: Picture | None = None
-
-    @field_validator("starts")
-    @classmethod
-    def _increasing(cls, starts: list[int]) -> list[int]:
-        if any(a >= b for a, b in pairwise(starts)):
-            raise ValueError("positions must increase")
-        return starts
 
     @field_validator("before", "after")
     @classmethod
@@ -196,7 +184,7 @@ class Record(StrictModel):
     total_seconds: Amount | None = None
     steps_per_second: Amount | None = None
     peak_memory_mib: Amount | None = None
-    curve: list[Point] = Field(default_factory=list)
+    curve: Annotated[list[Point], AfterValidator(_increasing)] = Field(default_factory=list)
     examples: list[Example] = Field(default_factory=list)
     kernels: list[Kernel] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
@@ -211,13 +199,6 @@ class Record(StrictModel):
         if "config" in info.data and given != (expected := config_hash(info.data["config"])):
             raise ValueError(f"the config hashes to {expected}")
         return given
-
-    @field_validator("curve")
-    @classmethod
-    def _increasing_steps(cls, curve: list[Point]) -> list[Point]:
-        if any(a.step >= b.step for a, b in pairwise(curve)):
-            raise ValueError("steps must increase")
-        return curve
 
     @model_validator(mode="after")
     def _status_fits_result(self) -> Self:

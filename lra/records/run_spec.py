@@ -1,4 +1,4 @@
-"""Identity of a run, known before it starts."""
+"""Specification of a run: what its record states before it starts."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Which run this is: what a record says of it before anything has happened. `config` is portable and resolved."""
+    """Identity and configuration of a run, named as in its record. `config` is resolved and portable."""
 
     task: str
     model: str

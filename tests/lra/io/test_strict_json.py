@@ -21,7 +21,7 @@ class Size:
         ('{"a": [0, -Infinity]}', r"a\[1\] is -inf"),
         ('{"a": 1e999}', "a is inf"),
         ('{"b": 2, "a": 1, "a": 1}', "field 'a' occurs twice"),
-        ('{"a": "\\ud834"}', r"a has '\\ud834': text"),
+        ('{"a": "\\ud834"}', r"a is '\\ud834', which"),
         ("[" * 100_000, "nested too deeply"),
         ("{", "line 1: not JSON"),
     ],
@@ -48,10 +48,10 @@ def test_unicode_outside_the_basic_plane_is_text():
 @pytest.mark.parametrize(
     ("value", "hint", "message"),
     [
-        ("1", int, "x is '1': a whole number is expected"),
-        (True, float, "x is True: a finite number is expected"),
-        ({"a": [1.0, "b"]}, dict[str, list[float]], r"x\.a\[1\] is 'b': a finite number is expected"),
-        ({"a": {"b": math.nan}}, dict, r"x\.a\.b is nan: a finite number is expected"),
+        ("1", int, "x is '1': input should be a valid integer"),
+        (True, float, "x is True: input should be a valid number"),
+        ({"a": [1.0, "b"]}, dict[str, list[float]], r"x\.a\[1\] is 'b': input should be a valid number"),
+        ({"a": {"b": math.nan}}, dict, r"x\.a\.b is nan, which JSON cannot hold"),
         ({"width": 1}, Size, r"x\.depth is missing"),
         ({"width": 1, "depth": None, "height": 2}, Size, r"x\.height is not a known field"),
     ],

@@ -102,7 +102,7 @@ def test_times_are_read_as_slurm_writes_them(text, minutes):
 def test_what_is_missing_or_misspelt_is_one_line(monkeypatch, tmp_path, capsys):
     with pytest.raises(slurm_options.Refused, match="memroy: no such setting"):
         slurm_options.classes_of(cells(tmp_path), {"memroy": 3})
-    with pytest.raises(slurm_options.Refused, match="cpus is 'eight': a whole number is expected"):
+    with pytest.raises(slurm_options.Refused, match="cpus is 'eight': input should be a valid integer"):
         slurm_options.classes_of(cells(tmp_path), {"cpus": "eight"})
     with pytest.raises(slurm_options.Refused, match="time tomorrow"):
         _ = slurm_options.Resources(time="tomorrow").minutes

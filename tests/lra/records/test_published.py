@@ -1,4 +1,4 @@
-"""Published numbers are read as they stand: a hole is no zero, a failure no hole, and what was not checked says so."""
+"""Published numbers are read as printed; missing, failed and unverified ones are told apart."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_every_number_is_where_it_stands_in_the_files(folder):
+def test_files_are_read_completely(folder):
     found = load_published(folder)
     assert found.rows == [
         PublishedRow("A", {"listops": 36.5, "pathx": None}, 53.5, "FAIL=50", "a paper", "as run there", True),
@@ -52,13 +52,13 @@ def test_every_number_is_where_it_stands_in_the_files(folder):
     assert found.model("unknown") == ModelInfo("unknown", "unknown", "other")
 
 
-def test_a_value_that_is_no_number_is_one_line_that_names_its_place(folder):
+def test_invalid_number_names_its_place(folder):
     (folder / "lra.csv").write_text(f"{LRA}\nA,x,36;5,,,,,,,,,,\n")
     with pytest.raises(ValueError, match=r"lra\.csv:2: '36;5' is not a number"):
         load_published(folder)
 
 
-def test_a_failed_task_counts_as_chance_and_over_a_hole_there_is_no_average():
+def test_failures_average_as_chance():
     def row(*scores: float | None, convention: str = "none given") -> PublishedRow:
         tasks = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
         return PublishedRow("A", dict(zip(tasks, scores, strict=False)), 99.0, convention, "", "", True)
@@ -70,13 +70,13 @@ def test_a_failed_task_counts_as_chance_and_over_a_hole_there_is_no_average():
     assert Published().rows == []
 
 
-def test_printed_averages_follow_from_printed_scores_unless_marked():
+def test_printed_averages_match_printed_scores():
     for row in PUBLISHED.rows:
         if row.convention in ("all six", "FAIL=50") and row.average is not None:
             unmarked = replace(row, convention="")
             assert unmarked.six_task_average == pytest.approx(row.average, abs=0.02), row.model
 
 
-def test_every_listed_model_names_a_published_row_that_exists():
+def test_models_name_published_rows_that_exist():
     for stem, info in PUBLISHED.models.items():
         assert info.row is None or PUBLISHED.row_of(stem) is not None, stem

@@ -71,7 +71,7 @@ def test_config_hash_ignores_only_key_order():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "../escape"}, "model\n.*a name has"),
+        ({"model": "../escape"}, "model\n.*match pattern"),
         ({"seed": -1}, "seed\n.*greater than or equal to 0"),
         ({"test_accuracy": 0.5}, "test_accuracy is 0.5: differs from 82 / 200"),
         ({"test_correct": 300}, "test_correct is 300"),
@@ -81,16 +81,16 @@ def test_config_hash_ignores_only_key_order():
         ({"status": "diverged"}, "reason is None"),
         ({"finished": None}, "needs test_accuracy"),
         ({"test_accuracy": None, "test_correct": None, "n_test": None}, "needs test_accuracy"),
-        ({"started": "yesterday"}, "started\n.*UTC as"),
+        ({"started": "yesterday"}, "started\n.*match pattern"),
         ({"config_hash": "f" * 64}, "the config hashes to"),
         ({"train_seconds": math.nan}, "train_seconds\n.*finite"),
         ({"train_seconds": -1.0}, "train_seconds\n"),
         ({"flops": -1}, "flops\n"),
         ({"flops": "1"}, "flops\n.*integer"),
         ({"notes": [np.ones(2)]}, "notes.0\n.*string"),
-        ({"curve": [Point(step=2), Point(step=2)]}, "steps must increase"),
+        ({"curve": [Point(step=2), Point(step=2)]}, "must increase"),
         ({"examples": [{"label": 0, "predicted": 0, "probability": 1.1}]}, "examples.0.probability\n"),
-        ({"examples": [{"label": 0, "predicted": 0, "picture": "a b"}]}, "examples.0.picture\n.*base64"),
+        ({"examples": [{"label": 0, "predicted": 0, "picture": "a b"}]}, "examples.0.picture\n.*match pattern"),
     ],
 )
 def test_contradictory_records_are_refused(changes, message):
@@ -103,7 +103,7 @@ def test_contradictory_records_are_refused(changes, message):
     [
         ({"starts": [0, 0]}, "starts\n.*must increase"),
         ({"after": [[0.0], [1.0]]}, "after\n.*two lists of 2 values"),
-        ({"picture_after": "a b"}, "picture_after\n.*base64"),
+        ({"picture_after": "a b"}, "picture_after\n.*match pattern"),
     ],
 )
 def test_contradictory_kernels_are_refused(changes, message):
@@ -133,13 +133,13 @@ def test_boundary_values_are_accepted():
         (lambda c: c.pop("curve"), "curve is missing"),
         (lambda c: c["git"].pop("dirty"), "git.dirty is missing"),
         (lambda c: c.update(colour="red"), "colour is not a known field"),
-        (lambda c: c.update(model="../escape"), r"model is '\.\./escape': a name has"),
+        (lambda c: c.update(model="../escape"), r"model is '\.\./escape': string should match pattern"),
         (lambda c: c.update(status="fine"), "status is 'fine': input should be 'running', 'ok', 'diverged'"),
-        (lambda c: c.update(seed=True), "seed is True: a whole number"),
-        (lambda c: c.update(seed="0"), "seed is '0': a whole number"),
+        (lambda c: c.update(seed=True), "seed is True: input should be a valid integer"),
+        (lambda c: c.update(seed="0"), "seed is '0': input should be a valid integer"),
         (lambda c: c["data"].update(kind="real"), "data.kind is 'real': input should be 'official'"),
         (lambda c: c["data"]["counts"].update(test="many"), "data.counts.test is 'many'"),
-        (lambda c: c["curve"][0].update(lr=[]), r"curve\[0\].lr is \[\]: a finite number"),
+        (lambda c: c["curve"][0].update(lr=[]), r"curve\[0\].lr is \[\]: input should be a valid number"),
         (lambda c: c.update(test_correct=300), "test_correct is 300: impossible with 200 examples"),
         (lambda c: c.update(schema=SCHEMA + 1), "newer than .*; hint: update"),
         (lambda c: c.update(schema=0), "schema is 0"),
