@@ -28,7 +28,7 @@ from lra.ops.hippo import basis, bilinear, nplr, transition, zoh
 from lra.paths import ROOT
 from lra.training import weights
 from lra.training.checkpoint import read_state
-from lra.training.kernel_snapshots import layers_of, telling
+from lra.training.kernel_snapshots import layers_with_kernel, representative_features
 
 NAMES = {"legs": "LegS", "legt": "LegT", "fout": "FouT", "random": "random"}
 MARKS = {
@@ -118,7 +118,7 @@ def plot_kernels(stages: dict[str, list[torch.Tensor]], square: int | None, rows
     figure, axes = plt.subplots(rows, len(names), figsize=shape, layout="constrained", squeeze=False)
     kernels_of = list(stages.values())
     for column, (stage, layer) in zip(axes.T, names, strict=True):
-        chosen = telling(kernels_of[0][layer], kernels_of[-1][layer], rows)
+        chosen = representative_features(kernels_of[0][layer], kernels_of[-1][layer], rows)
         for axis, h in zip(column, chosen, strict=False):
             k = stages[stage][layer][h].numpy()
             if square:
@@ -170,13 +170,13 @@ def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, li
         if checkpoint is not None:
             whole = checkpoint.suffix == ".safetensors"
             values = weights.load(checkpoint)[0] if whole else read_state(checkpoint)
-    if not layers_of(net):
+    if not layers_with_kernel(net):
         name = " ".join(overrides) or checkpoint
         raise ValueError(f"{name}: no layer of this model has a convolution kernel; try model=s4")
 
     def now() -> list[torch.Tensor]:
         with torch.no_grad():
-            return [layer.kernel(length)[0].clone() for layer in layers_of(net)]
+            return [layer.kernel(length)[0].clone() for layer in layers_with_kernel(net)]
 
     stages = {"untrained": now()}
     if values is not None:

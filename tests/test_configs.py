@@ -15,7 +15,7 @@ from lra.config import tuned
 from lra.config.overrides import check_targets
 from lra.config.param_budget import sized
 from lra.launch import job
-from lra.profiling.parameters import parameters
+from lra.profiling.parameters import count_parameters
 from lra.records.store import load
 from lra.task import TaskSpec
 from lra.training.config import Hardware, Training
@@ -180,7 +180,7 @@ def fitted(model: str, task: str = "listops", *more: str):
 
 
 def size(cfg) -> int:
-    return parameters(classifier(cfg, instantiate(cfg.task).spec))
+    return count_parameters(classifier(cfg, instantiate(cfg.task).spec))
 
 
 @pytest.mark.parametrize("model", ["s4", "mamba2", "linformer", "megalodon"])

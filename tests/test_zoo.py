@@ -221,7 +221,7 @@ def test_layers_show_the_kernels_they_convolve_with():
     shown = set()
     for model in MODELS:
         with torch.no_grad():
-            kernels = [layer.kernel(40) for layer in kernel_snapshots.layers_of(middle(model))]
+            kernels = [layer.kernel(40) for layer in kernel_snapshots.layers_with_kernel(middle(model))]
         assert all(k.dim() == 3 and k.shape[-1] == 40 and k.is_floating_point() for k in kernels), model
         assert bool(kernel_snapshots.forward_kernels(middle(model), 40)) == bool(kernels)
         shown |= {model} if kernels else set()

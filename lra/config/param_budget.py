@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lra.paths import CONFIGS
-from lra.profiling.parameters import TooLarge, count, fitting_width
+from lra.profiling.parameters import TooLarge, count_built, fitting_width
 
 
 def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> str:
@@ -38,7 +38,7 @@ def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> st
     @functools.cache
     def count_at(width: int) -> int:
         cfg.model.d_model = width
-        return count(build)
+        return count_built(build)
 
     recipe = cfg.model.d_model
     try:
@@ -60,7 +60,7 @@ def cure(cfg: DictConfig, build: Callable[[], Any], error: TooLarge) -> str:
 
     def count_with(layers: int) -> int:
         cfg.model.n_layers = layers
-        return count(build)
+        return count_built(build)
 
     if layers := bisect_right(range(1, cfg.model.n_layers), error.limit, key=count_with):
         return f"give it fewer layers: model.n_layers={layers} fits"
@@ -78,4 +78,4 @@ def transformers_parameters(task: str, scale: str, more: list[str]) -> int:
     with nullcontext() if there else hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra.compose("train", overrides=[f"task={task}", f"scale={scale}", "model=transformer", *more])
     spec = instantiate(cfg.task).spec
-    return count(lambda: instantiate(cfg.model, spec=spec))
+    return count_built(lambda: instantiate(cfg.model, spec=spec))

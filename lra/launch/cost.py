@@ -30,7 +30,7 @@ from lra.records import environment
 from lra.task import Batch
 from lra.training.config import Hardware, Training
 from lra.training.learner import Learner
-from lra.training.trainer import quiet
+from lra.training.trainer import silence_libraries
 
 # of the benchmark, for data that is not here yet: train, validation, test
 SIZES = {
@@ -111,12 +111,17 @@ class Work:
     """A model and its optimiser, ready for steps of a given batch."""
 
     def __init__(self, net: nn.Module, optimizer: dict, training: Training, hardware: Hardware, device: torch.device):
-        self.net, self.device, self.hardware, self.clip = net.to(device), device, hardware, training.clip
+        self.net, self.device, self.hardware = net.to(device), device, hardware
         if hardware.compile:
             for block in net.encoder.blocks:
                 block.compile()
         self.learner = Learner(
-            net, optimizer=optimizer, schedule=training.schedule, warmup=training.warmup, total_steps=10**6
+            net,
+            optimizer=optimizer,
+            schedule=training.schedule,
+            warmup=training.warmup,
+            total_steps=10**6,
+            clip=training.clip,
         )
         self.empty_mib = peak_memory_mib(self.device)
 
@@ -128,7 +133,6 @@ class Work:
             devices=1,
             precision=self.hardware.precision,
             max_steps=count + 1,
-            gradient_clip_val=self.clip,
             callbacks=[clock],
             logger=False,
             limit_val_batches=0,
@@ -189,7 +193,7 @@ class Batches:
     def __init__(self, module: Any, device: torch.device):
         self.module, self.device, spec = module, device, module.spec
         try:
-            self.real = module.folder(module.origin().edition).is_dir()
+            self.real = module.prepared_folder.is_dir()
         except Exception:
             self.real = False
         if self.real:
@@ -197,7 +201,7 @@ class Batches:
             self.sizes = tuple(module.counts[split] for split in ("train", "val", "test"))
             return
         usual = (TOY,) * 3 if module.source == "toy" else SIZES.get(spec.name, PICTURES)
-        wanted = (module.wanted[split] for split in ("train", "val", "test"))
+        wanted = (module.requested[split] for split in ("train", "val", "test"))
         self.sizes = tuple(n or m for n, m in zip(wanted, usual, strict=True))
 
     def of(self, n: int) -> Batch:
@@ -206,7 +210,7 @@ class Batches:
             opened = self.module.opened
             rows = opened.index["train"]
             n = min(n, len(rows))
-            loader = Loader(opened.pool, rows, n, shuffle=True, seed=0, pad=self.module.pad)
+            loader = Loader(opened.examples, rows, n, shuffle=True, seed=0, pad=self.module.pad)
             return Batch(*(t.to(self.device) for t in next(iter(loader))))
         spec = self.module.spec
         rows = n * (2 if spec.paired else 1)
@@ -221,7 +225,7 @@ class Batches:
 
 def work(words: list[str], patience: float, answer: Any) -> None:
     """`measure` in a process of its own, whose memory is limited to what the machine has free."""
-    quiet()
+    silence_libraries()
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)

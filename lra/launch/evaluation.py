@@ -143,10 +143,10 @@ def evaluate(path: Path, chosen: dict[str, str]) -> int:
 
     from lra.records import environment
     from lra.training.learner import Learner
-    from lra.training.trainer import ensure_there, quiet
+    from lra.training.trainer import ensure_available, silence_libraries
 
-    quiet()
-    ensure_there(chosen["accelerator"], "accelerator")
+    silence_libraries()
+    ensure_available(chosen["accelerator"], "accelerator")
     weights.fill(net, values, str(path))
     if chosen["length"]:
         refit(net)

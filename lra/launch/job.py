@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from data.datamodule import DataError
+from data.prepared import DataError
 from lra import distributed, tracking
 from lra.config.compose import cell_of
 from lra.config.overrides import check_targets, check_values, die, nearest

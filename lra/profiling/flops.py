@@ -1,11 +1,12 @@
 """Floating-point operations of a forward pass: matrix products, convolutions, attention and Fourier transforms.
 
-Not counted: element-wise work (scans and gates among it) and kernels that are no PyTorch operators. Products of complex
-numbers count as those of real ones.
+Not counted: element-wise work (including scans and gates) and kernels that are not PyTorch operators. Products of
+complex numbers count like those of real ones.
 """
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from lra.task import TaskSpec
 
 LONGEST = 1024
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def _transform(real: bool):
+def _fft_flops(real: bool):
     def count(x: tuple, dim: list[int], *arguments, out_shape: tuple, **named) -> int:
         # 5 n log2 n for n complex numbers, half of it for real ones
         shape = x if math.prod(x) >= math.prod(out_shape) else out_shape
@@ -27,47 +29,54 @@ def _transform(real: bool):
     return count
 
 
-TRANSFORMS = {
-    torch.ops.aten._fft_r2c: _transform(real=True),
-    torch.ops.aten._fft_c2r: _transform(real=True),
-    torch.ops.aten._fft_c2c: _transform(real=False),
+FFT_FLOPS = {
+    torch.ops.aten._fft_r2c: _fft_flops(real=True),
+    torch.ops.aten._fft_c2r: _fft_flops(real=True),
+    torch.ops.aten._fft_c2c: _fft_flops(real=False),
 }
 
 
-class Recurrent(nn.Module):
-    """Stands for an LSTM or GRU: the same matrix products, all positions at once; its values mean nothing."""
+class RNNFlopsStub(nn.Module):
+    """Replaces an LSTM or GRU for counting: the same matrix products for all positions at once, meaningless values."""
 
-    def __init__(self, cell: nn.RNNBase):
+    def __init__(self, rnn: nn.RNNBase):
         super().__init__()
-        self.cell = cell
+        self.rnn = rnn
 
     def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, None]:
-        if not self.cell.batch_first:
-            raise ValueError("a recurrent layer is counted with batch_first=True only")
-        for name, weight in self.cell.named_parameters():
+        if not self.rnn.batch_first:
+            raise ValueError("FLOPs of a recurrent layer are counted with batch_first=True only")
+        for name, weight in self.rnn.named_parameters():
             if name.startswith("weight"):
                 nn.functional.linear(x.new_zeros(*x.shape[:2], weight.shape[1]), weight)
-        return x.new_zeros(*x.shape[:2], self.cell.hidden_size * (1 + self.cell.bidirectional)), None
+        return x.new_zeros(*x.shape[:2], self.rnn.hidden_size * (1 + self.rnn.bidirectional)), None
+
+
+def reference_copy(model: Model) -> Model:
+    """A copy of the model on the CPU, in eval mode, with the reference kernels."""
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    for module in model.modules():
+        if hasattr(module, "backend"):
+            module.backend = "reference"  # type: ignore[assignment]
+    return model
 
 
 def forward_flops(model: nn.Module, spec: TaskSpec, longest: int = LONGEST) -> int:
-    """Operations on one example (a pair, where the task has pairs) of min(max_len, longest) positions, on the CPU.
+    """Operations on one example (or pair) of min(max_len, longest) positions, counted on the CPU.
 
-    A product and a sum are two. The model itself is left as it is, and so are the random numbers of the run.
+    A multiply-add is two operations. Neither the model nor the state of the random generators changes.
     """
-    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    model = reference_copy(model)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.RNNBase):
-                setattr(module, name, Recurrent(child))
-        if hasattr(module, "backend"):
-            module.backend = "reference"  # type: ignore[assignment]
+                setattr(module, name, RNNFlopsStub(child))
     rows, length = 2 if spec.paired else 1, min(spec.max_len, longest)
     x: Tensor = torch.ones(rows, length, dtype=torch.int64)
     if spec.vocab_size is None:
         x = torch.zeros(rows, length, spec.channels)
-    counter = FlopCounterMode(display=False, custom_mapping=TRANSFORMS)
-    # the fused kernels of the CPU are not known to the counter
+    counter = FlopCounterMode(display=False, custom_mapping=FFT_FLOPS)
+    # FlopCounterMode does not know the fused attention kernels of the CPU
     with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(x, torch.ones(rows, length, dtype=torch.bool))
     return counter.get_total_flops()

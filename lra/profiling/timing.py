@@ -1,4 +1,4 @@
-"""How long a piece of work takes and what it holds, on any device."""
+"""Time and peak memory of a function, on any device."""
 
 import os
 import resource
@@ -12,29 +12,29 @@ import torch
 from torch._C._profiler import RecordScope
 from torch.autograd import profiler
 
-# the profiler otherwise tells the terminal that it starts, stops and finds no GPU
+# otherwise the profiler prints that it starts, stops and finds no GPU
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
-class Cost(NamedTuple):
-    """Median seconds, the first call's seconds (compilation and all), and bytes held at the peak by what it made."""
+class Measurement(NamedTuple):
+    """Median seconds of a call, seconds of the first call (with compilation), and peak bytes it allocated."""
 
     seconds: float
     first_seconds: float
     peak_bytes: int
 
 
-def cost(work: Callable[[], object], device: torch.device | str, *, repeats: int = 5) -> Cost:
-    """Cost of a call of `work`, warm; on CUDA to the end of the work on the device."""
+def timed(work: Callable[[], object], device: torch.device | str, *, repeats: int = 5) -> Measurement:
+    """Time and memory of `work()` after a warm-up; on CUDA until the device has finished."""
     device = torch.device(device)
     first = seconds(work, device)
     work()
     times = [seconds(work, device) for _ in range(repeats)]
-    return Cost(statistics.median(times), first, peak_bytes(lambda: seconds(work, device), device))
+    return Measurement(statistics.median(times), first, peak_bytes(lambda: seconds(work, device), device))
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """One call by the wall clock."""
+    """Wall-clock time of one call."""
     synchronize(device)
     start = time.perf_counter()
     work()
@@ -48,42 +48,41 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The most that tensors made by `work` held at one time, by the allocator, beyond what was there before.
+    """Peak of the bytes that `work` allocates for tensors, beyond those allocated before.
 
-    What a call leaves behind for the next to free, such as gradients, would be taken off: `work` is to free it itself.
+    Freeing tensors of an earlier call, such as gradients, counts as negative: `work` must free what it leaves behind.
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    held = peak = 0
+    allocated = peak = 0
     for change in _allocations(work):
-        held += change
-        peak = max(peak, held)
+        allocated += change
+        peak = max(peak, allocated)
     return peak
 
 
 def _allocations(work: Callable[[], object]) -> list[int]:
-    """Bytes taken (positive) and given back (negative) on the CPU while `work` runs, in order.
+    """Bytes allocated (positive) and freed (negative) on the CPU while `work` runs, in order.
 
-    torch.profiler would note every operation, too: of a recurrence over 4096 positions gigabytes. It is started by its
-    inner calls, which can be told what to note: the allocations, which always are, and of operations only those that a
-    program marks.
+    torch.profiler's public interface also records every operation, gigabytes for a recurrence over 4096 positions. Its
+    inner calls accept a scope: allocations are always recorded, operations only in the user scope.
     """
     settings = profiler.profile(profile_memory=True)
     profiler._prepare_profiler(settings.config(), settings.kineto_activities)
-    enable: Any = profiler._enable_profiler  # its declared type leaves out the last argument
+    enable: Any = profiler._enable_profiler  # its declared type lacks the last argument
     enable(settings.config(), settings.kineto_activities, {RecordScope.USER_SCOPE})
     try:
         work()
     finally:
-        noted: list[Any] = profiler._disable_profiler().events()
-    return [event.nbytes() for event in sorted(noted, key=lambda e: e.start_ns()) if event.name() == "[memory]"]
+        events: list[Any] = profiler._disable_profiler().events()
+    return [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns()) if event.name() == "[memory]"]
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Most memory held so far: on the accelerator, or of this process where there is none."""
+    """Peak memory so far: of the accelerator, or of this process if there is none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB

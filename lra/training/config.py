@@ -1,8 +1,9 @@
-"""What a run is given before anything has happened: which one it is, how long it trains, where it runs."""
+"""Settings of a run: how long it trains and where it runs."""
 
 import math
 from dataclasses import dataclass
 
+from lra.errors import UserError
 from lra.training.optim import SCHEDULES
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
@@ -11,12 +12,12 @@ PRECISIONS = ("32-true", "bf16-mixed", "64-true", "16-mixed", "bf16-true", "16-t
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how the optimiser runs.
+    """Length of a training and behaviour of its optimiser.
 
-    epochs, steps   length of the run, exactly one of the two
+    epochs, steps     length of the run, exactly one of the two
     schedule, warmup  see `lra.training.optim.schedule`
-    clip            norm to which the gradient is cut; None for no clipping
-    validations     evaluations on the validation split over the run; None: one each epoch, or 20 in a run of `steps`
+    clip              largest norm of the gradient; None for no clipping
+    validations       evaluations on the validation split in the run; None: one per epoch, or 20 in a run of `steps`
     """
 
     epochs: float | None = None
@@ -28,15 +29,17 @@ class Training:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            given = f"epochs={self.epochs}, steps={self.steps}"
-            raise ValueError(f"training: {given}; give one of the two (training.epochs=null training.steps=1000)")
+            raise UserError(
+                f"training.epochs={self.epochs}, training.steps={self.steps}: exactly one of the two is needed",
+                hint="training.epochs=null training.steps=1000",
+            )
         for name in ("epochs", "steps", "clip", "validations"):
             if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"training.{name}={value}: more than 0 is needed")
+                raise UserError(f"training.{name}={value}: not positive")
         if self.warmup < 0:
-            raise ValueError(f"training.warmup={self.warmup}: a share or a number of steps is not negative")
+            raise UserError(f"training.warmup={self.warmup}: negative")
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"training.schedule={self.schedule}: not one of {', '.join(SCHEDULES)}")
+            raise UserError(f"training.schedule={self.schedule}: not one of {', '.join(SCHEDULES)}")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         return int(self.steps) if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))  # type: ignore[operator]
@@ -49,13 +52,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where it runs.
+    """The devices a run uses, and how.
 
-    devices, nodes  devices of each node, and nodes: a process for each device, and every batch shared out between them
+    devices, nodes  devices per node, and nodes: one process per device, each with an equal share of every batch
     compile         torch.compile every block
     graph           record forward and backward passes as CUDA graphs (see `lra.training.cuda_graphs`)
-    threads         None leaves torch's choice
-    split           compute a batch in parts if memory runs out (see `lra.training.microbatch`), or else end as oom
+    threads         None leaves the choice to torch
+    split           split batches if memory runs out (see `lra.training.microbatch`); False: end the run as oom
     """
 
     accelerator: str = "auto"
@@ -72,21 +75,21 @@ class Hardware:
     def __post_init__(self) -> None:
         for name in ("devices", "nodes", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"trainer.{name}={value}: at least 1 is needed")
+                raise UserError(f"trainer.{name}={value}: less than 1")
         for name, known in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"trainer.{name}={getattr(self, name)}: not one of {', '.join(known)}")
+                raise UserError(f"trainer.{name}={getattr(self, name)}: not one of {', '.join(known)}")
         if self.checkpoint_seconds < 0:
-            raise ValueError(f"trainer.checkpoint_seconds={self.checkpoint_seconds}: time is not negative")
+            raise UserError(f"trainer.checkpoint_seconds={self.checkpoint_seconds}: negative")
 
     def notes(self) -> list[str]:
-        """What the record says of how steps were computed, beside its own fields."""
-        ways = {
+        """Notes for the record on how steps were computed."""
+        notes = {
             f"{self.processes} processes, each with an equal share of every batch": self.processes > 1,
             "blocks compiled by torch.compile": self.compile,
             "steps of training recorded as CUDA graphs": self.graph,
         }
-        return [way for way, taken in ways.items() if taken]
+        return [note for note, applies in notes.items() if applies]
 
     @property
     def processes(self) -> int:

@@ -1,4 +1,4 @@
-"""Optimiser groups declared by the modules themselves, and the learning-rate schedules of the papers."""
+"""AdamW with parameter groups declared by the modules, and the learning-rate schedules of the papers."""
 
 import math
 from collections.abc import Callable
@@ -8,18 +8,18 @@ from torch import nn
 
 
 def param_groups(model: nn.Module) -> list[dict]:
-    """Optimiser groups: one for each distinct set of overrides, the rest under the optimiser's defaults.
+    """Optimiser groups: one for each distinct set of overrides, and one with the optimiser's defaults.
 
-    A module declares overrides as `self.optim = {"log_dt": {"lr": 1e-3, "weight_decay": 0.0}}`, by the name of its own
-    parameter; a name that is no parameter raises AttributeError. An override of None keeps the default.
-    Each group carries the names of its parameters under "names".
+    A module declares overrides for its own parameters as `self.optim = {"log_dt": {"lr": 1e-3, "weight_decay": 0.0}}`;
+    None keeps the default. Each group has the names of its parameters under "names".
+    raises  AttributeError for a name that is not a parameter; ValueError for a value that is not a number
     """
     special: dict[nn.Parameter, dict] = {}
     for module in model.modules():
         for name, hyper in getattr(module, "optim", {}).items():
             for key, value in hyper.items():
                 if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                    raise ValueError(f"{key} of {name} is {value!r}: a number is needed")
+                    raise ValueError(f"{key} of {name} is {value!r}: not a number")
             special[module.get_parameter(name)] = {k: v for k, v in hyper.items() if v is not None}
     groups: dict[tuple, dict] = {}
     for name, p in model.named_parameters():
@@ -35,23 +35,23 @@ def param_groups(model: nn.Module) -> list[dict]:
 def adamw(
     model: nn.Module, *, lr: float, weight_decay: float = 0.0, betas: tuple = (0.9, 0.999), eps: float = 1e-8
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over the declared groups, in its fused form where the device has one."""
+    """AdamW (Loshchilov and Hutter 2019) over the declared groups, fused on CPU and CUDA."""
     groups = param_groups(model)
     devices = {p.device.type for p in model.parameters()}
     optimizer = torch.optim.AdamW(
         groups, lr=lr, weight_decay=weight_decay, betas=tuple(betas), eps=eps, fused=devices <= {"cpu", "cuda"}
     )
-    optimizer.register_step_post_hook(count_change)
+    optimizer.register_step_post_hook(increment_versions)
     return optimizer
 
 
-def count_change(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """The fused form writes to parameters without PyTorch's count of changes, by which others notice them."""
+def increment_versions(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Increment the parameters' version counters, which fused AdamW does not; `lra.nn.ssm` relies on them."""
     torch.autograd.graph.increment_version(p for group in optimizer.param_groups for p in group["params"])
 
 
 def cosine(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """Factor on the learning rate: linear warm-up to 1, then half a cosine down to 0 at the last step."""
+    """Linear warm-up to 1, then half a cosine down to 0 at the last step."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -63,7 +63,7 @@ def cosine(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
 
 
 def linear(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """Factor: linear warm-up to 1, then a straight line down to 0 at the last step."""
+    """Linear warm-up to 1, then linear decay to 0 at the last step."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -74,9 +74,9 @@ def linear(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
 
 
 def inverse_sqrt(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """Factor of the LRA repository's text-like tasks: min(1, step / warm-up) / sqrt(max(step, warm-up)).
+    """min(1, step / warm-up) / sqrt(max(step, warm-up)), as in the LRA repository's text-like tasks.
 
-    The configured rate is thus not the peak: 0.05 with 8000 steps of warm-up peaks at 0.05 / sqrt(8000) = 5.6e-4.
+    The configured rate is not the peak: 0.05 with 8000 warm-up steps peaks at 0.05 / sqrt(8000) = 5.6e-4.
     """
 
     def factor(step: int) -> float:
@@ -87,7 +87,7 @@ def inverse_sqrt(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
 
 
 def constant(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """Factor: linear warm-up to 1, then 1."""
+    """Linear warm-up to 1, then 1."""
     return lambda step: min(1.0, (step + 1) / max(1, warmup_steps))
 
 
@@ -95,7 +95,10 @@ SCHEDULES = {"cosine": cosine, "linear": linear, "inverse_sqrt": inverse_sqrt, "
 
 
 def schedule(name: str, total_steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor on the learning rate at each step; `warmup` is a share of all steps if below 1, else a number of steps."""
+    """Factor on the learning rate as a function of the step.
+
+    warmup  a share of all steps if below 1, otherwise a number of steps
+    """
     if name not in SCHEDULES:
         raise ValueError(f"schedule: {name!r} is not one of {', '.join(SCHEDULES)}")
     warmup_steps = round(warmup * total_steps) if warmup < 1 else int(warmup)

@@ -1,97 +1,89 @@
-"""The record of a run while the run is made."""
+"""Collects what a run's record needs while the run is in progress."""
 
 import dataclasses
 import statistics
 import time
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+import pytorch_lightning as pl
+from torch import nn
 
 from lra.ops.ssm_kernels import dispatch
-from lra.profiling.parameters import parameters
+from lra.profiling.parameters import count_parameters
 from lra.profiling.timing import peak_memory_mib
 from lra.records import environment
 from lra.records.record import Data, Point, Record, Selection, Status
 from lra.records.run_spec import RunSpec
-from lra.training import kernel_snapshots
+from lra.training.checkpoint import Checkpoint
 from lra.training.config import Hardware
-from lra.training.example_predictions import Samples
-from lra.training.learning_curve import Curve
+from lra.training.learning_curve import LearningCurve
 
 
-class Draft:
-    """One run while it is made: what is known is filled in on the way, and `record` writes it down.
+class Recorder:
+    """Makes the record of a run from the live objects of its training, at any moment.
 
     data   as in `lra.training.run.run`
-    wandb  the run's address there
+    wandb  the run's W&B address
     """
 
-    def __init__(self, cell: RunSpec, data: Any, model: nn.Module, hardware: Hardware, wandb: str | None = None):
-        self.cell, self.data, self.model = cell, data, model
-        self.hardware, self.wandb = hardware, wandb
+    def __init__(
+        self,
+        run_spec: RunSpec,
+        data: Any,
+        model: nn.Module,
+        *,
+        hardware: Hardware,
+        trainer: pl.Trainer,
+        curve: LearningCurve,
+        checkpoint: Checkpoint,
+        wandb: str | None = None,
+    ):
+        self.run_spec, self.data, self.model, self.hardware = run_spec, data, model, hardware
+        self.trainer, self.curve, self.checkpoint, self.wandb = trainer, curve, checkpoint, wandb
         self.flops: int | None = None
-        self.samples = Samples(data)
-        self.started, self.clock = environment.now(), time.perf_counter()
-        self.git = environment.git()  # of the code as it started
-        self.curve, self.best = Curve(), {"accuracy": -1.0, "step": 0}
         self.notes: list[str] = []
-        self.steps_done = 0
-        self.total_steps = 0
-        self.device = torch.device("cpu")
+        self.started, self.start = environment.now(), time.perf_counter()
+        self.git = environment.git()  # of the code as it started
 
-    def record(self, status: Status, **known: Any) -> Record:
-        """The record as far as it is known. known: further fields of it."""
-        cell, rows, speeds = self.cell, self.curve.rows, self.curve.speeds
-        chosen = int(self.best["step"]) or None
-        rule = "best val/accuracy, earliest of equals"
-        steps_per_epoch = max(1, self.steps_per_epoch)
-        about = {f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)}
-        about["notes"] = [*cell.notes, *self.data.notes, *self.notes, *self.hardware.notes()]
+    def record(self, status: Status, **fields: Any) -> Record:
+        """The record as far as it is known; `fields` are further fields of it."""
+        best, speeds, device = self.checkpoint.best, self.curve.speeds, self.trainer.strategy.root_device
+        best_step = int(best["step"]) or None
+        backends = {name for names in dispatch.backends_used().values() for name in names}
+        identity = {f.name: getattr(self.run_spec, f.name) for f in dataclasses.fields(self.run_spec)}
+        identity["notes"] = [*self.run_spec.notes, *self.data.notes, *self.notes, *self.hardware.notes()]
         return Record(
-            **about,
+            **identity,
             status=status,
             git=self.git,
             versions=environment.versions(),
-            hardware=environment.hardware(self.device),
+            hardware=environment.hardware(device),
             precision=self.hardware.precision,
-            kernel_backend=kernel_backend(),
+            kernel_backend=", ".join(sorted(backends)) or None,
             data=Data(
                 kind=self.data.kind,
                 fingerprint=self.data.fingerprint,
                 counts=dict(self.data.counts),
                 chance=self.data.majority("test"),
             ),
-            parameters=parameters(self.model),
+            parameters=count_parameters(self.model),
             flops=self.flops,
-            selection=Selection(rule=rule, on_test=getattr(self.data, "selection_on_test", False), step=chosen),
-            val_accuracy=self.best["accuracy"] if chosen else None,
-            steps_done=self.steps_done,
-            steps_total=self.total_steps,
-            epochs=round(self.steps_done / steps_per_epoch, 3),
+            selection=Selection(
+                rule="best val/accuracy, earliest of equals",
+                on_test=getattr(self.data, "selection_on_test", False),
+                step=best_step,
+            ),
+            val_accuracy=best["accuracy"] if best_step else None,
+            steps_done=self.trainer.global_step,
+            steps_total=self.trainer.max_steps,
+            epochs=round(self.trainer.global_step / max(1, len(self.data.train_dataloader())), 3),
             train_seconds=round(self.curve.seconds, 3),
-            total_seconds=round(time.perf_counter() - self.clock, 3),
+            total_seconds=round(time.perf_counter() - self.start, 3),
             steps_per_second=round(statistics.median(speeds), 3) if speeds else None,
-            peak_memory_mib=round(peak_memory_mib(self.device), 1),
-            curve=[Point(**row) for row in rows],
+            peak_memory_mib=round(peak_memory_mib(device), 1),
+            curve=[Point(**row) for row in self.curve.rows],
             wandb=self.wandb,
             started=self.started,
             finished=environment.now(),
-            **known,
+            **fields,
         )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.data.train_dataloader())
-
-    def kernels(self) -> dict[int, Tensor]:
-        """The model's convolution kernels as they are now."""
-        return kernel_snapshots.forward_kernels(
-            self.model.to(self.device), min(self.data.spec.max_len, kernel_snapshots.LONGEST)
-        )
-
-
-def kernel_backend() -> str | None:
-    """Names of the kernel backends that have computed something in this run, None if none has."""
-    names = {name for used in dispatch.backends_used().values() for name in used}
-    return ", ".join(sorted(names)) or None

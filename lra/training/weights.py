@@ -1,7 +1,7 @@
-"""The weights of a finished run and its record in one safetensors file, which needs nothing beside it and runs no code.
+"""Weights of a finished run and its record in one safetensors file: self-contained, and loading it runs no code.
 
-The header of the file holds the record, and with it the resolved configuration, as JSON under the name `record`, and
-under `sha256` a checksum of the weights: the format itself has none, and a flipped bit would be another weight.
+The header holds the record (and so the resolved configuration) as JSON under `record`, and a checksum of the weights
+under `sha256`; the format itself has no checksum, so a flipped bit would go unnoticed.
 """
 
 import hashlib
@@ -14,12 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from lra.errors import UserError
 from lra.io.atomic import atomic_write
 from lra.records.record import Record, parse
 
 
 def save(path: Path, model: nn.Module, record: Record) -> None:
-    """Write both, whole or not at all; OSError of one line where the disk refuses."""
+    """Write weights and record as one atomic write; OSError in one line on a disk error."""
     tensors = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
     sha256 = checksum(safetensors.torch.save(tensors))
     content = safetensors.torch.save(tensors, {"record": record.text(), "sha256": sha256})
@@ -27,7 +28,7 @@ def save(path: Path, model: nn.Module, record: Record) -> None:
 
 
 def checksum(content: bytes) -> str:
-    """SHA-256 of all tensors of a safetensors file: names, types, shapes, places and bytes."""
+    """SHA-256 of all tensors of a safetensors file: names, types, shapes, offsets and bytes."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     header.pop("__metadata__", None)
@@ -35,28 +36,28 @@ def checksum(content: bytes) -> str:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Record | None]:
-    """Weights and record of a file; a file of weights alone has no record, and one of others no checksum.
+    """Weights and record of a file. Files from elsewhere may lack the record and the checksum.
 
-    raises  ValueError, one line naming the file, if it is not there, damaged or no such file
+    raises  UserError if the file does not exist, is damaged, or is not a safetensors file
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
+        raise UserError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.get("sha256", found := checksum(path.read_bytes())) != found:
-            raise ValueError("the weights differ from their checksum")
+            raise ValueError("the weights do not match their checksum")
     except Exception as error:  # a damaged header fails in many ways, none of which runs code
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a whole safetensors file ({reason}); copy it again") from None
+        raise UserError(f"{path}: not an intact safetensors file ({reason})", hint="copy it again") from None
     return weights, parse(header["record"], where=str(path)) if "record" in header else None
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Put weights into a model. ValueError, one line, if they are another model's."""
+    """Load weights into a model; UserError if names or shapes differ."""
     known = model.state_dict()
-    stray, missing = sorted(set(weights) - set(known)), sorted(set(known) - set(weights))
+    extra, missing = sorted(set(weights) - set(known)), sorted(set(known) - set(weights))
     shapes = [
         f"{name} is {tuple(weights[name].shape)}, not {tuple(known[name].shape)}"
         for name in known
@@ -65,8 +66,8 @@ def fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
         and not name.endswith("_extra_state")
         and weights[name].shape != known[name].shape
     ]
-    wrong = [*shapes, *(f"{n} is missing" for n in missing), *(f"{n} is not of this model" for n in stray)]
+    wrong = [*shapes, *(f"{n} is missing" for n in missing), *(f"{n} is not of this model" for n in extra)]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise ValueError(f"{where}: the weights are not those of the configured model: {wrong[0]}{more}")
+        raise UserError(f"{where}: the weights are not those of the configured model: {wrong[0]}{more}")
     model.load_state_dict(weights)

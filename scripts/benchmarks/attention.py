@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks import options
 from lra.io.atomic import write_figure
 from lra.paths import ROOT
-from lra.profiling.parameters import count, fitting_width
+from lra.profiling.parameters import count_built, fitting_width
 from lra.profiling.timing import peak_bytes, seconds
 from lra.records.benchmark import Bench, Figure
 from lra.records.environment import git, hardware, versions
@@ -163,7 +163,7 @@ def sized(name: str, d_qkv: int, width: int) -> int:
         except InstantiationException as error:
             raise error.__cause__ or error from None
 
-    return count(build)
+    return count_built(build)
 
 
 def make(name: str, d_qkv: int, length: int, d_ff: int | None, width: int = WIDTH) -> nn.Module:

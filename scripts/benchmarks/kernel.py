@@ -17,7 +17,7 @@ import torch
 from benchmarks import options, s4_repo
 from lra.io.atomic import write_figure
 from lra.ops.ssm_kernels.dispatch import BACKENDS, unavailable_reason
-from lra.profiling.timing import cost
+from lra.profiling.timing import timed
 from models.s4 import S4
 from models.s4d import S4D
 
@@ -78,7 +78,7 @@ def measure(model: str, H: int, N: int, L: int, backend: str, device: str, repea
         layer.zero_grad(set_to_none=True)
 
     # before anything else has used the backend
-    ahead, both = cost(forward, device, repeats=repeats), cost(backward, device, repeats=repeats)
+    ahead, both = timed(forward, device, repeats=repeats), timed(backward, device, repeats=repeats)
     value, gradient = relative_errors(model, N, L, backend, device)
     reference_value, reference_gradient = relative_errors(model, N, L, "reference", device)
     return {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from lra.ops.ssm_kernels.dispatch import unavailable_reason
-from lra.profiling.timing import cost
+from lra.profiling.timing import timed
 from models.s4 import S4
 from models.s4d import S4D
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> list[dict]:
 
     def ms(work: Callable[[], object]) -> float | None:
         try:
-            return 1e3 * cost(work, args.device, repeats=args.repeats).seconds
+            return 1e3 * timed(work, args.device, repeats=args.repeats).seconds
         except OutOfResources:
             return None  # more registers or shared memory than a processor of this device has
 

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import options, plots, s4_repo
 from lra.ops.ssm_kernels.dispatch import BACKENDS, select_backend, unavailable_reason
-from lra.profiling.timing import cost
+from lra.profiling.timing import timed
 from models.s4 import S4
 from models.s4d import S4D
 
@@ -62,7 +62,7 @@ def measure(model: str, B: int, H: int, N: int, L: int, backend: str, args: argp
         x.grad = None
 
     value, gradient = relative_errors(MODELS[model](FEATURES, L, d_state=N, backend=backend).to(args.device), L)
-    ahead, both = cost(forward, args.device, repeats=args.repeats), cost(backward, args.device, repeats=args.repeats)
+    ahead, both = timed(forward, args.device, repeats=args.repeats), timed(backward, args.device, repeats=args.repeats)
     return {
         "model": model, "B": B, "H": H, "N": N, "L": L, "backend": select_backend(backend, args.device),
         "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,

@@ -93,7 +93,7 @@ class Stopwatch(Callback):
 
     def setup(self, trainer, pl_module, stage) -> None:
         self.device = trainer.strategy.root_device
-        step = pl_module.optimizer_step
+        step = pl_module.training_step
 
         def timed(*args: Any, **kwargs: Any) -> None:
             start = self.mark()
@@ -101,7 +101,7 @@ class Stopwatch(Callback):
             self.works.append((start, self.mark()))
 
         if stage == "fit":
-            pl_module.optimizer_step = timed
+            pl_module.training_step = timed
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.ends.append(self.mark())
@@ -124,13 +124,13 @@ def main(answer: str, *words: str) -> int:
     from lra.config.compose import composed
     from lra.training import run
 
-    watch, usual = Stopwatch(), run.trainer_for
+    watch, usual = Stopwatch(), run.make_trainer
 
     def with_watch(*args: Any, callbacks: list[Callback], **kwargs: Any) -> Any:
         # the first to hear of a step's end: what the others do there counts as host
         return usual(*args, callbacks=[watch, *callbacks], **kwargs)
 
-    run.trainer_for = with_watch
+    run.make_trainer = with_watch
     from lra.launch import job
 
     status = job.one(**composed(list(words)))

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import options
 from lra.paths import RESULTS
-from lra.profiling.timing import cost
+from lra.profiling.timing import timed
 from lra.records.published import load_published
 from models.lssl import LSSL
 from models.s4 import S4
@@ -60,7 +60,7 @@ def measure(layer: torch.nn.Module, args: argparse.Namespace) -> dict[str, float
         layer.zero_grad(set_to_none=True)
         x.grad = None
 
-    taken = cost(step, args.device, repeats=args.repeats)
+    taken = timed(step, args.device, repeats=args.repeats)
     held = sum(t.numel() * t.element_size() for t in (*layer.parameters(), x))
     found = {"ms": 1e3 * taken.seconds, "MB": (held + taken.peak_bytes) / 1e6}
     print(f"{type(layer).__name__} H {width}: {found['ms']:.1f} ms, {found['MB']:.1f} MB", flush=True)

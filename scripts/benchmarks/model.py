@@ -17,7 +17,7 @@ from benchmarks import options, plots
 from benchmarks.step import batch_size, composed, random_batch
 from lra.config import tuned
 from lra.ops.ssm_kernels import dispatch
-from lra.profiling.timing import cost
+from lra.profiling.timing import timed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def measure(task: str, model: str, backend: str, args: argparse.Namespace) -> di
         nn.functional.cross_entropy(forward(), batch.y).backward()
         net.zero_grad(set_to_none=True)
 
-    ahead, both = cost(forward, args.device, repeats=args.repeats), cost(backward, args.device, repeats=args.repeats)
+    ahead, both = timed(forward, args.device, repeats=args.repeats), timed(backward, args.device, repeats=args.repeats)
     return {
         "task": task, "model": model, "B": B, "L": spec.max_len, "backend": backend,
         "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,

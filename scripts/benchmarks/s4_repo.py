@@ -45,7 +45,7 @@ def main() -> None:
 
     import torch
 
-    from lra.profiling.timing import cost
+    from lra.profiling.timing import timed
 
     torch.set_num_threads(threads or torch.get_num_threads())
     if path == "keops" and device == "cpu":
@@ -79,7 +79,7 @@ def main() -> None:
         block.zero_grad(set_to_none=True)
         x.grad = None
 
-    ahead, both = cost(forward, device, repeats=repeats), cost(backward, device, repeats=repeats)
+    ahead, both = timed(forward, device, repeats=repeats), timed(backward, device, repeats=repeats)
     numbers = {
         "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,
         "peak MiB": both.peak_bytes / 2**20,
@@ -93,7 +93,7 @@ def training_step(s4, device, repeats, *, H, N, L, rows, n_layers, prenorm, norm
     import torch
     from torch import nn
 
-    from lra.profiling.timing import cost
+    from lra.profiling.timing import timed
 
     class Stack(nn.Module):
         def __init__(self):
@@ -134,7 +134,7 @@ def training_step(s4, device, repeats, *, H, N, L, rows, n_layers, prenorm, norm
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    taken = cost(step, device, repeats=repeats)
+    taken = timed(step, device, repeats=repeats)
     held = sum(p.numel() for p in net.parameters())
     return {"forward+backward ms": 1e3 * taken.seconds, "peak MiB": taken.peak_bytes / 2**20, "parameters": held}
 

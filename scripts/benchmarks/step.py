@@ -32,10 +32,10 @@ from lra.config import tuned
 from lra.io.atomic import write_figure
 from lra.paths import CONFIGS
 from lra.profiling.flops import forward_flops
-from lra.profiling.parameters import parameters
+from lra.profiling.parameters import count_parameters
 from lra.profiling.timing import peak_bytes, seconds
 from lra.task import Batch, TaskSpec
-from lra.training.cuda_graphs import WARM, Graphs
+from lra.training.cuda_graphs import WARMUP_PASSES, GraphReplay, StepOutput
 from lra.training.optim import adamw
 
 WAYS = {
@@ -109,10 +109,10 @@ def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, ra
         nets.append(instantiate(cfg.model, spec=spec))
         steps.append(training_step(nets[-1].to(device), random_batch(spec, B).to(device), cfg, way))
     flops = 3 * B * forward_flops(nets[0], spec, longest=spec.max_len)
-    rows_in, held = B * (1 + spec.paired), parameters(nets[0])
+    rows_in, held = B * (1 + spec.paired), count_parameters(nets[0])
     first = [seconds(step, device) for step in steps]
     # so many that what is recorded has been; the memory of a recording is taken when it is made
-    peaks = [max(peak_bytes(step, device) for _ in range(WARM + 1)) for step in steps]
+    peaks = [max(peak_bytes(step, device) for _ in range(WARMUP_PASSES + 1)) for step in steps]
     times = [[seconds(step, device) for step in steps] for _ in range(args.repeats)]
     table = []
     for i, way in enumerate(args.ways):
@@ -154,20 +154,17 @@ def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, way: str) -> Ca
     optimizer = adamw(net, **cfg.optimizer)
     autocast = partial(torch.autocast, batch.x.device.type, torch.bfloat16, enabled="bf16" in way)
 
-    def work(batch: Batch) -> tuple[Tensor, Tensor]:
+    def compute_loss(batch: Batch) -> StepOutput:
         scores = net(batch.x, batch.mask).float()
-        return nn.functional.cross_entropy(scores, batch.y), scores
+        return StepOutput(nn.functional.cross_entropy(scores, batch.y), scores, batch.y)
 
-    passes = Graphs(work, net, batch.x.shape[1]) if "graph" in way else None
+    graphs = GraphReplay(compute_loss, net, batch.x.shape[1]) if "graph" in way else None
 
     def step() -> None:
         with autocast():
-            done = passes.repeat(batch) if passes else None
-            loss = work(batch)[0] if done is None else done.loss
-        if passes and done:
-            passes.give(done)
-        else:
-            loss.backward()
+            output = graphs.gradients(batch) if graphs else compute_loss(batch)
+        if not graphs:
+            output.loss.backward()
         if cfg.training.clip:
             nn.utils.clip_grad_norm_(net.parameters(), cfg.training.clip)
         optimizer.step()

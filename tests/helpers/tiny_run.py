@@ -1,4 +1,4 @@
-"""A run of a second: which of two tokens is more frequent? For tests of what becomes of runs."""
+"""A training run of about a second: which of two tokens is more frequent?"""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from lra.training.run import run
 
 
 class Loader:
-    """Batches in an order that is a function of the epoch; stateful as Lightning knows it."""
+    """Batches in an order that depends on the epoch; Lightning saves and restores its state."""
 
     def __init__(self, x, y, batch, shuffle):
         self.x, self.y, self.batch, self.shuffle = x, y, batch, shuffle
@@ -49,6 +49,7 @@ class Majority(pl.LightningDataModule):
     spec = TaskSpec("majority", 9, 2, 3)
     kind, fingerprint, counts = "toy", "0" * 8, {"train": 64, "val": 32, "test": 32}
     notes = ("made up",)
+    batch_size = 8
 
     def __init__(self):
         super().__init__()
@@ -60,21 +61,18 @@ class Majority(pl.LightningDataModule):
     def majority(self, split):
         return self.parts[split][1].bincount().max().item() / len(self.parts[split][1])
 
-    def shown(self, split, i):
+    def example(self, split, i):
         return "".join("ab"[token - 1] for token in self.parts[split][0][i].tolist()), None
 
-    def loader(self, split, shuffle=False):
-        return Loader(*self.parts[split], 8, shuffle)
-
     def train_dataloader(self):
-        return self.loader("train", shuffle=True)
+        return Loader(*self.parts["train"], self.batch_size, shuffle=True)
 
     def val_dataloader(self):
-        return self.loader("val")
+        return Loader(*self.parts["val"], self.batch_size, shuffle=False)
 
     def test_dataloader(self):
         self.tested += 1
-        return self.loader("test")
+        return Loader(*self.parts["test"], self.batch_size, shuffle=False)
 
 
 class Pool(nn.Module):
@@ -88,7 +86,7 @@ class Pool(nn.Module):
 
 
 class StopsAt(Pool):
-    """Sends a signal to its own process in the middle of one training step."""
+    """Sends SIGTERM to its own process during training step `at`."""
 
     at: int | None = None
     seen = 0
@@ -100,18 +98,14 @@ class StopsAt(Pool):
         return super().forward(x, mask)
 
 
-def cell():
-    config = {"model": {"d_model": 8}}
-    return RunSpec("majority", "pool", "Pool", 0, "smoke", [], config, config_hash(config), None, None, "none")
-
-
-def go(folder, *, steps=40, mixer=Pool, data=None, lr=0.01, hardware=None, **training):
+def train(folder, *, steps=40, mixer=Pool, data=None, lr=0.01, hardware=None, notes=(), **training):
+    """A run with seed 0; returns its record. `training` are further arguments of `Training`."""
     torch.manual_seed(0)
-    model = Classifier(Majority.spec, d_model=8, n_layers=1, mixer=mixer)
+    config = {"model": {"d_model": 8}}
     return run(
-        cell(),
+        RunSpec("majority", "pool", "Pool", 0, "smoke", [], config, config_hash(config), None, None, "none", [*notes]),
         data=data or Majority(),
-        model=model,
+        model=Classifier(Majority.spec, d_model=8, n_layers=1, mixer=mixer),
         optimizer={"lr": lr},
         training=Training(steps=steps, validations=4, **training),
         hardware=hardware or Hardware(accelerator="cpu"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from helpers.tiny_run import Majority, Pool, StopsAt, go, losses
+from helpers.tiny_run import Majority, Pool, StopsAt, losses, train
 from lra.nn.classifier import Classifier
 from lra.training import weights
 from lra.training.checkpoint import Checkpoint, read_checkpoint, read_state, write_state
@@ -27,14 +27,14 @@ def stopped(tmp_path_factory) -> Path:
     """The folder of a run stopped at step 17 of 40, with its last two checkpoints."""
     folder = tmp_path_factory.mktemp("run") / "stopped"
     StopsAt.at, StopsAt.seen = 17, 0
-    assert go(folder, mixer=StopsAt, hardware=SAVE_EVERY_STEP).status == "interrupted"
+    assert train(folder, mixer=StopsAt, hardware=SAVE_EVERY_STEP).status == "interrupted"
     assert {p.name for p in folder.iterdir()} == {"last.ckpt", "previous.ckpt", "best-10.ckpt"}
     return folder
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    return go(tmp_path_factory.mktemp("run"))
+    return train(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_foreign_checkpoint_runs_no_code(examples, fuzz, tmp_path):
 def finished(tmp_path_factory) -> Path:
     """The weights of a finished run, next to its record."""
     folder = tmp_path_factory.mktemp("run")
-    assert go(folder, steps=4).status == "ok"
+    assert train(folder, steps=4).status == "ok"
     return folder / "model.safetensors"
 
 
@@ -176,18 +176,18 @@ def test_damaged_checkpoint_falls_back_to_previous(folder, uninterrupted, capsys
     flip(content, 0.5, 0)
     last.write_bytes(content)
     StopsAt.at, StopsAt.seen = 1, 0  # stops again after one step, and saves
-    assert go(folder, mixer=StopsAt).steps_done == 17
+    assert train(folder, mixer=StopsAt).steps_done == 17
     assert f"{last}: " in capsys.readouterr().out
     # the damaged file has not replaced the good one
     for name in ("last.ckpt", "previous.ckpt"):
         read_checkpoint(folder / name)
-    assert losses(go(folder)) == losses(uninterrupted)
+    assert losses(train(folder)) == losses(uninterrupted)
 
 
 def test_two_damaged_checkpoints_restart_the_run(folder, uninterrupted, capsys):
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / name).write_bytes(b"nothing")
-    assert losses(go(folder)) == losses(uninterrupted)
+    assert losses(train(folder)) == losses(uninterrupted)
     assert f"{folder}: no " in capsys.readouterr().out
 
 
@@ -215,7 +215,7 @@ def test_checkpoints_have_their_best_weights(folder):
 def test_unused_best_weights_are_removed(tmp_path):
     """Validation is best at steps 6, 12 and 18; the checkpoint before the last one is from step 17."""
     StopsAt.at, StopsAt.seen = 18, 0
-    assert go(tmp_path, steps=24, mixer=StopsAt, hardware=SAVE_EVERY_STEP).selection.step == 18
+    assert train(tmp_path, steps=24, mixer=StopsAt, hardware=SAVE_EVERY_STEP).selection.step == 18
     assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt", "best-12.ckpt", "best-18.ckpt"}
 
 
@@ -230,13 +230,13 @@ def test_failed_save_is_one_line_and_loses_nothing(folder, uninterrupted, monkey
     with monkeypatch.context() as patch:
         patch.setattr(owner, call, fail)
         with pytest.raises(OSError, match=r"runs=/some/dir") as error:
-            go(folder, hardware=SAVE_EVERY_STEP)
+            train(folder, hardware=SAVE_EVERY_STEP)
     message = str(error.value)
     assert str(folder) in message
     assert ("make room" in message) == (number == errno.ENOSPC)
     assert "\n" not in message
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    assert losses(go(folder)) == losses(uninterrupted)
+    assert losses(train(folder)) == losses(uninterrupted)
 
 
 def test_failed_write_keeps_the_old_checkpoint(tmp_path):

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from helpers.tiny_run import Pool, go
+from helpers.tiny_run import Pool, train
 from lra.training.divergence import Divergence
 
 
@@ -46,7 +46,7 @@ class BadLoss(BadGradient):
 
 def diverge(folder, mixer, at, *, stop_at=None, warmup=0):
     mixer.at, mixer.stop_at, mixer.seen = at, stop_at, 0
-    return go(folder, steps=48, mixer=mixer, schedule="constant", warmup=warmup)
+    return train(folder, steps=48, mixer=mixer, schedule="constant", warmup=warmup)
 
 
 GROUP = "(parameter group 1 of 1: learning rate 0.01, weight decay 0)"
@@ -127,6 +127,6 @@ def test_divergence_is_remembered_after_a_restart(tmp_path):
 
 
 def test_run_at_chance_is_flagged(tmp_path):
-    stuck = go(tmp_path / "stuck", steps=8, lr=0.0)
+    stuck = train(tmp_path / "stuck", steps=8, lr=0.0)
     assert stuck.notes[-1].startswith(f"stayed at chance: {100 * stuck.test_accuracy:.2f} %")
-    assert not any("at chance" in note for note in go(tmp_path / "learned", steps=200).notes)
+    assert not any("at chance" in note for note in train(tmp_path / "learned", steps=200).notes)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from data.datamodule import DataError
 from data.listops import ListOps
+from data.prepared import DataError
 from helpers.finished_run import small_run
-from helpers.tiny_run import Majority, Pool, go
+from helpers.tiny_run import Majority, Pool, train
 from lra.nn.classifier import Classifier
 from lra.tables import comparison
 from lra.training import weights
@@ -34,7 +34,7 @@ def test_selection_on_test_is_marked(tmp_path):
 
 def test_test_set_is_read_once(tmp_path):
     data = Majority()
-    assert go(tmp_path, steps=8, data=data).status == "ok"
+    assert train(tmp_path, steps=8, data=data).status == "ok"
     assert data.tested == 1
     learner = Learner(Classifier(Majority.spec, d_model=8, n_layers=1, mixer=Pool), optimizer={"lr": 0.1})
     learner.on_test_epoch_start()
@@ -56,7 +56,7 @@ class LosesItsInput(Pool):
 
 
 def test_selected_weights_are_tested_and_kept(tmp_path):
-    record = go(tmp_path, steps=40, mixer=LosesItsInput, lr=0.1)
+    record = train(tmp_path, steps=40, mixer=LosesItsInput, lr=0.1)
     assert record.curve[-1].val_accuracy < 0.7
     assert record.selection.step <= 20
     assert record.test_accuracy > 0.9
@@ -66,7 +66,7 @@ def test_selected_weights_are_tested_and_kept(tmp_path):
 
 
 def test_record_names_the_selection_rule(tmp_path):
-    record = go(tmp_path, steps=8)
+    record = train(tmp_path, steps=8)
     assert record.selection.rule == "best val/accuracy, earliest of equals"
     best = max(p.val_accuracy for p in record.curve)
     assert record.selection.step == min(p.step for p in record.curve if p.val_accuracy == best)

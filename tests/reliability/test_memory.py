@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.tiny_run import Pool, StopsAt, go, losses
+from helpers.tiny_run import Pool, StopsAt, losses, train
 from lra.task import Batch
 from lra.training.config import Hardware
 
@@ -58,12 +58,12 @@ def assert_close_curves(split, unsplit):
 
 @pytest.fixture(scope="module")
 def unsplit(tmp_path_factory):
-    return go(tmp_path_factory.mktemp("run"), mixer=limited(99), steps=16)
+    return train(tmp_path_factory.mktemp("run"), mixer=limited(99), steps=16)
 
 
 @pytest.mark.parametrize("mixer", [limited(3), limited(4, since=10), LimitedInBackward])
 def test_split_batch_gives_the_full_batch_result(unsplit, tmp_path, mixer):
-    split = go(tmp_path, mixer=mixer, steps=16)
+    split = train(tmp_path, mixer=mixer, steps=16)
     assert_close_curves(split, unsplit)
     assert split.test_correct == unsplit.test_correct
 
@@ -91,9 +91,9 @@ def little_memory():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_full_gpu_gives_the_full_batch_result(tmp_path, little_memory):
     on_gpu = Hardware(accelerator="gpu")
-    split = go(tmp_path / "split", mixer=Scratch, steps=16, hardware=on_gpu)
+    split = train(tmp_path / "split", mixer=Scratch, steps=16, hardware=on_gpu)
     assert any("memory ran out at step 1" in note for note in split.notes)
-    assert_close_curves(split, go(tmp_path / "unsplit", mixer=limited(99), steps=16, hardware=on_gpu))
+    assert_close_curves(split, train(tmp_path / "unsplit", mixer=limited(99), steps=16, hardware=on_gpu))
 
 
 def test_split_keeps_all_examples_in_order():
@@ -122,7 +122,7 @@ class LimitedInEvaluation(LimitedMemory):
 
 @pytest.mark.parametrize(("mixer", "phase"), [(limited(4), "training"), (LimitedInEvaluation, "evaluation")])
 def test_oom_record_says_what_was_needed(tmp_path, mixer, phase):
-    record = go(tmp_path, mixer=mixer, hardware=Hardware(accelerator="cpu", split=False))
+    record = train(tmp_path, mixer=mixer, hardware=Hardware(accelerator="cpu", split=False))
     assert record.status == "oom"
     assert "Tried to allocate 9 GiB" in record.reason
     assert f"{phase}: 8 of 8 examples" in record.reason
@@ -140,7 +140,7 @@ class NaNInOnePart(LimitedMemory):
 
 
 def test_split_loss_covers_all_parts(tmp_path):
-    record = go(tmp_path, mixer=NaNInOnePart, steps=16)
+    record = train(tmp_path, mixer=NaNInOnePart, steps=16)
     assert record.reason.startswith("the loss is not finite since step 3")
 
 
@@ -150,12 +150,12 @@ def test_oom_in_the_optimizer_is_recorded(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("no room for the moments")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    record = go(tmp_path, steps=16)
+    record = train(tmp_path, steps=16)
     assert (record.status, record.reason, record.steps_done) == ("oom", "no room for the moments", 0)
 
 
 def test_oom_with_a_single_example_is_recorded(tmp_path):
-    record = go(tmp_path, mixer=limited(0))
+    record = train(tmp_path, mixer=limited(0))
     assert record.status == "oom"
     assert "one example cannot be" in record.reason
 
@@ -170,21 +170,21 @@ class LimitedStopsAt(StopsAt):
 
 def test_split_run_resumes_bit_for_bit(tmp_path):
     LimitedStopsAt.at, LimitedStopsAt.seen = None, 0
-    uninterrupted = go(tmp_path / "uninterrupted", mixer=LimitedStopsAt, steps=24)
+    uninterrupted = train(tmp_path / "uninterrupted", mixer=LimitedStopsAt, steps=24)
     LimitedStopsAt.at, LimitedStopsAt.seen = 17, 0
-    first = go(tmp_path / "stopped", mixer=LimitedStopsAt, steps=24)
+    first = train(tmp_path / "stopped", mixer=LimitedStopsAt, steps=24)
     assert first.status == "interrupted"
     assert set(first.notes) <= set(uninterrupted.notes)
     assert any("memory ran out at step 11" in note for note in first.notes)
     LimitedStopsAt.at = None
-    second = go(tmp_path / "stopped", mixer=LimitedStopsAt, steps=24)
+    second = train(tmp_path / "stopped", mixer=LimitedStopsAt, steps=24)
     assert second.status == "ok"
     assert losses(second) == losses(uninterrupted)
     assert second.notes == uninterrupted.notes
 
 
 def test_run_resumes_after_oom(tmp_path):
-    uninterrupted = go(tmp_path / "uninterrupted", steps=24)
+    uninterrupted = train(tmp_path / "uninterrupted", steps=24)
     mixer = limited(4, since=15)
 
     def with_dropout(d_model, max_len):
@@ -193,6 +193,6 @@ def test_run_resumes_after_oom(tmp_path):
         return model
 
     hardware = Hardware(accelerator="cpu", split=False, checkpoint_seconds=0.0)
-    first = go(tmp_path / "stopped", mixer=with_dropout, hardware=hardware, steps=24)
+    first = train(tmp_path / "stopped", mixer=with_dropout, hardware=hardware, steps=24)
     assert (first.status, first.steps_done) == ("oom", 14)
-    assert losses(go(tmp_path / "stopped", steps=24)) == losses(uninterrupted)
+    assert losses(train(tmp_path / "stopped", steps=24)) == losses(uninterrupted)

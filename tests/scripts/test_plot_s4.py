@@ -42,7 +42,7 @@ def test_trained_kernels_are_those_of_the_checkpoint(tmp_path):
     assert list(stages) == ["untrained"]
     changed = plot_s4.model_of(SMALL)[0]
     with torch.no_grad():
-        for layer in plot_s4.layers_of(changed):
+        for layer in plot_s4.layers_with_kernel(changed):
             layer.log_dt += 1
     # as a finished run leaves them, and as one still going does
     save_file(changed.state_dict(), tmp_path / "model.safetensors")

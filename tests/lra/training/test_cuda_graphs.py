@@ -1,4 +1,4 @@
-"""Recorded passes give what passes give; where none can be recorded, that is said."""
+"""CUDA graphs compute what eager passes compute; passes that cannot be recorded raise a clear error."""
 
 import functools
 
@@ -9,46 +9,47 @@ import torch.nn.functional as F
 from benchmarks.step import random_batch, training_step
 from helpers.compose import classifier, compose, names
 from helpers.fake_cuda_graphs import record
-from helpers.tiny_run import Pool, go, losses
+from helpers.tiny_run import Pool, losses, train
 from lra.ops import scan, selective_scan
 from lra.ops.ssm_kernels import dispatch
 from lra.task import Batch, TaskSpec
 from lra.training import cuda_graphs
 from lra.training.config import Hardware
-from lra.training.cuda_graphs import Graphs
+from lra.training.cuda_graphs import GraphReplay, StepOutput
 from lra.training.optim import adamw
 
-# what the host must know: of FNet the lengths of a batch, of SeqBoat how many positions are active, of DSS's softmax
-# whether a state grows
-WAITING = {"fnet", "seqboat", "dss_softmax"}
-# a reversible Reformer asks for the state of the random numbers, which the recorder here would not notice
-UNTOLD = {"reformer_reversible"}
-ON_GRAPHS = Hardware(accelerator="cpu", graph=True)
+# the host needs values of the device: the lengths of a batch (FNet), the number of active positions (SeqBoat),
+# whether a state grows (DSS with softmax)
+SYNCHRONISING = {"fnet", "seqboat", "dss_softmax"}
+# a reversible Reformer reads the state of the random generator, which only CUDA notices
+READS_RANDOM_STATE = {"reformer_reversible"}
+RECORDABLE = [name for name in names("model") if name not in SYNCHRONISING | READS_RANDOM_STATE]
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 L = 16
 
 
 @pytest.fixture
-def by_operations(monkeypatch):
-    """Everything is computed by operations of PyTorch, as the recorder needs, and recorded by it."""
+def fake_graphs(monkeypatch):
+    """CPU graphs by the fake recorder, which needs every computation to be an operator of PyTorch."""
     for module in (scan, selective_scan):
-        monkeypatch.setattr(module, "runs_compiled", lambda device: False)
+        monkeypatch.setattr(module, "compiled_here", lambda device: False)
     monkeypatch.setattr(dispatch, "ORDER", {"cpu": ("reference",)})
-    dispatch.reset_backends_used()  # tests of KeOps in this process
-    monkeypatch.setattr(cuda_graphs, "cuda_graph", lambda: record)
-    monkeypatch.setattr(cuda_graphs, "why_not", lambda *_: None)
-    monkeypatch.setattr(cuda_graphs, "WARM", 1)
-    # oneDNN's recurrent layers leave out what a backward pass needs where they are repeated without one
+    dispatch.reset_backends_used()
+    monkeypatch.setattr(cuda_graphs, "cuda_graph_recorder", lambda: record)
+    monkeypatch.setattr(cuda_graphs, "check_available", lambda *_: None)
+    monkeypatch.setattr(cuda_graphs, "WARMUP_PASSES", 1)
+    # oneDNN's recurrent layers skip what a backward pass needs if they are replayed without one
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
 
 
-def batches(n: int):
-    """Of two lengths, one row shorter than the batch."""
+def batches(n: int, device: str):
+    """Batches of two lengths, with one shorter row each."""
     generator = torch.Generator().manual_seed(0)
     for i in range(n):
         length = (L - 2, L // 2)[i % 2]
         mask = torch.arange(length) < torch.tensor([[length], [length], [length - 7]])
         x = torch.randint(1, 11, (3, length), generator=generator) * mask
-        yield Batch(x, mask, torch.randint(3, (3,), generator=generator))
+        yield Batch(*(t.to(device) for t in (x, mask, torch.randint(3, (3,), generator=generator))))
 
 
 @functools.cache
@@ -57,84 +58,80 @@ def configuration(model: str):
 
 
 def trained(
-    model: str, *, recorded: bool, precision: torch.dtype | None = None, device: str = "cpu"
+    model: str, *, graph: bool, precision: torch.dtype | None = None, device: str = "cpu"
 ) -> list[torch.Tensor]:
-    """The losses of a few steps, and the weights after them."""
+    """Losses of a few steps, and the weights after them."""
     torch.manual_seed(0)
     net = classifier(configuration(model), TaskSpec("test", L, 3, 11, ragged=True)).train().to(device)
     optimizer = adamw(net, lr=0.01)
 
-    def work(batch):
+    def compute_loss(batch):
         scores = net(batch.x, batch.mask).float()
-        return F.cross_entropy(scores, batch.y), scores
+        return StepOutput(F.cross_entropy(scores, batch.y), scores, batch.y)
 
-    passes = Graphs(work, net, L)
-    told = []
-    for batch in batches(5):
-        batch = passes.padded(Batch(*(t.to(device) for t in batch)))
+    graphs = GraphReplay(compute_loss, net, L)
+    seen = []
+    for batch in batches(5, device):
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, precision, enabled=precision is not None):
-            done = passes.repeat(batch) if recorded else None
-            loss = done.loss if done else work(batch)[0]
-        if done:
-            passes.give(done)
-        else:
+            loss = (graphs.gradients(batch) if graph else compute_loss(graphs._padded(batch))).loss
+        if not graph:
             loss.backward()
         optimizer.step()
-        told.append(loss.detach().clone())
-    assert len(passes.recordings) == 2 * recorded
-    return [*told, *net.state_dict().values()]
+        seen.append(loss.detach().clone())
+    assert len(graphs.recordings) == 2 * graph
+    return [*seen, *net.state_dict().values()]
 
 
-@pytest.mark.parametrize("model", [name for name in names("model") if name not in WAITING | UNTOLD])
-def test_a_recorded_pass_is_the_pass(by_operations, model):
-    """Of every model: dropout, running statistics and all; nothing in it waits for the device."""
-    for a, b in zip(trained(model, recorded=True), trained(model, recorded=False), strict=True):
-        assert torch.equal(a, b)
+def assert_equal(one, two):
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("model", RECORDABLE)
+def test_replay_equals_eager(fake_graphs, model):
+    """With dropout and running statistics."""
+    assert_equal(trained(model, graph=True), trained(model, graph=False))
 
 
 @pytest.mark.parametrize("model", ["s4", "transformer"])
-def test_a_recorded_pass_is_the_pass_under_autocast(by_operations, model):
-    made = [trained(model, recorded=recorded, precision=torch.bfloat16) for recorded in (True, False)]
-    for a, b in zip(*made, strict=True):
-        assert torch.equal(a, b)
+def test_replay_equals_eager_under_autocast(fake_graphs, model):
+    assert_equal(*(trained(model, graph=graph, precision=torch.bfloat16) for graph in (True, False)))
 
 
-@pytest.mark.parametrize("model", sorted(WAITING))
-def test_what_waits_for_the_device_is_named(by_operations, model):
-    with pytest.raises(ValueError, match=r"trainer.graph=true: a step cannot be recorded .*waits.*: leave it out"):
-        trained(model, recorded=True)
+@pytest.mark.parametrize("model", sorted(SYNCHRONISING))
+def test_synchronisation_is_named(fake_graphs, model):
+    with pytest.raises(ValueError, match=r"trainer.graph=true: a step cannot be recorded .*waits.*; hint: "):
+        trained(model, graph=True)
 
 
-def test_a_run_on_graphs_is_the_run(by_operations, tmp_path):
-    runs = [go(tmp_path / str(graph), hardware=Hardware(accelerator="cpu", graph=graph)) for graph in (False, True)]
+def test_run_with_graphs_equals_run_without(fake_graphs, tmp_path):
+    runs = [train(tmp_path / str(graph), hardware=Hardware(accelerator="cpu", graph=graph)) for graph in (False, True)]
     assert losses(runs[0]) == losses(runs[1])
     assert runs[0].test_correct == runs[1].test_correct
     assert [run.notes[1:] for run in runs] == [[], ["steps of training recorded as CUDA graphs"]]
 
 
-def test_a_benchmarked_step_on_a_graph_is_the_step(by_operations):
+def test_benchmarked_step_equals_eager(fake_graphs):
     cfg = compose("task=listops", "model=s4", "scale=smoke", "model.dropout=0.1")
     spec = TaskSpec("test", L, 3, 11)
-    ends = []
+    weights = []
     for way in ("bf16", "bf16+graph"):
         torch.manual_seed(0)
         net, batch = classifier(cfg, spec), random_batch(spec, 2)
         step = training_step(net, batch, cfg, way)
         for _ in range(4):
             step()
-        ends.append(net.state_dict())
-    for a, b in zip(*(end.values() for end in ends), strict=True):
-        assert torch.equal(a, b)
+        weights.append(net.state_dict().values())
+    assert_equal(*weights)
 
 
-def test_no_keops_on_a_graph(by_operations, monkeypatch):
+def test_keops_is_refused(fake_graphs, monkeypatch):
     monkeypatch.setattr(dispatch, "backends_used", lambda: {"nplr_spectrum": ["keops"]})
-    with pytest.raises(ValueError, match="KeOps computes beside the graph"):
-        trained("transformer", recorded=True)
+    with pytest.raises(ValueError, match="cannot record KeOps"):
+        trained("transformer", graph=True)
 
 
-class Full(Pool):
+class OutOfMemory(Pool):
     seen = 0
 
     def forward(self, x, mask):
@@ -143,13 +140,13 @@ class Full(Pool):
             try:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             finally:
-                # what leaving a broken recording raises
+                # leaving a broken recording raises this
                 raise RuntimeError("operation failed due to a previous error during capture")
         return super().forward(x, mask)
 
 
-def test_a_full_device_ends_a_run_on_graphs(by_operations, tmp_path):
-    run = go(tmp_path, mixer=Full, hardware=ON_GRAPHS)
+def test_out_of_memory_is_not_split(fake_graphs, tmp_path):
+    run = train(tmp_path, mixer=OutOfMemory, hardware=Hardware(accelerator="cpu", graph=True))
     assert run.status == "oom"
     assert "trainer.graph=true keeps batches whole" in run.reason
 
@@ -160,43 +157,38 @@ def test_a_full_device_ends_a_run_on_graphs(by_operations, tmp_path):
         ("cpu", {}, "this run is on cpu"),
         ("cuda", {"devices": 2}, "not with 2 processes"),
         ("cuda", {"precision": "16-mixed"}, "scales the loss"),
-        ("cuda", {"precision": "bf16-mixed"}, None),
     ],
 )
-def test_where_there_are_no_graphs_that_is_said(device, hardware, reason):
-    said = cuda_graphs.why_not(torch.device(device), Hardware(**hardware))
-    assert said is None if reason is None else reason in said
+def test_unavailable_graphs_are_refused(device, hardware, reason):
+    with pytest.raises(ValueError, match=f"^trainer.graph=true: .*{reason}"):
+        cuda_graphs.check_available(torch.device(device), Hardware(**hardware))
+    cuda_graphs.check_available(torch.device("cuda"), Hardware(precision="bf16-mixed"))
 
 
-def test_a_run_without_a_gpu_says_so_at_once(tmp_path):
-    with pytest.raises(ValueError, match="only CUDA has graphs: leave it out"):
-        go(tmp_path, hardware=ON_GRAPHS)
+def test_run_without_gpu_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="only CUDA has graphs; hint: "):
+        train(tmp_path, hardware=Hardware(accelerator="cpu", graph=True))
 
 
-on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+@pytest.mark.parametrize("model", [pytest.param(name, marks=on_gpu) for name in RECORDABLE])
+def test_cuda_replay_equals_eager(monkeypatch, model):
+    monkeypatch.setattr(cuda_graphs, "WARMUP_PASSES", 1)
+    results = [trained(model, graph=graph, device="cuda") for graph in (True, False)]
+    # gradients of embeddings are summed in no fixed order
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "model", [pytest.param(name, marks=on_gpu) for name in names("model") if name not in WAITING | UNTOLD]
-)
-def test_a_pass_recorded_by_cuda_is_the_pass(monkeypatch, model):
-    monkeypatch.setattr(cuda_graphs, "WARM", 1)
-    made = [trained(model, recorded=recorded, device="cuda") for recorded in (True, False)]
-    # sums over tokens are taken in any order there
-    torch.testing.assert_close(*made, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("model", [pytest.param(name, marks=on_gpu) for name in sorted(WAITING | UNTOLD)])
-def test_what_cuda_cannot_record_is_named(monkeypatch, model):
-    monkeypatch.setattr(cuda_graphs, "WARM", 1)
+@pytest.mark.parametrize("model", [pytest.param(n, marks=on_gpu) for n in sorted(SYNCHRONISING | READS_RANDOM_STATE)])
+def test_cuda_refusal_is_named(monkeypatch, model):
+    monkeypatch.setattr(cuda_graphs, "WARMUP_PASSES", 1)
     with pytest.raises(ValueError, match=r"trainer.graph=true: a step cannot be recorded"):
-        trained(model, recorded=True, device="cuda")
+        trained(model, graph=True, device="cuda")
 
 
 @pytest.mark.parametrize("precision", [pytest.param(p, marks=on_gpu) for p in ("32-true", "bf16-mixed")])
-def test_a_run_on_cuda_graphs_is_the_run(tmp_path, precision):
-    made = []
-    for graph in (False, True):
-        hardware = Hardware(accelerator="gpu", graph=graph, precision=precision)
-        made.append(go(tmp_path / str(graph), hardware=hardware))
-    assert losses(made[0]) == losses(made[1])
+def test_cuda_run_with_graphs_equals_run_without(tmp_path, precision):
+    runs = [
+        train(tmp_path / str(graph), hardware=Hardware(accelerator="gpu", graph=graph, precision=precision))
+        for graph in (False, True)
+    ]
+    assert losses(runs[0]) == losses(runs[1])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import tiny_run
-from helpers.tiny_run import Majority, Pool, StopsAt, go
+from helpers.tiny_run import Majority, Pool, StopsAt, train
 from lra.nn.classifier import Classifier
 from lra.records.record import Data
 from lra.training import weights
@@ -23,7 +23,7 @@ def test_a_record_says_what_was_run_and_on_what(tmp_path, monkeypatch):
     cell = replace(tiny_run.cell(), notes=["of the command"])
     monkeypatch.setattr(tiny_run, "cell", lambda: cell)
     data = Real()
-    record = go(tmp_path, steps=200, data=data)
+    record = train(tmp_path, steps=200, data=data)
     assert record.data == Data(kind="subset", fingerprint="0" * 8, counts=data.counts, chance=19 / 32)
     assert data.majority("test") == 19 / 32 != data.majority("val")
     assert record.notes == ["of the command", "made up"]
@@ -37,7 +37,7 @@ def test_a_record_says_what_was_run_and_on_what(tmp_path, monkeypatch):
 
 def test_the_numbers_of_a_record_are_those_of_its_weights(tmp_path):
     data = Majority()
-    record = go(tmp_path, steps=24, data=data)
+    record = train(tmp_path, steps=24, data=data)
     model = Classifier(Majority.spec, d_model=8, n_layers=1, mixer=Pool).eval()
     model.load_state_dict(weights.load(tmp_path / "model.safetensors")[0])
     found = {}
@@ -54,6 +54,6 @@ def test_the_numbers_of_a_record_are_those_of_its_weights(tmp_path):
 
 def test_a_stopped_run_has_the_epochs_it_came_to(tmp_path):
     StopsAt.at, StopsAt.seen = 12, 0
-    record = go(tmp_path, mixer=StopsAt)
+    record = train(tmp_path, mixer=StopsAt)
     # 64 examples in batches of eight
     assert (record.steps_done, record.steps_total, record.epochs) == (12, 40, 1.5)

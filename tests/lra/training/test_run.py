@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.tiny_run import Majority, Pool, StopsAt, go, losses
+from helpers.tiny_run import Majority, Pool, StopsAt, losses, train
 from lra.ops.ssm_kernels import dispatch
 from lra.training.checkpoint import discard
 from lra.training.config import Hardware, Training
@@ -19,7 +19,7 @@ from models.s4 import S4
 
 def test_a_run_learns_and_tells_what_it_did(tmp_path):
     data = Majority()
-    record = go(tmp_path, steps=200, data=data)
+    record = train(tmp_path, steps=200, data=data)
     assert record.status == "ok"
     assert record.steps_done == record.steps_total == 200
     assert [p.step for p in record.curve] == [50, 100, 150, 200]
@@ -35,14 +35,14 @@ def test_a_run_learns_and_tells_what_it_did(tmp_path):
 def test_the_record_names_the_kernel_backend_of_its_run_alone(tmp_path, monkeypatch):
     """Not the definition, by which operations are counted, nor what ran before in the process."""
     monkeypatch.setattr(dispatch, "_backends_used", {"nplr_spectrum": {"keops"}})
-    records = [go(tmp_path / mixer.__name__, steps=4, mixer=mixer) for mixer in (S4, Pool)]
+    records = [train(tmp_path / mixer.__name__, steps=4, mixer=mixer) for mixer in (S4, Pool)]
     assert [record.kernel_backend for record in records] == ["compiled", None]
 
 
 def test_gradients_are_clipped_under_autocast_too(tmp_path):
     """By a fused optimizer, which Lightning's own clipping refuses there."""
     hardware = Hardware(accelerator="cpu", precision="bf16-mixed")
-    records = [go(tmp_path / str(clip), hardware=hardware, clip=clip) for clip in (None, 1e-9)]
+    records = [train(tmp_path / str(clip), hardware=hardware, clip=clip) for clip in (None, 1e-9)]
     assert [(r.status, r.precision) for r in records] == [("ok", "bf16-mixed")] * 2
     # AdamW divides by the gradient's size, of which so little is left that its small constant counts
     moved, stayed = (abs(r.curve[-1].train_loss - r.curve[0].train_loss) for r in records)
@@ -60,27 +60,27 @@ def test_scaled_gradients_are_not_clipped_as_if_they_were_not(monkeypatch):
 
 def test_the_test_split_is_read_once(tmp_path):
     data = Majority()
-    go(tmp_path, data=data)
+    train(tmp_path, data=data)
     assert data.tested == 1
 
 
 def test_same_seed_same_numbers(tmp_path):
-    a, b = go(tmp_path / "a"), go(tmp_path / "b")
+    a, b = train(tmp_path / "a"), train(tmp_path / "b")
     assert losses(a) == losses(b)
     assert a.test_correct == b.test_correct
 
 
 @pytest.mark.parametrize("at", [1, 13, 20, 40])
 def test_a_stopped_run_goes_on_as_if_undisturbed(tmp_path, at):
-    whole = go(tmp_path / "whole")
+    whole = train(tmp_path / "whole")
     StopsAt.at, StopsAt.seen = at, 0
-    first = go(tmp_path / "stopped", mixer=StopsAt)
+    first = train(tmp_path / "stopped", mixer=StopsAt)
     assert first.status == "interrupted"
     assert first.steps_done == at
     assert "SIGTERM" in first.reason
     assert first.test_accuracy is None
     StopsAt.at, StopsAt.seen = None, 0
-    second = go(tmp_path / "stopped", mixer=StopsAt)
+    second = train(tmp_path / "stopped", mixer=StopsAt)
     assert second.status == "ok"
     assert StopsAt.seen == 40 - at, "it began anew"
     assert losses(second) == losses(whole)
@@ -99,7 +99,7 @@ def test_draws_of_python_and_numpy_go_on_as_if_undisturbed(tmp_path):
     def noisy(folder, seed):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
-        return go(tmp_path / folder, mixer=Noisy)
+        return train(tmp_path / folder, mixer=Noisy)
 
     Noisy.at = None
     whole, other = noisy("whole", 0), noisy("other", 1)
@@ -111,18 +111,18 @@ def test_draws_of_python_and_numpy_go_on_as_if_undisturbed(tmp_path):
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
-    whole = go(tmp_path / "whole")
+    whole = train(tmp_path / "whole")
     StopsAt.at, StopsAt.seen = 17, 0
-    go(tmp_path / "stopped", mixer=StopsAt, hardware=Hardware(accelerator="cpu", checkpoint_seconds=0.0))
+    train(tmp_path / "stopped", mixer=StopsAt, hardware=Hardware(accelerator="cpu", checkpoint_seconds=0.0))
     last = tmp_path / "stopped" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:500])
-    second = go(tmp_path / "stopped")
+    second = train(tmp_path / "stopped")
     assert "last.ckpt: not readable" in capsys.readouterr().out
     assert losses(second) == losses(whole)
 
 
 def test_divergence_is_a_record_that_names_step_and_rate(tmp_path):
-    record = go(tmp_path, steps=100, lr=1e30)
+    record = train(tmp_path, steps=100, lr=1e30)
     assert record.status == "diverged"
     assert "step" in record.reason
     assert "learning rate" in record.reason
@@ -134,7 +134,7 @@ def test_out_of_memory_is_a_record(tmp_path):
         def forward(self, x, mask):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore lines")
 
-    record = go(tmp_path, mixer=Hungry)
+    record = train(tmp_path, mixer=Hungry)
     assert record.status == "oom"
     assert record.reason == "CUDA out of memory. Tried to allocate 9 GiB"
 
@@ -198,6 +198,6 @@ def test_a_step_waits_for_nothing(tmp_path):
     counts = []
     for steps in (20, 40):
         with Asked() as asked:
-            go(tmp_path / str(steps), steps=steps, clip=1.0)
+            train(tmp_path / str(steps), steps=steps, clip=1.0)
         counts.append(asked.n)
     assert counts[0] == counts[1] > 0
