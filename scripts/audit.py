@@ -1,4 +1,4 @@
-"""Recompute every table cell from the records and check records, hashes, commits and files; exit 1 if one is off."""
+"""Recompute every table cell and check records, hashes, commits and files; exit status 1 if anything is wrong."""
 
 import handover
 
@@ -18,11 +18,11 @@ from lra.records.store import scan
 from lra.report.page import page
 from lra.tables.build import scales_of, table_files
 
-# benchmarks of code that nobody can see, which wait to be measured again; the audit names each all the same
+# benchmarks of uncommitted code that are accepted until they are measured again; the audit still names them
 ACCEPTED = {
-    "kernel_h100.json": "measured where the code lay without its repository",
-    "layer_h100.json": "measured where the code lay without its repository",
-    "s4_table_2.json": "measured while there were changes",
+    "kernel_h100.json": "measured on a copy of the code without its repository",
+    "layer_h100.json": "measured on a copy of the code without its repository",
+    "s4_table_2.json": "measured with uncommitted changes",
 }
 
 
@@ -30,21 +30,20 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     result_options.arguments(parser)
     parser.add_argument("--tables", type=Path, default=ROOT / "results/tables", help="folder of tables")
-    parser.add_argument("--repository", type=Path, default=ROOT, help="where the commits should be")
+    parser.add_argument("--repository", type=Path, default=ROOT, help="repository with the commits")
     return parser.parse_args()
 
 
-def without_history(repository: Path) -> str | None:
-    """Why no commit can be looked up there, None if it can."""
-    unknown = f"{repository}: the commits of records are not looked up"
+def missing_history(repository: Path) -> str | None:
+    """Why commits cannot be checked there; None if they can."""
     try:
-        asked = git_command(repository, "rev-parse", "--is-shallow-repository")
-        done = subprocess.run(asked, capture_output=True, text=True)
+        command = git_command(repository, "rev-parse", "--is-shallow-repository")
+        done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
-        return f"{unknown}: git is not installed"
+        return "git is not installed"
     if done.returncode:
-        return f"{unknown}: no repository: take the whole of it with git clone"
-    return f"{unknown}: a shallow clone: git fetch --unshallow" if done.stdout.strip() == "true" else None
+        return "not a repository; hint: git clone"
+    return "a shallow clone; hint: git fetch --unshallow" if done.stdout.strip() == "true" else None
 
 
 def commit_is_known(repository: Path, commit: str) -> bool:
@@ -61,28 +60,30 @@ def main() -> int:
             records.append(outcome)
         else:
             findings.append(str(outcome))
-    blind = without_history(args.repository)
-    findings += [blind] if blind else []
-    known = functools.cache(lambda commit: blind is not None or commit_is_known(args.repository, commit))
+    unchecked = missing_history(args.repository)
+    if unchecked:
+        findings.append(f"{args.repository}: commits of records cannot be checked: {unchecked}")
+    known = functools.cache(lambda commit: unchecked is not None or commit_is_known(args.repository, commit))
     findings += audit_records(records, known)
-    for path, said in audit_benchmarks(args.bench, known):
+    for path, problem in audit_benchmarks(args.bench, known):
         if path.name in ACCEPTED:
-            print(f"accepted: {path}: {said} ({ACCEPTED[path.name]})")
+            print(f"accepted: {path}: {problem} ({ACCEPTED[path.name]})")
         else:
-            findings.append(f"{path}: {said}")
+            findings.append(f"{path}: {problem}")
     try:
         published, benches = load_published(args.published), load_bench(args.bench)
     except (ValueError, OSError) as error:
         findings.append(str(error))
     else:
         findings += audit_files(args.tables, table_files(records, published, benches))
+        # the page is not committed
         report = args.tables.parent / "report.html"
         pages = (page(records, published, scale, benches) for scale in scales_of(records))
         if report.is_file() and report.read_text(encoding="utf-8") not in pages:
-            findings.append(f"{report}: not what the records give; make report")
+            findings.append(f"{report}: differs from the records; hint: make report")
         for path in sorted(args.tables.glob("*.csv")):
             text = path.read_text(encoding="utf-8")
-            # the papers' own tables take their measured numbers from the table of scale paper
+            # the papers' own tables have the measured numbers of scale paper
             findings += audit_csv(text, records, str(path)) if text.startswith("scale,") else []
     for finding in findings:
         print(finding)

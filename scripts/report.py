@@ -1,4 +1,4 @@
-"""One self-contained HTML page from the records under results/runs: table, learning curves, plots, failures, runs."""
+"""Write one self-contained HTML page from the records in results/runs: table, learning curves, plots, runs."""
 
 import handover
 
@@ -19,7 +19,7 @@ from lra.tables.build import main_scale
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     result_options.arguments(parser)
-    parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file the page is written to")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file for the page")
     parser.add_argument("--scale", help="paper, mini or smoke; default: the largest with runs of an unchanged recipe")
     return parser.parse_args()
 

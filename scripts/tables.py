@@ -1,4 +1,4 @@
-"""Comparison tables from the records under results/runs: Markdown, CSV and LaTeX, and the main one on the screen."""
+"""Write the comparison tables from the records in results/runs as Markdown, CSV and LaTeX, and print the main one."""
 
 import handover
 
@@ -21,9 +21,9 @@ from lra.tables.comparison import render_rich
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     result_options.arguments(parser)
-    parser.add_argument("--out", type=Path, default=ROOT / "results/tables", help="folder the tables are written to")
-    parser.add_argument("--scale", help="show this scale; default: the largest with runs of an unchanged recipe")
-    parser.add_argument("--quiet", action="store_true", help="write the files and show nothing")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/tables", help="folder for the tables")
+    parser.add_argument("--scale", help="scale to print; default: the largest with runs of an unchanged recipe")
+    parser.add_argument("--quiet", action="store_true", help="print nothing")
     return parser.parse_args()
 
 

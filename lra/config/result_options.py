@@ -1,4 +1,4 @@
-"""Where results lie: the options that the commands which read them have in common."""
+"""Command-line options that the scripts reading results share."""
 
 import argparse
 from pathlib import Path
@@ -6,15 +6,14 @@ from pathlib import Path
 from lra.paths import RESULTS
 
 
-def folder(text: str) -> Path:
-    """A folder given on the command line; one that is not there was misspelt."""
+def existing_folder(text: str) -> Path:
     if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+        raise argparse.ArgumentTypeError(f"no such folder: {text}")
     return Path(text)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """--runs, --published, --bench"""
-    parser.add_argument("--runs", type=folder, default=RESULTS / "runs", help="folder of records")
-    parser.add_argument("--published", type=Path, default=RESULTS / "published", help="published numbers")
+    """Add --runs, --published and --bench."""
+    parser.add_argument("--runs", type=existing_folder, default=RESULTS / "runs", help="folder of records")
+    parser.add_argument("--published", type=Path, default=RESULTS / "published", help="folder of published numbers")
     parser.add_argument("--bench", type=Path, default=RESULTS / "bench", help="folder of benchmark files")

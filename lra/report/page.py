@@ -1,204 +1,321 @@
-"""Records as one self-contained HTML page: no network, light and dark, desk and phone; a pure function of records."""
+"""Records as one self-contained HTML page: no network, light and dark, desk and phone; a pure function of records.
 
-from collections.abc import Sequence
-from html import escape
+This module computes what the templates show; they format it.
+"""
+
+import hashlib
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from lra.records import significance
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from lra.records.benchmark import Bench
 from lra.records.published import Published
-from lra.records.record import Record
-from lra.report.bench_charts import bench_section
-from lra.report.examples import examples_section
-from lra.report.kernel_charts import kernels_section
-from lra.report.overview import overview
-from lra.report.runs import environment_section, run_anchor, runs_section
-from lra.report.svg import COLOURS
-from lra.report.task_charts import task_charts
-from lra.tables import aggregate, comparison
-from lra.tables.aggregate import Row, SeedGroup
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-ORIGIN = (
-    "Every number on this page is computed from the run records under results/runs and the measurements under "
-    "results/bench."
+from lra.records.record import Example, Record
+from lra.report.figures import (
+    Series,
+    bench_figures,
+    curve_of,
+    kernel_chart,
+    overview_figures,
+    task_figures,
+    train_loss,
 )
-# a link into a closed fold opens it, in browsers that do not by themselves
-REVEAL = """
-function reveal() {
-  const target = document.getElementById(location.hash.slice(1));
-  if (!target) return;
-  for (let d = target.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
-  target.scrollIntoView();
+from lra.report.svg import COLOURS
+from lra.tables import comparison
+from lra.tables.aggregate import Aggregate, Cell, Column, Row, SeedGroup, aggregate, learned
+from lra.tables.comparison import HOLE, percent
+from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency
+from lra.tables.formats import Entry
+
+KINDS = {
+    "official": "Official data",
+    "generated": "Data generated here by the benchmark's rules",
+    "subset": "Part of the official data",
+    "toy": "Toy data in place of the task's own",
 }
-addEventListener("hashchange", reveal);
-reveal();
-"""
+ANSWERS_SHOWN = 7  # below an example, of the strongest models; the others are counted
+KERNEL_MODELS = 2  # of a task, the strongest that have kernels
 
 
 def page(records: Sequence[Record], published: Published, scale: str, benches: Sequence[Bench] = ()) -> str:
-    """The whole page for the records of one scale, and the measurements of speed and memory."""
-    records = [r for r in records if r.scale == scale]
-    rows = sorted_rows(records, published)
-    columns = aggregate.columns_of(records, every=False)
-    colours = colour_of(rows)
-    run_tasks = [t for t in columns if any(t in row.cells for row in rows)]
-    sections = {
-        "Table": table_section(rows, columns, published, scale, overview(rows, columns, colours, published)),
-        **{columns[t]: task_charts(rows, t, columns[t], colours, published) for t in run_tasks},
-        "Kernels": kernels_section(rows, columns, colours, published),
-        "Examples": examples_section(rows, columns, colours, published),
-        "Speed": bench_section(benches, published),
-        "Failures": failures_section(rows, columns),
-        "Runs": runs_section(rows, columns, published),
-        "Environment": environment_section(records),
+    """The page for the records of one scale, and the measurements of speed and memory."""
+    results = aggregate(records, published, scale)
+    series = coloured(results.rows)
+    columns = results.measured_columns if results.rows else ()
+    tasks = [task_section(series, column) for column in columns]
+    content: dict[str, Any] = {
+        "results": results,
+        "columns": columns,
+        "comparison": comparison.table_of(results, every_task=False, list_failures=False),
+        "how_to_run": comparison.how_to_run(scale),
+        "facts": facts(results.runs),
+        "table_rows": table_rows(results),
+        "overview": overview(series, columns),
+        "tasks": tasks,
+        "kernels": [card for column in columns for card in kernel_cards(series, column)],
+        "examples": [card for column in columns if (card := examples_card(series, column))],
+        "speed": [card for name in EFFICIENCY_TABLES if (card := speed_card(name, benches, published))],
+        "failures": list(failures(results)),
+        "environments": environments(results.runs),
     }
-    places = {columns[t]: t for t in run_tasks}
-    navigation = "".join(
-        f'<a href="#{escape(places.get(name, name.lower()))}">{escape(name)}</a>'
-        for name, content in sections.items()
-        if content
-    )
-    body = [
-        f"<header><h1>Long Range Arena</h1>{lead(records, scale)}{facts(records, rows)}</header>",
-        f"<nav><div>{navigation}</div></nav><main>",
-        *sections.values(),
-        f"</main><footer>{ORIGIN}</footer>",
+    sections = [(section, section.title(), content[section]) for section in ("kernels", "examples", "speed")]
+    content["navigation"] = [
+        ("table", "Table"),
+        *((task["id"], task["title"]) for task in tasks),
+        *((section, title) for section, title, cards in sections if cards),
+        *((section, section.title()) for section in ("failures", "runs", "environment")),
     ]
+    return environment().get_template("page.html.j2").render(content)
+
+
+def environment() -> Environment:
+    loader = PackageLoader("lra.report")
+    templates = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    templates.filters |= {"percent": percent_or_hole, "flat": flat, "commit": comparison.commit_name}
+    templates.filters |= {"as_text": comparison.seeds_entry, "anchor": run_anchor, "unique_texts": dict.fromkeys}
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">'
-        f"<title>Long Range Arena, scale {escape(scale)}</title><style>{style}</style>"
-    )
-    script = f"<script>{REVEAL}</script>"
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
-        + "\n".join(body)
-        + f"\n{script}</body></html>\n"
-    )
+    templates.globals |= {"style": Markup(style), "HOLE": HOLE}
+    return templates
 
 
-def sorted_rows(records: Sequence[Record], published: Published) -> list[Row]:
-    order = {stem: i for i, stem in enumerate(published.models)}
-    return sorted(
-        aggregate.rows_of(records), key=lambda r: (order.get(r.model, len(order)), r.model, r.variant, r.part)
-    )
+def facts(runs: Sequence[Record]) -> dict[str, Any]:
+    """When the runs were made, and how many there are."""
+    if not runs:
+        return {}
+    first, last = min(r.started for r in runs)[:10], max(r.finished or r.started for r in runs)[:10]
+    hours = sum(r.total_seconds or 0 for r in runs) / 3600
+    return {
+        "when": first if first == last else f"{first} to {last}",
+        "counts": [
+            (f"{sum(r.status == 'ok' for r in runs)}/{len(runs)}", "runs ended well"),
+            (str(len({r.model for r in runs})), "models"),
+            (str(len({r.task for r in runs})), "tasks"),
+            (f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min", "of computing"),
+        ],
+    }
+
+
+def percent_or_hole(share: float | None) -> str:
+    return HOLE if share is None else percent(share)
 
 
 def strength(row: Row) -> float:
-    """Mean share of the way from chance to perfection over a row's tasks."""
-    shares = [(score - c.chance) / (1 - c.chance) for c in row.cells.values() if (score := c.for_average) is not None]
-    return significance.mean(shares) if shares else -1.0
+    """Mean over a row's tasks of the accuracy, rescaled so that chance is 0 and perfection 1."""
+    groups = [cell.seeds for cell in row.cells.values()]
+    shares = [(s - g.data.chance) / (1 - g.data.chance) for g in groups if (s := g.mean_of_tried) is not None]
+    return statistics.fmean(shares) if shares else -1.0
 
 
-def colour_of(rows: Sequence[Row]) -> dict[int, str]:
-    """A colour class for each row: S4 and the Transformer always the same, then the strongest; the rest grey."""
+def coloured(rows: Sequence[Row]) -> list[Series]:
+    """Each row with its colour: S4 and the Transformer always have the same, then the strongest; the rest is grey."""
     fixed = {"s4": 0, "transformer": 1}
-    taken = {i: f"c{fixed[r.model]}" for i, r in enumerate(rows) if r.model in fixed and not r.variant and not r.part}
-    free = [f"c{i}" for i in range(COLOURS) if f"c{i}" not in taken.values()]
-    others = sorted((i for i in range(len(rows)) if i not in taken), key=lambda i: -strength(rows[i]))
-    return {i: taken.get(i, "other") for i in range(len(rows))} | dict(zip(others, free, strict=False))
+    colours = {
+        i: f"c{fixed[row.model]}"
+        for i, row in enumerate(rows)
+        if row.model in fixed and not row.variant and not row.data_set
+    }
+    free = [f"c{i}" for i in range(COLOURS) if f"c{i}" not in colours.values()]
+    others = sorted((i for i in range(len(rows)) if i not in colours), key=lambda i: -strength(rows[i]))
+    colours |= dict(zip(others, free, strict=False))
+    return [Series(row, colours.get(i, "other")) for i, row in enumerate(rows)]
 
 
-def lead(records: Sequence[Record], scale: str) -> str:
-    if not records:
-        return f'<p class="lead">{escape(comparison.how_to_run(scale))}</p>'
-    first, last = min(r.started for r in records)[:10], max(r.finished or r.started for r in records)[:10]
-    when = first if first == last else f"{first} to {last}"
-    cut = "cut down from the published recipes, to compare within this page"
-    meaning = "the published recipes" if scale == "paper" else cut
-    text = f"Test accuracy of sequence models at scale <b>{escape(scale)}</b> ({meaning}), measured {when}."
-    return f'<p class="lead">{text}</p>'
+def strongest_first(series: Iterable[Series]) -> list[Series]:
+    return sorted(series, key=lambda s: (s.colour == "other", s.colour))
 
 
-def facts(records: Sequence[Record], rows: Sequence[Row]) -> str:
-    hours = sum(r.total_seconds or 0 for r in records) / 3600
-    ended = sum(r.status == "ok" for r in records)
-    known = [
-        (f"{ended}/{len(records)}", "runs ended well"),
-        (str(len({row.model for row in rows})), "models"),
-        (str(len({r.task for r in records})), "tasks"),
-        (f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min", "of computing"),
-    ]
-    items = "".join(f"<li><b>{value}</b><span>{name}</span></li>" for value, name in known)
-    return f'<ul class="facts">{items}</ul>' if records else ""
+def run_anchor(row: Row, task: str) -> str:
+    """The id of a cell's details; letters, digits and '-' only."""
+    key = "\n".join((row.model, *row.variant, str(row.data_set), task))
+    return "run-" + hashlib.sha256(key.encode()).hexdigest()[:10]
 
 
-def table_section(rows: Sequence[Row], columns: dict[str, str], published: Published, scale: str, overview: str) -> str:
-    """The comparison table: measured rows, each cell linked to its runs, with the published row beneath."""
-    table = comparison.scale_table([r for row in rows for r in row.runs], published, scale, every_task=False)
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
-    body = []
-    best = {task: aggregate.best_cells(rows, task) for task in columns}
-    if rows:
-        body.append(plain_row([e.text for e in table.rows[0]], "chance"))
-    for i, row in enumerate(rows):
-        label = escape(comparison.row_label(row, published.model(row.model, row.title)))
-        tds = "".join(cell_html(row, task, i in best[task][0], i in best[task][1], rows) for task in columns)
-        average = row.average(tuple(comparison.TASKS))
-        mean = comparison.HOLE if average is None else comparison.percent(average)
-        ended = f"{sum(r.status == 'ok' for r in row.runs)}/{len(row.runs)}"
-        body.append(f'<tr class="measured"><td>{label}</td>{tds}<td>{mean}</td><td>{ended}</td></tr>')
-        paper = published.row_of(row.model)
-        if paper is not None and (i + 1 == len(rows) or rows[i + 1].model != row.model):
-            reference = next(r for r in rows if r.model == row.model)
-            name = f"paper: {paper.model}"
-            entries = comparison.published_line(name, paper, columns, reference, paper.six_task_average)
-            body.append(plain_row([e.text for e in entries], "paper"))
-    if not rows:
-        body = [plain_row([e.text for e in row], "paper") for row in table.rows]
-    shown = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-    told = set(comparison.failure_notes(rows, columns))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes if note not in told)
-    card = f'<div class="card">{shown}<ul class="notes">{notes}</ul></div>{overview}'
-    return f'<section id="table"><h2>Comparison</h2>{card}</section>'
+def table_rows(results: Aggregate) -> Iterator[dict[str, Any]]:
+    """The rows of the comparison table: kind (chance, measured or paper) and entries; cells with links and heat."""
+    columns = results.measured_columns
+    if not results.rows:
+        for printed in comparison.table_of(results, every_task=False).rows:
+            yield {"kind": "paper", "entries": printed}
+        return
+    yield {"kind": "chance", "entries": comparison.chance_row(columns)}
+    for model in results.models:
+        for row in model.rows:
+            cells = [table_cell(row, column, results) for column in columns]
+            average = percent_or_hole(row.average())
+            yield {"kind": "measured", "row": row, "cells": cells, "average": average}
+        if model.rows and model.published:
+            paper, main = model.published, None if model.rows[0].variant else model.rows[0]
+            label = f"paper: {paper.model}"
+            entries = comparison.published_row(label, paper, columns, main, paper.six_task_average)
+            yield {"kind": "paper", "entries": entries}
 
 
-def plain_row(texts: Sequence[str], kind: str) -> str:
-    return f'<tr class="{kind}">' + "".join(f"<td>{escape(text)}</td>" for text in texts) + "</tr>"
-
-
-def cell_html(row: Row, task: str, best: bool, like_best: bool, rows: Sequence[Row]) -> str:
-    cell = row.cells.get(task)
+def table_cell(row: Row, column: Column, results: Aggregate) -> dict[str, Any]:
+    """A cell with its classes; heat: where its mean lies between chance (0) and the best of the column (1)."""
+    cell = row.cells.get(column.task)
+    entry: Entry = comparison.cell_entry(cell)
     if cell is None:
-        return f'<td class="hole">{comparison.HOLE}</td>'
-    text = (comparison.LIKE_BEST + " " if like_best else "") + comparison.cell_text(cell)
-    number, _, count = text.rpartition(" (")
-    number, _, spread = number.partition(" ± ")
-    kinds, style = ["failed" if cell.tried and cell.mean is None else ""], ""
-    if cell.mean is not None:
-        kinds += ["heat", "best" if best else ""]
-        style = f' style="--h:{warmth(cell, task, rows):.2f}"'
-    detail = (f"± {spread} " if spread else "") + f"({count}"
-    inside = f"{escape(number)} <small>{escape(detail)}</small>"
-    anchor = run_anchor(row, task)
-    return f'<td class="{" ".join(filter(None, kinds))}"{style}><a href="#{anchor}">{inside}</a></td>'
+        return {"entry": entry, "classes": "hole", "anchor": None, "heat": None}
+    heat = None
+    group = cell.seeds
+    classes = ["failed"] * entry.failed
+    if group.mean is not None:
+        means = [c.seeds.mean for r in results.rows if (c := r.cells.get(column.task)) and c.seeds.mean is not None]
+        reach = max(means) - group.data.chance
+        heat = max(0.0, (group.mean - group.data.chance) / reach) if reach > 0 else 0.0
+        classes = ["heat"] + ["best"] * cell.best
+    return {"entry": entry, "classes": " ".join(classes), "anchor": run_anchor(row, column.task), "heat": heat}
 
 
-def warmth(cell: SeedGroup, task: str, rows: Sequence[Row]) -> float:
-    """Where a cell stands between chance (0) and the best of its column (1)."""
-    means = [c.mean for row in rows if (c := row.cells.get(task)) is not None and c.mean is not None]
-    top = max(means)
-    return max(0.0, ((cell.mean or 0) - cell.chance) / (top - cell.chance)) if top > cell.chance else 0.0
+def overview(series: Sequence[Series], columns: Sequence[Column]) -> dict[str, Any] | None:
+    """Charts over the tasks that most models have run; None if these are fewer than two."""
+    counts = {c.task: sum(was_tried(s.row, c.task) for s in series) for c in columns}
+    # tasks that nearly as many models have run as the commonest task
+    shared = [c for c in columns if counts[c.task] and counts[c.task] >= 0.8 * max(counts.values())]
+    chosen = [s for s in series if not s.row.data_set and all(was_tried(s.row, c.task) for c in shared)]
+    if len(shared) < 2 or len(chosen) < 2:
+        return None
+    cells = [s.row.cells[c.task] for s in chosen for c in shared]
+    figures = overview_figures(chosen, [c.task for c in shared])
+    titles = [c.title for c in shared]
+    return {"figures": figures, "titles": titles, "devices": devices(cells)} if figures else None
 
 
-def failures_section(rows: Sequence[Row], columns: dict[str, str]) -> str:
-    """Every run that did not end well or stayed at chance."""
-    items = []
-    for row in rows:
-        for task in columns:
-            for r in row.cells[task].runs if task in row.cells else ():
-                if not aggregate.learned(r):
-                    run = escape(f"{row.title} on {columns[task]}, seed {r.seed}")
-                    items.append(f'<li><a href="#{run_anchor(row, task)}">{run}</a>: {escape(why_not(r))}</li>')
-    content = f"<ul>{''.join(items)}</ul>" if items else '<p class="good">None: every run ended and beat chance.</p>'
-    return f'<section id="failures"><h2>Failed or unfinished</h2><div class="card">{content}</div></section>'
+def was_tried(row: Row, task: str) -> bool:
+    return task in row.cells and bool(row.cells[task].seeds.tried)
 
 
-def why_not(r: Record) -> str:
+def devices(cells: Iterable[Cell]) -> list[str]:
+    return sorted({r.hardware.device for cell in cells for r in cell.seeds.runs})
+
+
+def task_section(series: Sequence[Series], column: Column) -> dict[str, Any]:
+    chosen = [s for s in series if column.task in s.row.cells]
+    cells = [s.row.cells[column.task] for s in chosen]
+    ranked = sorted(chosen, key=lambda s: -(s.row.cells[column.task].seeds.mean_of_ended or 0.0))
+    data = cells[0].seeds.data
+    return {
+        "id": column.task,
+        "title": column.title,
+        "data": data,
+        "kind": KINDS[data.kind],
+        "devices": devices(cells),
+        "figures": task_figures(chosen, column.task),
+        "values_behind": [(s, chart_values(s.row.cells[column.task].seeds)) for s in ranked],
+    }
+
+
+def chart_values(group: SeedGroup) -> list[str]:
+    """The values behind a task's charts, as text."""
+
+    def mean(values: Iterable[float | None], text: str) -> str:
+        present = [v for v in values if v is not None]
+        return text.format(statistics.fmean(present)) if present else HOLE
+
+    losses = [curve[-1][1] for r in group.runs if (curve := curve_of(r, train_loss))]
+    return [
+        str(comparison.seeds_entry(group)),
+        mean((None if r.val_accuracy is None else 100 * r.val_accuracy for r in group.runs), "{:.2f}"),
+        mean(losses, "{:.3f}"),
+        f"{group.steps_per_second:.3g}" if group.steps_per_second else HOLE,
+        f"{group.parameters:,.0f}" if group.parameters else HOLE,
+        f"{group.peak_memory_mib:,.0f}" if group.peak_memory_mib else HOLE,
+        mean((None if r.total_seconds is None else r.total_seconds / 60 for r in group.runs), "{:.1f}"),
+    ]
+
+
+def kernel_cards(series: Sequence[Series], column: Column) -> Iterator[dict[str, Any]]:
+    """Convolution kernels before and after training, of the strongest models of a task that have them."""
+    runs = [
+        (s, next((r for r in s.row.cells[column.task].seeds.runs if r.kernels), None))
+        for s in strongest_first(series)
+        if column.task in s.row.cells
+    ]
+    for s, run in [(s, run) for s, run in runs if run][:KERNEL_MODELS]:
+        figures = []
+        for k in run.kernels if run else ():
+            name = f"layer {k.layer + 1}, feature {k.feature}"
+            pictures = [("before", k.picture_before), ("after", k.picture_after)]
+            chart = "" if k.picture_before and k.picture_after else kernel_chart(k, s.colour, name)
+            figures.append((name, chart, pictures))
+        yield {"label": s.label, "task": column.title, "run": run, "figures": figures}
+
+
+def examples_card(series: Sequence[Series], column: Column) -> dict[str, Any] | None:
+    """Test inputs of a task, each with the answer of every model; None if no run kept examples."""
+    kept: list[tuple[Series, list[Example]]] = []
+    for s in strongest_first(series):
+        cell = s.row.cells.get(column.task)
+        found = [r.examples for r in cell.seeds.runs if r.examples] if cell and cell.comparable else []
+        kept += [(s, found[0])] if found else []
+    if not kept:
+        return None
+    inputs = []
+    for i, example in enumerate(kept[0][1]):
+        answers = [(s, examples[i]) for s, examples in kept if same_input(examples, i, example)]
+        others = [answer for _, answer in answers[ANSWERS_SHOWN:]]
+        right = sum(a.label == a.predicted for a in others)
+        inputs.append((example, answers[:ANSWERS_SHOWN], len(others), right))
+    return {"title": column.title, "inputs": inputs}
+
+
+def same_input(examples: Sequence[Example], i: int, example: Example) -> bool:
+    return i < len(examples) and (examples[i].text, examples[i].picture) == (example.text, example.picture)
+
+
+def speed_card(name: str, benches: Sequence[Bench], published: Published) -> dict[str, Any] | None:
+    results = efficiency(name, benches, published)
+    machines = dict.fromkeys(comparison.machine(b.hardware) for b in results.benches)
+    figures = list(bench_figures(results))
+    return {"title": results.title, "machines": "; ".join(machines), "figures": figures} if figures else None
+
+
+def failures(results: Aggregate) -> Iterator[tuple[str, str, str]]:
+    """(anchor, run, reason) of every run that did not end well or stayed at chance."""
+    for row in results.rows:
+        for column in results.measured_columns:
+            for r in row.cells[column.task].seeds.runs if column.task in row.cells else ():
+                if not learned(r):
+                    run = f"{row.title} on {column.title}, seed {r.seed}"
+                    yield run_anchor(row, column.task), run, failure_reason(r)
+
+
+def failure_reason(r: Record) -> str:
     if r.status == "ok":
-        accuracy, chance = comparison.percent(r.test_accuracy or 0), comparison.percent(r.data.chance)
+        accuracy, chance = percent(r.test_accuracy or 0), percent(r.data.chance)
         return f"stayed at chance, {accuracy}; the commonest label alone gives {chance}"
     steps = f"after {r.steps_done} of {r.steps_total} steps"
     return f"{r.status} {steps}" + (f": {r.reason}" if r.reason else "")
+
+
+def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """('model.d_model', '64'), ...: a nested config as command-line overrides would name it."""
+    if isinstance(config, dict) and config:
+        for key, value in config.items():
+            yield from flat(value, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, "null" if config is None else str(config)
+
+
+def environments(records: Iterable[Record]) -> list[tuple[tuple[tuple[str, str], ...], int]]:
+    """(facts, number of runs) of every machine and set of versions, the commonest first."""
+    found: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for r in records:
+        h = r.hardware
+        facts = {
+            "Device": h.device,
+            "Processor": f"{h.processor}, {h.cores} cores, {h.threads} threads, {h.memory_mib / 1024:.0f} GiB",
+            "System": h.system,
+            "Precision": r.precision,
+            "Commit": comparison.commit_name(r.git),
+            "Versions": ", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())),
+        }
+        found[tuple(facts.items())] += 1
+    return sorted(found.items(), key=lambda item: (-item[1], item[0]))

@@ -1,21 +1,30 @@
-"""Runs gathered into the cells of a table: one cell is one model (and variant) on one task, on the same data."""
+"""The typed aggregate of one scale: seeds grouped into cells, rows and columns, next to the published numbers.
 
+`aggregate` computes it once from the records; Markdown, LaTeX, CSV, the terminal, the page and its charts read it.
+Scales, kinds of data and variants are never mixed in a cell, and a missing result stays a hole.
+"""
+
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 from lra.records import significance
-from lra.records.published import TASKS
-from lra.records.record import Kind, Record
+from lra.records.published import TASKS, ModelInfo, Published, PublishedRow
+from lra.records.record import Data, Kind, Record
 
 KINDS: tuple[str, ...] = get_args(Kind)
-FAILED = ("diverged", "oom")
 UNFINISHED = ("running", "interrupted", "crashed")
+
+Outcome = Literal["learned", "chance", "diverged", "oom", "unfinished"]
+# the test examples that results must share to be compared: (kind, what identifies them)
+TestSet = tuple[str, Any]
 
 
 def learned(record: Record) -> bool:
-    """The run ended well, and its test accuracy is no luck (exact binomial test against the commonest label)."""
+    """Whether the run ended well and its test accuracy beats chance (exact binomial test)."""
     if record.status != "ok" or record.test_correct is None or record.n_test is None:
         return False
     return significance.beats_chance(record.test_correct, record.n_test, record.data.chance)
@@ -25,157 +34,268 @@ def learned(record: Record) -> bool:
 class SeedGroup:
     """Runs of one model and variant on one task and the same data, in the order of their seeds. Accuracies in [0, 1].
 
-    An unfinished run counts nowhere, and so does one that crashed. A seed that diverged, ran out of memory or stayed at
-    chance has failed.
+    Unfinished and crashed runs count nowhere. A seed that diverged, ran out of memory or stayed at chance has failed.
     """
 
     runs: tuple[Record, ...]
 
-    @property
+    @cached_property
     def tried(self) -> list[Record]:
         return [r for r in self.runs if r.status not in UNFINISHED]
 
-    @property
+    @cached_property
     def learned(self) -> list[Record]:
         return [r for r in self.runs if learned(r)]
 
-    @property
+    @cached_property
     def unfinished(self) -> list[Record]:
         return [r for r in self.runs if r.status in UNFINISHED]
 
-    @property
-    def kind(self) -> str:
-        return self.runs[0].data.kind
+    @cached_property
+    def outcome(self) -> Outcome:
+        """What became of the group: learned if one seed did; diverged or out of memory if every seed tried was."""
+        if not self.tried:
+            return "unfinished"
+        if self.learned:
+            return "learned"
+        statuses = {r.status for r in self.tried}
+        return "diverged" if statuses == {"diverged"} else "oom" if statuses == {"oom"} else "chance"
 
     @property
-    def data(self) -> tuple[str, str]:
-        """(kind, fingerprint): one cell holds results on equal data only."""
-        return self.kind, self.runs[0].data.fingerprint
+    def data(self) -> Data:
+        return self.runs[0].data
 
     @property
-    def tested_on(self) -> tuple[str, Any]:
-        """(kind, what tells its test examples apart): only results on equal test examples may be compared.
+    def untuned(self) -> bool:
+        return any(r.recipe is None for r in self.runs)
 
-        Of files that are the same everywhere that is their number and the share of the commonest label, so that
-        Image's two divisions into train and validation, LRA's and the S4 repository's, compete; of generated data the
-        fingerprint.
+    @property
+    def chosen_on_test(self) -> bool:
+        return any(r.selection.on_test for r in self.runs)
+
+    @property
+    def test_set(self) -> TestSet:
+        """Identifies the test examples: by fingerprint for generated data, else by their number and chance.
+
+        So Image's two divisions into train and validation, LRA's and the S4 repository's, compete.
         """
-        data = self.runs[0].data
-        fixed = data.kind in ("official", "subset")
-        return self.kind, (data.counts.get("test", 0), data.chance) if fixed else data.fingerprint
+        fixed = self.data.kind in ("official", "subset")
+        same = (self.data.counts.get("test", 0), self.data.chance) if fixed else self.data.fingerprint
+        return self.data.kind, same
 
-    @property
-    def chance(self) -> float:
-        return self.runs[0].data.chance
-
-    @property
+    @cached_property
     def scores(self) -> list[float]:
         """Test accuracies of the seeds that learned."""
         return [r.test_accuracy for r in self.learned if r.test_accuracy is not None]
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
-        return significance.mean(self.scores) if self.scores else None
+        return mean_of(self.scores)
 
-    @property
-    def deviation(self) -> float | None:
+    @cached_property
+    def std(self) -> float | None:
         return significance.deviation(self.scores)
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the mean over the seeds that learned; see `statistics.interval`."""
+        """95 % confidence interval of the mean over the seeds that learned; see `significance.interval`."""
         if not self.scores:
             return None
         first = self.learned[0]
         return significance.interval(self.scores, first.test_correct or 0, first.n_test or 0)
 
+    @cached_property
+    def mean_of_tried(self) -> float | None:
+        """Mean over every seed tried, a failed one counted as chance; None if no seed was tried."""
+        return mean_of([*self.scores, *[self.data.chance] * (len(self.tried) - len(self.scores))])
+
+    @cached_property
+    def mean_of_ended(self) -> float | None:
+        """Mean test accuracy of all runs that ended well, whether or not they beat chance: what charts show."""
+        return mean_of([r.test_accuracy for r in self.runs if r.status == "ok" and r.test_accuracy is not None])
+
     @property
-    def for_average(self) -> float | None:
-        """Mean over every seed tried, a failed one counted as chance; None where no seed was tried."""
-        if not self.tried:
-            return None
-        scores = self.scores
-        return significance.mean([*scores, *[self.chance] * (len(self.tried) - len(scores))])
+    def steps_per_second(self) -> float | None:
+        """Median over the runs."""
+        values = sorted(r.steps_per_second for r in self.runs if r.steps_per_second)
+        return values[len(values) // 2] if values else None
+
+    @property
+    def parameters(self) -> float | None:
+        return self.runs[0].parameters or None
+
+    @property
+    def peak_memory_mib(self) -> float | None:
+        return max((r.peak_memory_mib for r in self.runs if r.peak_memory_mib), default=None)
+
+    def difference(self, published: float | None) -> float | None:
+        """Measured minus published, in points; only at scale paper and on a whole data set."""
+        comparable = self.runs[0].scale == "paper" and self.data.kind in ("official", "generated")
+        return 100 * self.mean - published if comparable and self.mean is not None and published is not None else None
+
+
+def mean_of(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def differ(a: SeedGroup, b: SeedGroup) -> bool:
-    """Do the two results differ? Welch's t-test over seeds; two proportions where either has a single seed."""
+    """Whether two results differ: Welch's t-test over seeds, or two proportions if either has a single seed."""
     if len(a.scores) > 1 and len(b.scores) > 1:
         p = significance.welch(a.scores, b.scores)
     else:
-        counts = [sum(getattr(r, name) or 0 for r in c.learned) for c in (a, b) for name in ("test_correct", "n_test")]
+        counts = [sum(getattr(r, name) or 0 for r in g.learned) for g in (a, b) for name in ("test_correct", "n_test")]
         p = significance.two_proportions(*counts)
     return p < significance.DIFFERENCE_LEVEL
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model and variant over the tasks; a task run on several data sets makes several rows (`part` 0, 1, ...)."""
+class Cell:
+    """A seed group in its column.
 
-    model: str
+    comparable  tested on the test examples that most of the column shares
+    best        has the best mean among those; like_best: does not differ from it significantly
+    difference  measured - published, in points; None where they cannot be compared
+    """
+
+    seeds: SeedGroup
+    comparable: bool
+    best: bool
+    like_best: bool
+    difference: float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A task. chance: accuracy of always answering the commonest label; test_sets: number of different ones."""
+
+    task: str
+    title: str
+    chance: float | None
+    test_sets: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model and variant over the tasks; a task run on several data sets makes several rows (data_set 0, 1, ...)."""
+
+    info: ModelInfo
     title: str
     variant: tuple[str, ...]
-    part: int
-    cells: dict[str, SeedGroup]
+    data_set: int
+    cells: dict[str, Cell]
+
+    @property
+    def model(self) -> str:
+        return self.info.stem
+
+    @property
+    def label(self) -> str:
+        variant = f" [{' '.join(self.variant)}]" if self.variant else ""
+        return self.info.title + variant + (" (other data)" if self.data_set else "")
 
     @property
     def runs(self) -> list[Record]:
-        return [r for cell in self.cells.values() for r in cell.runs]
+        return [r for cell in self.cells.values() for r in cell.seeds.runs]
 
-    def average(self, tasks: Sequence[str]) -> float | None:
-        """Mean over `tasks` of each cell's `for_average`; None if one of them has none."""
-        scores = [self.cells[t].for_average if t in self.cells else None for t in tasks]
+    @property
+    def ended_well(self) -> int:
+        return sum(r.status == "ok" for r in self.runs)
+
+    def average(self, tasks: Iterable[str] = TASKS) -> float | None:
+        """Mean of the tasks over every seed tried; None if one of them has none."""
+        scores = [self.cells[t].seeds.mean_of_tried if t in self.cells else None for t in tasks]
         present = [s for s in scores if s is not None]
-        return significance.mean(present) if len(present) == len(scores) else None
+        return mean_of(present) if len(present) == len(scores) else None
 
 
-def rows_of(records: Iterable[Record]) -> list[Row]:
-    """Records of one scale as rows, by model, variant and part; ValueError if scales are mixed."""
-    records = sorted(records, key=lambda r: (r.model, r.variant, r.task, r.seed))
-    if len(scales := sorted({r.scale for r in records})) > 1:
-        raise ValueError(f"records of scales {', '.join(scales)}: a table has one scale")
-    groups: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for r in records:
-        groups[r.model, tuple(r.variant)][r.task][r.data.kind, r.data.fingerprint].append(r)
-    rows = []
-    for (model, variant), tasks in groups.items():
-        parts: dict[int, dict[str, SeedGroup]] = defaultdict(dict)
+@dataclass(frozen=True)
+class Model:
+    """A model: its measured rows, and its published row if it has one."""
+
+    info: ModelInfo
+    published: PublishedRow | None
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Everything measured at one scale, and everything published. Models and columns are in the order of the tables."""
+
+    scale: str
+    columns: tuple[Column, ...]
+    models: tuple[Model, ...]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return [row for model in self.models for row in model.rows]
+
+    @property
+    def runs(self) -> list[Record]:
+        return [r for row in self.rows for r in row.runs]
+
+    @property
+    def measured_columns(self) -> tuple[Column, ...]:
+        """The columns with runs; all of them if there is no run at all."""
+        return tuple(c for c in self.columns if c.test_sets) or self.columns
+
+
+def aggregate(records: Iterable[Record], published: Published, scale: str, *, variants: bool = True) -> Aggregate:
+    """Aggregate the records of one scale; without `variants` only recipes as they are, on a task's best data set."""
+    groups = seed_groups(r for r in records if r.scale == scale)
+    if not variants:
+        groups = {key: tasks for key, tasks in groups.items() if not key[1] and not key[2]}
+    columns = []
+    cells: dict[Key, dict[str, Cell]] = defaultdict(dict)
+    others = sorted({task for tasks in groups.values() for task in tasks} - set(TASKS))
+    for task, title in (TASKS | {t: t for t in others}).items():
+        column = {key: tasks[task] for key, tasks in groups.items() if task in tasks}
+        counts = Counter(group.test_set for group in column.values())
+        # of equally frequent test sets the better kind of data
+        common = min(counts, key=lambda d: (-counts[d], KINDS.index(d[0]), d[1])) if counts else None
+        rivals = {key: group for key, group in column.items() if group.test_set == common}
+        columns.append(Column(task, title, next((g.data.chance for g in rivals.values()), None), len(counts)))
+        best, like_best = best_of(rivals)
+        for key, group in column.items():
+            paper = published.row_of(key[0])
+            difference = group.difference(paper.scores.get(task)) if paper else None
+            cells[key][task] = Cell(group, key in rivals, key in best, key in like_best, difference)
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for key in groups:
+        title = next(iter(cells[key].values())).seeds.runs[0].title
+        rows[key[0]].append(Row(published.model(key[0], title), title, *key[1:], cells[key]))
+    models = []
+    for stem in dict.fromkeys([*published.models, *sorted(rows)]):
+        info = rows[stem][0].info if stem in rows else published.model(stem)
+        models.append(Model(info, published.row_of(stem), tuple(rows.get(stem, ()))))
+    return Aggregate(scale, tuple(columns), tuple(models))
+
+
+# model, variant, number of the data set
+Key = tuple[str, tuple[str, ...], int]
+
+
+def seed_groups(records: Iterable[Record]) -> dict[Key, dict[str, SeedGroup]]:
+    """Row -> task -> seed group, sorted by model, variant and task; of a task's data sets the better comes first."""
+    runs: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for r in sorted(records, key=lambda r: (r.model, r.variant, r.task, r.seed)):
+        runs[r.model, tuple(r.variant)][r.task][r.data.kind, r.data.fingerprint].append(r)
+    groups: dict[Key, dict[str, SeedGroup]] = {}
+    for (model, variant), tasks in runs.items():
+        rows: dict[int, dict[str, SeedGroup]] = defaultdict(dict)
         for task, data_sets in tasks.items():
-            # the better data first, then the more runs
+            # the better kind of data first, then the one with more runs
             order = sorted(data_sets.items(), key=lambda item: (KINDS.index(item[0][0]), -len(item[1]), item[0][1]))
-            for part, (_, runs) in enumerate(order):
-                parts[part][task] = SeedGroup(tuple(runs))
-        title = next(r.title for r in records if r.model == model)
-        rows += [Row(model, title, variant, part, cells) for part, cells in sorted(parts.items())]
-    return rows
+            for i, (_, seeds) in enumerate(order):
+                rows[i][task] = SeedGroup(tuple(seeds))
+        groups |= {(model, variant, i): rows[i] for i in sorted(rows)}
+    return groups
 
 
-def columns_of(records: Iterable[Record], *, every: bool = True) -> dict[str, str]:
-    """Task names and their titles: the six of LRA (or, unless `every`, those that were run), then any other."""
-    run = {r.task for r in records}
-    chosen = {t: title for t, title in TASKS.items() if every or t in run or not run}
-    return chosen | {t: t for t in sorted(run - set(TASKS))}
-
-
-def common_data(rows: Sequence[Row], task: str) -> tuple[str, Any] | None:
-    """The test examples most cells of a column share; of equals the better kind. Only among those is there a best."""
-    counts = Counter(row.cells[task].tested_on for row in rows if task in row.cells)
-    return min(counts, key=lambda d: (-counts[d], KINDS.index(d[0]), d[1])) if counts else None
-
-
-def best_cells(rows: Sequence[Row], task: str) -> tuple[set[int], set[int]]:
-    """(indices of the rows with the best mean in a column, indices of those that do not differ from it)."""
-    data = common_data(rows, task)
-    scores = {i: mean for i, row in enumerate(rows) if (mean := _mean_on(row, task, data)) is not None}
-    rivals = [row for row in rows if task in row.cells and row.cells[task].tested_on == data and row.cells[task].tried]
-    if not scores or len(rivals) < 2:
+def best_of(rivals: dict[Key, SeedGroup]) -> tuple[set[Key], set[Key]]:
+    """The rows with the best mean in a column, and those that do not differ from it; empty without competition."""
+    scores = {key: group.mean for key, group in rivals.items() if group.mean is not None}
+    if not scores or sum(group.outcome != "unfinished" for group in rivals.values()) < 2:
         return set(), set()
     top = max(scores.values())
-    best = {i for i, score in scores.items() if score == top}
-    champion = rows[min(best)].cells[task]
-    return best, {i for i in scores if i not in best and not differ(champion, rows[i].cells[task])}
-
-
-def _mean_on(row: Row, task: str, data: tuple[str, Any] | None) -> float | None:
-    cell = row.cells.get(task)
-    return cell.mean if cell is not None and cell.tested_on == data else None
+    best = [key for key, score in scores.items() if score == top]
+    return set(best), {k for k in scores if k not in best and not differ(rivals[best[0]], rivals[k])}

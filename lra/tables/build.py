@@ -1,35 +1,36 @@
-"""Every table file there is, by name: what `make tables` writes and what an audit expects to find."""
+"""All table files by name: `make tables` writes them, the audit compares them."""
 
 from collections.abc import Sequence
 
 from lra.records.benchmark import Bench
 from lra.records.published import Published
 from lra.records.record import Record
+from lra.tables.aggregate import UNFINISHED
 from lra.tables.comparison import scale_table
-from lra.tables.csv_export import efficiency_csv, paper_csv, tidy_csv
+from lra.tables.csv_export import efficiency_csv, paper_csv, scale_csv
 from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency_table
 from lra.tables.formats import latex, markdown
 from lra.tables.paper import PAPER_TABLES, paper_table
 
 
 def scales_of(records: Sequence[Record]) -> list[str]:
-    """The scales that have records, the largest first: paper, mini, then any other by name."""
+    """The scales that have records, largest first: paper, mini, then the others by name."""
     found = {r.scale for r in records}
     return list(dict.fromkeys([*(s for s in ("paper", "mini") if s in found), *sorted(found)]))
 
 
 def main_scale(records: Sequence[Record]) -> str:
-    """The scale to show where none is asked for: the largest with a run of a recipe as it is that came to its end.
+    """The scale to show by default: the largest with an ended run of an unchanged recipe.
 
-    Variants, and runs that were begun and stopped, do not make a scale the main one, unless there is nothing else.
+    Variants and unfinished runs count only if there is nothing else.
     """
     unchanged = [r for r in records if not r.variant]
-    ended = [r for r in unchanged if r.status not in ("running", "interrupted", "crashed")]
+    ended = [r for r in unchanged if r.status not in UNFINISHED]
     return next(iter(scales_of(ended) or scales_of(unchanged) or scales_of(records)), "paper")
 
 
 def table_files(records: Sequence[Record], published: Published, benches: Sequence[Bench]) -> dict[str, str]:
-    """File name -> content: one set for each scale with records and for scale paper, and the papers' own tables."""
+    """File name -> content: a set for each scale with records and for scale paper, and the papers' own tables."""
     scales = list(dict.fromkeys(["paper", *scales_of(records)]))
     made = [scale_table(records, published, scale) for scale in scales]
     made += [paper_table(name, records, published) for name in PAPER_TABLES]
@@ -38,4 +39,4 @@ def table_files(records: Sequence[Record], published: Published, benches: Sequen
     files |= {f"{table.name}.tex": latex(table) for table in made}
     files |= {f"{name}.csv": paper_csv(name, records, published) for name in PAPER_TABLES}
     files |= {f"{name}.csv": efficiency_csv(name, benches, published) for name in EFFICIENCY_TABLES}
-    return files | {f"{scale}.csv": tidy_csv(records, published, scale) for scale in scales}
+    return files | {f"{scale}.csv": scale_csv(records, published, scale) for scale in scales}

@@ -1,23 +1,20 @@
-"""Tables as a pure function of records and published numbers.
-
-Every function here returns a `Table`, which `lra.tables.formats` turns into Markdown, LaTeX or a terminal's table.
-Measured and published numbers stand side by side; scales, kinds of data and variants are never mixed; a hole stays one.
-"""
+"""The comparison table of one scale: measured rows with the published row of each model below."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import rich.console
 
 from lra.records import significance
-from lra.records.published import TASKS, ModelInfo, Published, PublishedRow
+from lra.records.published import TASKS, Published, PublishedRow
 from lra.records.record import Git, Hardware, Record
-from lra.tables import aggregate
-from lra.tables.aggregate import Row, SeedGroup
+from lra.tables.aggregate import Aggregate, Cell, Column, Outcome, Row, SeedGroup, aggregate
 from lra.tables.formats import Entry, Table, terminal
 
 HOLE, FAIL, RUNNING, UNTUNED, ON_TEST, UNVERIFIED, LIKE_BEST = "—", "✗", "…", "†", "‡", "?", "≈"
 KIND_SIGNS = {"official": "", "generated": "ᵍ", "subset": "ˢ", "toy": "ᵗ"}
+FAILURES: dict[Outcome, str] = {"diverged": "div.", "oom": "OOM", "chance": FAIL}
 MEANING = {
     HOLE: "not run, or not published",
     FAIL: f"ran and stayed at chance: p ≥ {significance.CHANCE_LEVEL} in an exact one-sided binomial test against "
@@ -31,9 +28,9 @@ MEANING = {
     KIND_SIGNS["generated"]: "data generated here by the benchmark's rules",
     KIND_SIGNS["subset"]: "a part of the official data",
     KIND_SIGNS["toy"]: "toy data in place of the task's own",
+    "div.": "every seed diverged",
+    "OOM": "every seed ran out of memory",
 }
-FAILURES = {"diverged": "div.", "oom": "OOM"}
-FAILURE_MEANING = {"div.": "every seed diverged", "OOM": "every seed ran out of memory"}
 AVERAGE_RULE = (
     "Avg: mean of the six tasks over every seed tried, a failed seed counted as chance (the rule of the S4 paper); "
     "none if one task is missing"
@@ -44,103 +41,76 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def signs(runs: Iterable[Record]) -> str:
+def signs(runs: Sequence[Record]) -> list[str]:
     """Footnote signs that apply to any of these runs: kind of data, untuned, chosen on test."""
-    runs = list(runs)
     kinds = {r.data.kind for r in runs}
-    text = "".join(sign for kind, sign in KIND_SIGNS.items() if kind in kinds)
-    text += UNTUNED if any(r.recipe is None for r in runs) else ""
-    return text + (ON_TEST if any(r.selection.on_test for r in runs) else "")
+    found = [sign for kind, sign in KIND_SIGNS.items() if kind in kinds and sign]
+    group = SeedGroup(tuple(runs))
+    return found + [UNTUNED] * group.untuned + [ON_TEST] * group.chosen_on_test
 
 
-def cell_text(cell: SeedGroup | None) -> str:
-    """A cell as a reader sees it: 59.60 ± 0.07 (3), 88.10 (2 of 3), ✗ (3), div. (1), … (1) or —, with its signs."""
+def hole(*, published: bool = False) -> Entry:
+    return Entry(HOLE, published=published, signs=(HOLE,))
+
+
+def seeds_entry(group: SeedGroup) -> Entry:
+    """A result as printed: 59.60 ± 0.07 (3), 88.10 (2 of 3), ✗ (3), div. (1), … (1), with its footnote signs."""
+    tried, marks = len(group.tried), signs(group.tried or group.runs)
+    footnotes, used = "".join(marks), (*marks, *[RUNNING] * bool(group.unfinished))
+    if group.outcome == "unfinished":
+        return Entry(RUNNING + footnotes, f"({len(group.runs)})", signs=used)
+    waiting = f" {RUNNING}" if group.unfinished else ""
+    if group.mean is None:
+        word = FAILURES[group.outcome]
+        return Entry(word + footnotes, f"({tried}){waiting}", failed=True, signs=(word, *used))
+    count = f"({tried if len(group.scores) == tried else f'{len(group.scores)} of {tried}'}){waiting}"
+    if group.std is None:
+        return Entry(percent(group.mean) + footnotes, count, signs=used)
+    return Entry(percent(group.mean), f"± {percent(group.std)}{footnotes} {count}", signs=used)
+
+
+def cell_entry(cell: Cell | None) -> Entry:
+    """A cell of a column: the best mean bold, ≈ before those that do not differ from it, — for no runs."""
     if cell is None:
-        return HOLE
-    tried, scores = len(cell.tried), cell.scores
-    if not tried:
-        return f"{RUNNING}{signs(cell.runs)} ({len(cell.runs)})"
-    waiting = f" {RUNNING}" if cell.unfinished else ""
-    if cell.mean is None:
-        states = {r.status for r in cell.tried}
-        word = FAILURES.get(states.pop(), FAIL) if len(states) == 1 else FAIL
-        return f"{word}{signs(cell.tried)} ({tried}){waiting}"
-    spread = f" ± {percent(cell.deviation)}" if cell.deviation is not None else ""
-    count = str(tried) if len(scores) == tried else f"{len(scores)} of {tried}"
-    return f"{percent(cell.mean)}{spread}{signs(cell.tried)} ({count}){waiting}"
-
-
-def published_entries(row: PublishedRow, tasks: Sequence[str], measured: Row | None) -> list[Entry]:
-    """A paper's scores; with the difference measured - published where there is a comparable measurement."""
-    entries = []
-    for task in tasks:
-        text = HOLE
-        if task in row.scores:
-            score = row.scores[task]
-            text = FAIL if score is None else f"{score:.2f}"
-            text += "" if row.verified else UNVERIFIED
-            text += difference(measured.cells.get(task) if measured else None, score)
-        entries.append(Entry(text, quiet=True))
-    return entries
-
-
-def difference(cell: SeedGroup | None, published: float | None) -> str:
-    """' (Δ -0.41)': measured minus published, in points; only for runs of paper scale on a whole data set."""
-    if cell is None or published is None or cell.mean is None or cell.kind not in ("official", "generated"):
-        return ""
-    if cell.runs[0].scale != "paper":
-        return ""
-    return f" (Δ {100 * cell.mean - published:+.2f})"
-
-
-def row_label(row: Row, info: ModelInfo) -> str:
-    label = info.title
-    if row.variant:
-        label += f" [{' '.join(row.variant)}]"
-    return label + (" (other data)" if row.part else "")
+        return hole()
+    entry = seeds_entry(cell.seeds)
+    if cell.like_best:
+        return replace(entry, text=f"{LIKE_BEST} {entry.text}", signs=(*entry.signs, LIKE_BEST))
+    return replace(entry, bold=cell.best)
 
 
 def scale_table(
     records: Sequence[Record], published: Published, scale: str, *, every_task: bool = True, papers: bool = True
 ) -> Table:
-    """The main table of one scale: measured rows, each model's published row beneath it.
+    """The main table of one scale: measured rows, each model's published row below.
 
-    At scale paper, and where nothing was run, published rows of models without runs are shown too.
+    At scale paper, and if nothing was run, published rows of models without runs are shown too.
     every_task  show the six tasks even if some were not run
     papers      show published rows
     """
-    records = [r for r in records if r.scale == scale]
-    order = {stem: i for i, stem in enumerate(published.models)}
-    rows = sorted(
-        aggregate.rows_of(records), key=lambda r: (order.get(r.model, len(order)), r.model, r.variant, r.part)
-    )
-    columns = aggregate.columns_of(records, every=every_task)
-    stems = dict.fromkeys(row.model for row in rows)
-    if papers and (scale == "paper" or not rows):
-        extra = [stem for stem in published.models if published.row_of(stem)]
-        stems = dict.fromkeys(sorted({*stems, *extra}, key=lambda s: (order.get(s, len(order)), s)))
-    body = [chance_row(rows, columns)] if rows else []
-    for stem in stems:
-        info = published.model(stem, next((r.title for r in rows if r.model == stem), None))
-        mine = [i for i, r in enumerate(rows) if r.model == stem]
-        body += [measured_entries(rows, i, info, columns) for i in mine]
-        paper = published.row_of(stem) if papers else None
-        reference = rows[mine[0]] if mine and not rows[mine[0]].variant else None
-        if paper is not None:
-            name = f"↳ paper: {paper.model}" if mine else f"{paper.model} (paper)"
-            body.append(published_line(name, paper, columns, reference, paper.six_task_average))
-    header = ("Model", *columns.values(), "Avg", "Runs")
-    title = f"Long Range Arena, scale {scale}: test accuracy in percent"
-    notes = [AVERAGE_RULE, *measured_notes(rows, columns)]
-    if not records:
-        notes.insert(0, how_to_run(scale))
-    if papers:
-        notes.append("Rows marked paper: published numbers" + difference_note(scale))
-    return Table(f"{scale}", title, header, tuple(map(tuple, body)), tuple(with_signs(body, notes)))
+    return table_of(aggregate(records, published, scale), every_task=every_task, papers=papers)
+
+
+def table_of(results: Aggregate, *, every_task: bool = True, papers: bool = True, list_failures: bool = True) -> Table:
+    columns = results.columns if every_task else results.measured_columns
+    body = [chance_row(columns)] if results.rows else []
+    for model in results.models:
+        body += [measured_row(row, columns) for row in model.rows]
+        if papers and model.published and (model.rows or results.scale == "paper" or not results.rows):
+            name = f"↳ paper: {model.published.model}" if model.rows else f"{model.published.model} (paper)"
+            main = next((row for row in model.rows[:1] if not row.variant), None)
+            body.append(published_row(name, model.published, columns, main, model.published.six_task_average))
+    header = ("Model", *(c.title for c in columns), "Avg", "Runs")
+    title = f"Long Range Arena, scale {results.scale}: test accuracy in percent"
+    notes = [AVERAGE_RULE, *measured_notes(results, columns, list_failures=list_failures)]
+    if not results.rows:
+        notes.insert(0, how_to_run(results.scale))
+    notes += [published_note(results.scale)] if papers else []
+    return Table(results.scale, title, header, tuple(body), (*notes, *sign_notes(body)))
 
 
 def render_rich(records: Sequence[Record], published: Published, scale: str, *, room: int) -> rich.console.Group:
-    """The main table for a terminal of so many characters, with the tasks that were run."""
+    """The main table for a terminal `room` characters wide, with the tasks that were run."""
     return terminal(scale_table(records, published, scale, every_task=False), room=room)
 
 
@@ -151,65 +121,83 @@ def how_to_run(scale: str) -> str:
     )
 
 
-def difference_note(scale: str) -> str:
-    note = ", their Avg by the same rule; "
-    return note + (
-        "Δ: measured - published, in points" if scale == "paper" else "only scale paper is compared with them"
-    )
+def published_note(scale: str) -> str:
+    difference = "Δ: measured - published, in points"
+    other = "only scale paper is compared with them"
+    rule = "Rows marked paper: published numbers, their Avg by the same rule; "
+    return rule + (difference if scale == "paper" else other)
 
 
-def chance_row(rows: Sequence[Row], columns: dict[str, str]) -> list[Entry]:
-    """What always answering the commonest label of the test set scores."""
-    entries = [Entry("Commonest label", quiet=True)]
-    for task in columns:
-        data = aggregate.common_data(rows, task)
-        share = next((c.chance for r in rows if (c := r.cells.get(task)) and c.tested_on == data), None)
-        entries.append(Entry(HOLE if share is None else percent(share), quiet=True))
-    return [*entries, Entry("", quiet=True), Entry("", quiet=True)]
+def chance_row(columns: Sequence[Column]) -> tuple[Entry, ...]:
+    """The accuracy of always answering the commonest label of the test set."""
+    shares = [hole(published=True) if c.chance is None else Entry(percent(c.chance), published=True) for c in columns]
+    return (Entry("Commonest label", published=True), *shares, Entry("", published=True), Entry("", published=True))
 
 
-def measured_entries(
-    rows: Sequence[Row], index: int, info: ModelInfo, columns: dict[str, str], average: Sequence[str] = tuple(TASKS)
-) -> list[Entry]:
-    row = rows[index]
-    entries = [Entry(row_label(row, info))]
-    for task in columns:
-        best, like_best = aggregate.best_cells(rows, task)
-        text = (LIKE_BEST + " " if index in like_best else "") + cell_text(row.cells.get(task))
-        entries.append(Entry(text, bold=index in best))
+def measured_row(
+    row: Row, columns: Sequence[Column], *, label: str | None = None, average: Sequence[str] = tuple(TASKS)
+) -> tuple[Entry, ...]:
     mean = row.average(average)
-    runs = [r for t in average if t in row.cells for r in row.cells[t].tried]
-    entries.append(Entry(HOLE if mean is None else percent(mean) + signs(runs)))
-    return [*entries, Entry(f"{sum(r.status == 'ok' for r in row.runs)}/{len(row.runs)}")]
+    marks = signs([r for t in average if t in row.cells for r in row.cells[t].seeds.tried])
+    shown = hole() if mean is None else Entry(percent(mean) + "".join(marks), signs=tuple(marks))
+    cells = [cell_entry(row.cells.get(c.task)) for c in columns]
+    return (Entry(label or row.label), *cells, shown, Entry(f"{row.ended_well}/{len(row.runs)}"))
 
 
-def published_line(
-    name: str, paper: PublishedRow, columns: dict[str, str], measured: Row | None, average: float | None
-) -> list[Entry]:
-    mean = HOLE if average is None else f"{average:.2f}" + ("" if paper.verified else UNVERIFIED)
-    scores = published_entries(paper, list(columns), measured)
-    return [Entry(name, quiet=True), *scores, Entry(mean, quiet=True), Entry("", quiet=True)]
+def published_row(
+    name: str, paper: PublishedRow, columns: Sequence[Column], measured: Row | None, average: float | None
+) -> tuple[Entry, ...]:
+    """A paper's scores, with the difference measured - published if there is a comparable measurement."""
+    doubt = (UNVERIFIED,) * (not paper.verified)
+    entries = []
+    for task in (c.task for c in columns):
+        if task not in paper.scores:
+            entries.append(hole(published=True))
+            continue
+        score = paper.scores[task]
+        cell = measured.cells.get(task) if measured else None
+        difference = f"(Δ {cell.difference:+.2f})" if cell and cell.difference is not None else ""
+        text = "".join((FAIL if score is None else f"{score:.2f}", *doubt))
+        entries.append(Entry(text, difference, published=True, signs=(*([FAIL] * (score is None)), *doubt)))
+    mean = hole(published=True)
+    if average is not None:
+        mean = Entry("".join((f"{average:.2f}", *doubt)), published=True, signs=doubt)
+    return (Entry(name, published=True), *entries, mean, Entry("", published=True))
 
 
-def measured_notes(rows: Sequence[Row], columns: dict[str, str]) -> list[str]:
-    """What stands under a table of measurements: how to read it, what failed, on what and from which commit."""
-    runs = [r for row in rows for r in row.runs]
+def measured_notes(results: Aggregate, columns: Sequence[Column], *, list_failures: bool = True) -> list[str]:
+    """Notes below a table of measurements: how to read it, failed runs, hardware and commits."""
+    runs = results.runs
     if not runs:
         return []
     notes = ["mean ± sample standard deviation over the seeds that learned (their number, of seeds tried)"]
     notes.append("Runs: ended well / begun. Bold: the best mean of a column, among results on the same test examples")
-    for task, title in columns.items():
-        sets = len({row.cells[task].tested_on for row in rows if task in row.cells})
-        if sets > 1:
-            notes.append(f"{title}: {sets} different sets of test examples in this column; compare within one only")
-    notes += failure_notes(rows, columns)
+    notes += [
+        f"{c.title}: {c.test_sets} different sets of test examples in this column; compare within one only"
+        for c in columns
+        if c.test_sets > 1
+    ]
+    notes += failure_notes(results, columns) if list_failures else []
     notes.append("Hardware: " + tally(machine(r.hardware) for r in runs))
     notes.append("Commit: " + tally(commit_name(r.git) for r in runs))
     return notes
 
 
+def failure_notes(results: Aggregate, columns: Sequence[Column]) -> list[str]:
+    """A line for every run that did not end well, by model and task."""
+    return [
+        f"{row.title} on {c.title}, seed {r.seed}: {r.status} after {r.steps_done} of {r.steps_total} steps"
+        + (f" ({r.reason})" if r.reason else "")
+        for row in results.rows
+        for c in columns
+        if c.task in row.cells
+        for r in row.cells[c.task].seeds.runs
+        if r.status != "ok"
+    ]
+
+
 def machine(hardware: Hardware) -> str:
-    """'NVIDIA H100, 1 thread': the device, and the threads of the processor."""
+    """'NVIDIA H100, 1 thread': the device and the number of processor threads."""
     return f"{hardware.device}, {hardware.threads} thread{'s' * (hardware.threads != 1)}"
 
 
@@ -218,28 +206,13 @@ def commit_name(git: Git) -> str:
     return (git.commit or "unknown")[:10] + (" with uncommitted changes" if git.dirty else "")
 
 
-def failure_notes(rows: Sequence[Row], columns: dict[str, str]) -> list[str]:
-    """A line for every run that did not end well, by model and task."""
-    return [
-        f"{row.title} on {columns[task]}, seed {r.seed}: {r.status} after {r.steps_done} of {r.steps_total} steps"
-        + (f" ({r.reason})" if r.reason else "")
-        for row in rows
-        for task in columns
-        if task in row.cells
-        for r in row.cells[task].runs
-        if r.status != "ok"
-    ]
-
-
 def tally(names: Iterable[str]) -> str:
     """'cpu (12 runs); gpu (1 run)', commonest first."""
     counts = sorted(Counter(names).items(), key=lambda item: (-item[1], item[0]))
     return "; ".join(f"{name} ({n} run{'s' * (n != 1)})" for name, n in counts)
 
 
-def with_signs(body: Iterable[Iterable[Entry]], notes: Sequence[str]) -> list[str]:
-    """The notes, and the meaning of every sign that appears in the body."""
-    text = " ".join(entry.text for row in body for entry in row)
-    used = [f"{sign}: {meaning}" for sign, meaning in MEANING.items() if sign in text]
-    used += [f"{word}: {meaning}" for word, meaning in FAILURE_MEANING.items() if word in text]
-    return [*notes, *used]
+def sign_notes(body: Iterable[Iterable[Entry]]) -> list[str]:
+    """The meaning of every sign in the body."""
+    used = {sign for row in body for entry in row for sign in entry.signs}
+    return [f"{sign}: {meaning}" for sign, meaning in MEANING.items() if sign in used]

@@ -1,20 +1,22 @@
-"""The papers' tables of speed and memory, with our measurements from results/bench/*.json beneath.
+"""The papers' tables of speed and memory, with our measurements from results/bench/*.json below.
 
 A benchmark file that belongs to such a table is a `Bench`; a file without `table` is another benchmark:
 {"table": "S4 Table 3", "command", "started", "git", "hardware", "versions",
  "rows": [{"row": "S4", "column": "speed, length 1024", "value": 1.6, "unit": "x"}, ...]}
-and, if something was found out about it later, "notes", lines that are printed beneath the table.
+and optionally "notes", lines added later that are printed below the table.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lra.records.benchmark import Bench
 from lra.records.published import Published, Quantity
 from lra.tables import comparison
 from lra.tables.formats import Entry, Table
 
-LENGTH = re.compile(r"length (\d+)$")
+# how benchmark files and published tables name a column: "memory, length 1024", "steps/s, 2K"
+COLUMN = re.compile(r"(?P<quantity>.+), (?P<axis>[a-z]*) ?(?P<position>\d+)(?P<thousands>K?)")
 EFFICIENCY_TABLES = {
     "lra_table2": ("LRA Table 2", "LRA paper, Table 2: training on byte-level Text (paper: batch 32, 4x4 TPU v3)"),
     "s4_table2": ("S4 Table 2", "S4 paper, Table 2: one layer, training step and memory against LSSL (paper: A100)"),
@@ -22,52 +24,89 @@ EFFICIENCY_TABLES = {
 }
 
 
-def efficiency_table(name: str, benches: Sequence[Bench], published: Published) -> Table:
-    """One of EFFICIENCY_TABLES: published rows, and beneath each what was measured here (the newest, by its date)."""
+@dataclass(frozen=True)
+class Column:
+    """A column: its quantity at one point of an axis ("length", "dim"); position None if it is not on an axis."""
+
+    name: str
+    unit: str
+    quantity: str
+    axis: str
+    position: float | None
+
+    @classmethod
+    def of(cls, name: str, unit: str) -> "Column":
+        found = COLUMN.fullmatch(name)
+        if found is None:
+            return cls(name, unit, name, "", None)
+        position = float(found["position"]) * (1024 if found["thousands"] else 1)
+        return cls(name, unit, found["quantity"], found["axis"], position)
+
+
+@dataclass(frozen=True)
+class Measured:
+    value: float
+    unit: str
+    bench: Bench
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """One table of speed or memory: published and measured values by (row, column), the newest of several."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    printed: dict[tuple[str, str], Quantity]
+    measured: dict[tuple[str, str], Measured]
+    benches: tuple[Bench, ...]
+
+
+def efficiency(name: str, benches: Sequence[Bench], published: Published) -> Efficiency:
+    """Aggregate one of EFFICIENCY_TABLES."""
     key, title = EFFICIENCY_TABLES[name]
-    claims = [q for q in published.quantities if q.table == key]
     mine = sorted((b for b in benches if b.table == key), key=lambda b: b.started)
-    measured = {
-        (f.row, f.column): Quantity(key, f.row, f.column, f.value, f.unit, here=True) for b in mine for f in b.rows
-    }
-    printed = {(q.row, q.column): q for q in claims}
-    columns = in_order(list(dict.fromkeys(column for _, column in [*printed, *measured])))
+    printed = {(q.row, q.column): q for q in published.quantities if q.table == key}
+    measured = {(f.row, f.column): Measured(f.value, f.unit, b) for b in mine for f in b.rows}
     units: dict[str, str] = {}
-    for q in [*claims, *measured.values()]:
-        units.setdefault(q.column, q.unit)
-    body: list[list[Entry]] = []
+    for values in (printed, measured):
+        for (_, column), value in values.items():
+            units.setdefault(column, value.unit)
+    columns = [Column.of(column, unit) for column, unit in units.items()]
+    # measured lengths go between the paper's; other columns stay in order, the paper's first
+    if all(c.axis == "length" for c in columns):
+        columns.sort(key=lambda c: c.position or 0)
+    return Efficiency(name, title, tuple(columns), printed, measured, tuple(mine))
+
+
+def efficiency_table(name: str, benches: Sequence[Bench], published: Published) -> Table:
+    """One of EFFICIENCY_TABLES: published rows, each with ours below."""
+    results = efficiency(name, benches, published)
+    columns, printed, measured = results.columns, results.printed, results.measured
+    body: list[tuple[Entry, ...]] = []
     for row in dict.fromkeys(row for row, _ in [*printed, *measured]):
-        if any((row, c) in printed for c in columns):
-            entries = [Entry(show(printed.get((row, c)), units[c]), quiet=True) for c in columns]
-            body.append([Entry(f"{row} (paper)", quiet=True), *entries])
-        if any((row, c) in measured for c in columns):
-            here = [Entry(show(measured.get((row, c)), units[c])) for c in columns]
-            body.append([Entry(f"↳ here: {row}"), *here])
+        if any((row, c.name) in printed for c in columns):
+            entries = [entry(printed.get((row, c.name)), c.unit, published=True) for c in columns]
+            body.append((Entry(f"{row} (paper)", published=True), *entries))
+        if any((row, c.name) in measured for c in columns):
+            body.append((Entry(f"↳ here: {row}"), *(entry(measured.get((row, c.name)), c.unit) for c in columns)))
+    mine = results.benches
     notes = [f"here: {comparison.machine(b.hardware)}, {b.started[:10]}, {b.command}" for b in mine]
     notes += ["Commit: " + comparison.tally(comparison.commit_name(b.git) for b in mine)] if mine else []
     notes += [note for b in mine for note in b.notes]
     notes = notes or ["Nothing measured here yet: make bench"]
-    header = ("Model", *(c if units[c] in c else f"{c} [{units[c]}]" for c in columns))
-    return Table(name, title, header, tuple(map(tuple, body)), tuple(comparison.with_signs(body, notes)))
+    header = ("Model", *(c.name if c.unit in c.name else f"{c.name} [{c.unit}]" for c in columns))
+    return Table(name, results.title, header, tuple(body), (*notes, *comparison.sign_notes(body)))
 
 
-def in_order(columns: list[str]) -> list[str]:
-    """By the length each column ends with, if the paper's own go by length; else as they are, the paper's first."""
-    lengths = [int(found[1]) if (found := LENGTH.search(column)) else None for column in columns]
-    if None in lengths:
-        return columns
-    return [column for _, column in sorted(zip(lengths, columns, strict=True), key=lambda pair: pair[0] or 0)]
-
-
-def show(quantity: Quantity | None, unit: str) -> str:
-    """The number, as printed or to three digits, with its unit where that is not the column's."""
-    if quantity is None:
-        return comparison.HOLE
-    size = abs(quantity.value)
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
-    text = f"{quantity.value:.{digits}f}" if quantity.here else f"{quantity.value:g}"
-    return (
-        text
-        + (f" {quantity.unit}" if quantity.unit != unit else "")
-        + ("" if quantity.verified else comparison.UNVERIFIED)
-    )
+def entry(value: Quantity | Measured | None, unit: str, *, published: bool = False) -> Entry:
+    """A published number as printed, a measured one to three digits, with its unit if that is not the column's."""
+    if value is None:
+        return comparison.hole(published=published)
+    unit = "" if value.unit == unit else f" {value.unit}"
+    if isinstance(value, Measured):
+        size = abs(value.value)
+        digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+        return Entry(f"{value.value:.{digits}f}{unit}", published=published)
+    doubt = "" if value.verified else comparison.UNVERIFIED
+    return Entry(f"{value.value:g}{unit}{doubt}", published=published, signs=(doubt,) if doubt else ())

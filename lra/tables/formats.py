@@ -1,4 +1,4 @@
-"""A table's text, apart from what it means: Markdown, LaTeX and the terminal."""
+"""Tables as Markdown, LaTeX and for the terminal."""
 
 from dataclasses import dataclass
 
@@ -33,16 +33,27 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of a printed table; quiet: not ours, printed faintly where that can be done."""
+    """One cell of a printed table.
+
+    text, detail  the value, and what follows it: deviation, number of seeds, difference
+    published     not measured here; faint in the terminal
+    signs         footnote signs in it, which the notes explain
+    """
 
     text: str
+    detail: str = ""
     bold: bool = False
-    quiet: bool = False
+    published: bool = False
+    failed: bool = False
+    signs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.detail}" if self.detail else self.text
 
 
 @dataclass(frozen=True)
 class Table:
-    """A printed table: file name, title, header, rows as wide as the header, and the notes beneath."""
+    """A printed table: file name, title, header, rows as wide as the header, and notes below."""
 
     name: str
     title: str
@@ -57,13 +68,13 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-    """A section with an aligned table; the first column to the left, the rest to the right."""
+    """A section with an aligned table, the first column on the left, the others on the right."""
 
     def plain(text: str) -> str:
         return " ".join(text.split()).replace("|", "\\|")
 
     lines = [[plain(name) for name in table.header]]
-    lines += [[f"**{plain(e.text)}**" if e.bold else plain(e.text) for e in row] for row in table.rows]
+    lines += [[f"**{plain(str(e))}**" if e.bold else plain(str(e)) for e in row] for row in table.rows]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(table.header))]
 
     def line(texts: list[str]) -> str:
@@ -78,13 +89,13 @@ def markdown(table: Table) -> str:
 
 
 def escape_latex(text: str) -> str:
-    # two hyphens of a command line are not a dash
+    # {} keeps LaTeX from turning the two hyphens of a command-line option into a dash
     parts = " ".join(text.split()).split("--")
     return "-{}-".join("".join(LATEX.get(character, character) for character in part) for part in parts)
 
 
 def latex_heading(name: str) -> str:
-    """A long name in two lines, broken at its comma."""
+    """A long name on two lines, broken at its comma."""
     first, comma, second = name.partition(", ")
     if not comma or len(name) < 14:
         return escape_latex(name)
@@ -92,11 +103,11 @@ def latex_heading(name: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table environment; the document needs the packages booktabs and graphicx."""
+    """A table environment, for a document with the packages booktabs and graphicx."""
     columns = "l" + "r" * (len(table.header) - 1)
 
     def line(row: tuple[Entry, ...]) -> str:
-        texts = [escape_latex(e.text) for e in row]
+        texts = [escape_latex(str(e)) for e in row]
         return " & ".join(rf"\textbf{{{t}}}" if e.bold else t for t, e in zip(texts, row, strict=True)) + r" \\"
 
     parts = [
@@ -120,31 +131,27 @@ def latex(table: Table) -> str:
     return "\n".join([*parts, r"\end{table}"]) + "\n"
 
 
-NAME = 13  # characters of a name in a line, at least
+SHORTEST_NAME = 13  # characters of the first column, at least
 
 
 def terminal(table: Table, *, room: int | None = None) -> rich.console.Group:
     """For a rich console: best results bold and green, published rows faint, failures red.
 
-    room  characters of a line, where they are limited: numbers take theirs first, names what is left
+    room  characters in a line, if limited: the first column is narrowed first
     """
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False)
-    lines = [table.header, *([e.text for e in row] for row in table.rows)]
+    lines = [table.header, *([str(e) for e in row] for row in table.rows)]
     names, *numbers = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
     left = names if room is None else room - sum(numbers) - 2 * len(numbers)
-    shown.add_column(table.header[0], width=min(names, max(NAME, left)), overflow="fold")
+    shown.add_column(table.header[0], width=min(names, max(SHORTEST_NAME, left)), overflow="fold")
     for name in table.header[1:]:
         shown.add_column(name, justify="right", overflow="fold")
     for row in table.rows:
-        shown.add_row(*(rich.text.Text(e.text, style=style(e)) for e in row))
-    # not as title and caption of the table: a narrow one would break them into many lines
+        shown.add_row(*(rich.text.Text(str(e), style=style(e)) for e in row))
+    # not title and caption of the rich table: a narrow table would break them into many lines
     notes = [rich.text.Text(note, style="dim") for note in table.notes]
     return rich.console.Group(rich.text.Text(table.title, style="bold"), shown, *notes)
 
 
 def style(entry: Entry) -> str:
-    if entry.quiet:
-        return "dim"
-    if entry.bold:
-        return "bold green"
-    return "red" if entry.text.startswith(("✗", "div.", "OOM")) else ""
+    return "dim" if entry.published else "bold green" if entry.bold else "red" if entry.failed else ""

@@ -1,4 +1,4 @@
-"""Made-up runs of scale paper, with all the ways to end, and the table of them."""
+"""Made-up runs of scale paper with every way to end, and their table."""
 
 from helpers.records import replace
 from lra.paths import ROOT
@@ -15,7 +15,7 @@ CHANCE = {"listops": 0.175, "text": 0.5, "retrieval": 0.5, "image": 0.1, "pathfi
 
 
 def ran(model: str, task: str, correct: int | None, *, seed: int = 0, n: int = 1000, **changes: object) -> Record:
-    """A run of `model` that got `correct` of n test examples right; None: it never came to the test."""
+    """A run of `model` with `correct` of n test examples right; None if it never reached the test."""
     score = {"test_correct": correct, "n_test": n, "test_accuracy": correct / n} if correct is not None else {}
     blank = {"test_correct": None, "n_test": None, "test_accuracy": None}
     data = Data(kind="official", fingerprint=task, counts={"test": n}, chance=CHANCE.get(task, 0.5))
@@ -24,14 +24,14 @@ def ran(model: str, task: str, correct: int | None, *, seed: int = 0, n: int = 1
 
 
 def grid(model: str, *scores: int, seeds: int = 1) -> list[Record]:
-    """Runs on the first tasks; each further seed gets one example more right."""
+    """Runs on the first tasks; each further seed has one more right answer."""
     cell = zip(TASKS, scores, strict=False)
     return [ran(model, task, score + seed, seed=seed) for task, score in cell for seed in range(seeds)]
 
 
 def row_of(table: Table, label: str) -> dict[str, str]:
     row = next(row for row in table.rows if row[0].text == label)
-    return {name: e.text for name, e in zip(table.header, row, strict=True)}
+    return {name: str(e) for name, e in zip(table.header, row, strict=True)}
 
 
 def paper(records: list[Record], **options: bool) -> Table:

@@ -194,7 +194,7 @@ def test_accepted_benchmark_is_still_named(place, audit):
     (place / "bench" / "kernel_h100.json").write_text(json.dumps({"benchmark": "kernel", "git": git, "rows": []}))
     code, out = audit()
     assert code == 0
-    assert out.startswith("accepted: bench/kernel_h100.json: made outside a repository, no commit (measured where")
+    assert out.startswith("accepted: bench/kernel_h100.json: made outside a repository, no commit (measured on")
 
 
 def test_failed_runs_add_up(place, audit):

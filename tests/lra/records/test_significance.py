@@ -12,7 +12,7 @@ from lra.records import significance
 
 @settings(max_examples=200, deadline=None)
 @given(n=st.integers(1, 3000), chance=st.floats(0.01, 0.99))
-def test_the_binomial_test_is_exact(n, chance):
+def test_binomial_test_is_exact(n, chance):
     """At the last number of right answers that may be luck, the next, and the ends."""
     last = int(stats.binom.isf(0.001, n, chance))
     for correct in {0, last, min(last + 1, n), n}:

@@ -19,8 +19,7 @@ from lra.records.pictures import grey, signed
 from lra.records.published import TASKS, load_published
 from lra.records.record import Data, Example, Kernel, Point, Record, Selection, config_hash
 from lra.records.store import load
-from lra.report.page import page
-from lra.report.runs import flat
+from lra.report.page import flat, page
 
 BASE = load(ROOT / "tests" / "golden" / "record.json")
 PUBLISHED = load_published(ROOT / "results" / "published")

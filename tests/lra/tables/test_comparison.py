@@ -1,4 +1,4 @@
-"""Tables: nothing is averaged over, mixed or dropped in silence; the text is pinned by golden files."""
+"""Comparison tables: no hole is averaged over, nothing is mixed or dropped; golden files pin the text."""
 
 import io
 import shutil
@@ -13,50 +13,46 @@ from helpers.made_up_runs import PUBLISHED, ZOO, grid, paper, ran, row_of
 from helpers.records import replace
 from lra.paths import ROOT
 from lra.records.record import Data, Git
-from lra.tables import aggregate
+from lra.tables.aggregate import SeedGroup, aggregate, differ
 from lra.tables.build import table_files
 from lra.tables.comparison import MEANING, scale_table
-from lra.tables.csv_export import tidy_csv
+from lra.tables.csv_export import scale_csv
 from lra.tables.efficiency import EFFICIENCY_TABLES
 from lra.tables.formats import Entry, Table, escape_latex, latex, markdown, terminal
 from lra.tables.paper import PAPER_TABLES, paper_table
 
-GOLDEN = ROOT / "tests" / "golden"
+
+def image_on(fingerprint: str, kind: str = "generated") -> Data:
+    return Data(kind=kind, fingerprint=fingerprint, counts={"test": 1000}, chance=0.1)
 
 
-def test_golden_tables():
-    table = paper(ZOO)
-    made = {"md": markdown(table), "tex": latex(table), "csv": tidy_csv(ZOO, PUBLISHED, "paper")}
-    for suffix, text in made.items():
-        assert text == (GOLDEN / f"table.{suffix}").read_text(), (
-            f"tests/golden/table.{suffix} is not what is rendered now"
-        )
+@pytest.mark.parametrize("name", ["md", "tex", "csv"])
+def test_golden_tables(name):
+    text = {"md": markdown, "tex": latex, "csv": lambda _: scale_csv(ZOO, PUBLISHED, "paper")}[name](paper(ZOO))
+    assert text == (ROOT / "tests" / "golden" / f"table.{name}").read_text()
 
 
-def test_a_cell_is_mean_deviation_and_count():
+def test_cell_is_mean_deviation_and_count():
     table = paper(grid("s4", 590, 860, seeds=3))
-    assert row_of(table, "S4")["ListOps"] == "59.10 ± 0.10 (3)"
-    assert row_of(table, "S4")["Image"] == "—"
-    assert row_of(table, "S4")["Runs"] == "6/6"
+    row = row_of(table, "S4")
+    assert (row["ListOps"], row["Image"], row["Runs"]) == ("59.10 ± 0.10 (3)", "—", "6/6")
 
 
-def test_published_numbers_stand_beneath_with_the_difference():
-    paper_row = row_of(paper(grid("s4", 590, seeds=3)), "↳ paper: S4 (updated)")
-    assert paper_row["ListOps"] == "59.60 (Δ -0.50)"
-    assert paper_row["Text"] == "86.82"
-    assert paper_row["Avg"] == "86.09"
+def test_published_row_shows_the_difference():
+    row = row_of(paper(grid("s4", 590, seeds=3)), "↳ paper: S4 (updated)")
+    assert (row["ListOps"], row["Text"], row["Avg"]) == ("59.60 (Δ -0.50)", "86.82", "86.09")
 
 
-def test_no_difference_is_taken_at_another_scale_from_part_of_the_data_or_of_a_variant():
-    small = [replace(r, scale="mini") for r in grid("s4", 590)]
-    assert row_of(scale_table(small, PUBLISHED, "mini"), "↳ paper: S4 (updated)")["ListOps"] == "59.60"
-    part = [replace(r, data=replace(r.data, kind="subset")) for r in grid("s4", 590)]
-    assert row_of(paper(part), "↳ paper: S4 (updated)")["ListOps"] == "59.60"
-    variant = [replace(r, variant=["model.d_model=8"]) for r in grid("s4", 590)]
-    assert row_of(paper(variant), "↳ paper: S4 (updated)")["ListOps"] == "59.60"
+@pytest.mark.parametrize(
+    "changes", [{"scale": "mini"}, {"data": image_on("a", "subset")}, {"variant": ["model.d_model=8"]}]
+)
+def test_no_difference_unless_comparable(changes):
+    """Not at another scale, nor for part of the data or a variant."""
+    table = scale_table([ran("s4", "image", 590, **changes)], PUBLISHED, changes.get("scale", "paper"))
+    assert row_of(table, "↳ paper: S4 (updated)")["Image"] == "88.65"
 
 
-def test_below_scale_paper_only_what_was_run_is_shown_in_the_order_of_the_list():
+def test_smaller_scales_show_only_what_was_run():
     runs = [replace(r, scale="mini") for r in (*grid("s4", 590), *grid("transformer", 360))]
     table = scale_table(runs, PUBLISHED, "mini", every_task=False)
     assert table.header == ("Model", "ListOps", "Avg", "Runs")
@@ -64,58 +60,56 @@ def test_below_scale_paper_only_what_was_run_is_shown_in_the_order_of_the_list()
     assert [row[0].text for row in table.rows] == ["Commonest label", *models]
 
 
-def test_unverified_published_numbers_are_marked():
+def test_unverified_numbers_are_marked():
     assert row_of(paper([]), "S4D-Inv (paper)")["ListOps"] == "60.18?"
 
 
-def test_a_run_at_chance_has_failed_and_counts_as_chance_in_the_average():
-    table = paper(grid("s4", 600, 800, 800, 800, 800, 512))
-    assert row_of(table, "S4")["Path-X"] == "✗ (1)"
-    assert row_of(table, "S4")["Avg"] == f"{(60 + 4 * 80 + 50) / 6:.2f}"
+def test_run_at_chance_counts_as_chance_in_average():
+    row = row_of(paper(grid("s4", 600, 800, 800, 800, 800, 512)), "S4")
+    assert (row["Path-X"], row["Avg"]) == ("✗ (1)", f"{(60 + 4 * 80 + 50) / 6:.2f}")
 
 
-def test_failed_seeds_are_counted_and_weigh_on_the_average():
+def test_failed_seeds_count_in_the_average():
     runs = [r for r in grid("s4", 600, 800, 800, 800, 800, 900) if r.task != "pathx"]
     runs += [ran("s4", "pathx", 900), ran("s4", "pathx", 500, seed=1)]
     runs += [ran("s4", "pathx", None, seed=2, status="diverged", reason="NaN")]
     table = paper(runs)
-    assert row_of(table, "S4")["Path-X"] == "90.00 (1 of 3)"
-    assert row_of(table, "S4")["Avg"] == f"{(60 + 4 * 80 + (90 + 50 + 50) / 3) / 6:.2f}"
-    assert row_of(table, "S4")["Runs"] == "7/8"
+    row, average = row_of(table, "S4"), (60 + 4 * 80 + (90 + 50 + 50) / 3) / 6
+    assert (row["Path-X"], row["Avg"], row["Runs"]) == ("90.00 (1 of 3)", f"{average:.2f}", "7/8")
     assert any("Path-X, seed 2: diverged" in note for note in table.notes)
 
 
-def test_there_is_no_average_over_a_hole():
-    assert row_of(paper(grid("s4", 600, 800, 800, 800, 800)), "S4")["Avg"] == "—"
-    begun = [*grid("s4", 600, 800, 800, 800, 800), ran("s4", "pathx", None, status="running", finished=None)]
-    assert row_of(paper(begun), "S4")["Avg"] == "—"
-    assert row_of(paper(begun), "S4")["Path-X"] == "… (1)"
+def test_no_average_over_a_hole():
+    five = grid("s4", 600, 800, 800, 800, 800)
+    assert row_of(paper(five), "S4")["Avg"] == "—"
+    row = row_of(paper([*five, ran("s4", "pathx", None, status="running", finished=None)]), "S4")
+    assert (row["Path-X"], row["Avg"]) == ("… (1)", "—")
 
 
-def test_every_way_to_end_is_told_apart():
+def test_each_way_to_fail_has_its_sign():
     row = row_of(paper(ZOO), "Performer")
     assert [row[t] for t in ("ListOps", "Text", "Image", "Retrieval")] == ["✗ (1)", "div. (1)", "OOM (1)", "… (1)"]
 
 
-def test_a_number_of_a_run_that_did_not_end_well_counts_nowhere():
-    assert (
-        row_of(paper([ran("s4", "listops", 900, status="oom", reason="after the test")]), "S4")["ListOps"] == "OOM (1)"
-    )
+def test_score_of_a_failed_run_does_not_count():
+    table = paper([ran("s4", "listops", 900, status="oom", reason="after the test")])
+    assert row_of(table, "S4")["ListOps"] == "OOM (1)"
 
 
-def test_untuned_and_chosen_on_test_are_marked_and_unknown_models_shown():
+def test_untuned_and_chosen_on_test_are_marked():
     assert row_of(paper(ZOO), "NEWCOMER")["ListOps"] == "40.00†‡ (1)"
 
 
-def test_variants_and_other_tasks_have_their_own_place():
+def test_variants_and_other_tasks_are_separate():
     table = paper(ZOO)
     assert row_of(table, "S4 [model.mixer.dt_min=0.1]")["ListOps"] == "≈ 58.00 (1)"
     assert row_of(table, "S4")["speech"] == "95.00 (1)"
     assert table.header[-3:] == ("speech", "Avg", "Runs")
-    assert list(aggregate.columns_of(ran("s4", task, 900) for task in "ebdac"))[6:] == list("abcde")
+    columns = aggregate([ran("s4", task, 900) for task in "ebdac"], PUBLISHED, "paper").columns
+    assert [c.task for c in columns[6:]] == list("abcde")
 
 
-def test_kinds_of_data_are_never_mixed_in_a_cell():
+def test_kinds_of_data_are_never_mixed():
     toy = Data(kind="toy", fingerprint="x", counts={}, chance=0.175)
     table = paper([ran("s4", "listops", 600), ran("s4", "listops", 900, seed=1, data=toy)])
     assert row_of(table, "S4")["ListOps"] == "60.00 (1)"
@@ -124,11 +118,7 @@ def test_kinds_of_data_are_never_mixed_in_a_cell():
     assert not any(entry.bold for row in table.rows for entry in row)
 
 
-def image_on(fingerprint: str, kind: str = "generated") -> Data:
-    return Data(kind=kind, fingerprint=fingerprint, counts={"test": 1000}, chance=0.1)
-
-
-def test_of_equal_kinds_of_data_the_one_with_more_runs_comes_first():
+def test_data_with_more_runs_comes_first():
     runs = [ran("s4", "image", n, seed=n, data=image_on(name)) for n, name in ((600, "a"), (700, "b"), (700 + 20, "b"))]
     assert row_of(paper(runs), "S4")["Image"] == "71.00 ± 1.41ᵍ (2)"
     assert row_of(paper(runs), "S4 (other data)")["Image"] == "60.00ᵍ (1)"
@@ -137,81 +127,79 @@ def test_of_equal_kinds_of_data_the_one_with_more_runs_comes_first():
 @pytest.mark.parametrize(
     "others", [[("gru", image_on("a"))], [("gru", image_on("a", "toy")), ("fnet", image_on("a", "toy"))]]
 )
-def test_the_best_is_the_best_on_what_most_models_were_tested_on(others):
-    """Of equally many, on the better kind of data."""
+def test_best_is_chosen_on_the_commonest_test_set(others):
+    """If two are equally common, on the better kind of data."""
     runs = [ran("s4", "image", 600, data=image_on("b")), ran("lstm", "image", 400, data=image_on("b"))]
     runs += [ran(model, "image", 900, data=data) for model, data in others]
     assert [e.text[:5] for row in paper(runs).rows for e in row if e.bold] == ["60.00"]
 
 
 @pytest.mark.parametrize(("kind", "compete"), [("official", True), ("subset", True), ("generated", False)])
-def test_results_on_equal_test_examples_compete(kind, compete):
-    """Another division into train and validation is another fingerprint; another draw is other test examples."""
+def test_results_on_equal_test_sets_compete(kind, compete):
+    """Another train/validation split changes the fingerprint, another draw also the test examples."""
     datas = [image_on("one", kind), image_on("other", kind)]
     table = paper([ran(m, "image", n, data=d) for m, n, d in zip(("s4", "lstm"), (600, 400), datas, strict=True)])
     assert [e.text[:5] for row in table.rows for e in row if e.bold] == ["60.00"] * compete
 
 
 def test_scales_are_never_mixed():
-    with pytest.raises(ValueError, match="scales mini, paper"):
-        aggregate.rows_of([ran("s4", "listops", 600), ran("s4", "text", 600, scale="mini")])
     table = paper([ran("s4", "listops", 600), ran("s4", "text", 600, scale="mini")])
     assert row_of(table, "S4")["Text"] == "—"
 
 
-def test_the_best_is_bold_and_what_does_not_differ_is_marked():
+def test_best_is_bold_and_its_equals_are_marked():
     table = paper([*grid("s4", 600, 800), *grid("s4d", 590, 600), *grid("lstm", 300, 610)])
-    texts = {e.text for row in table.rows for e in row if e.bold}
+    texts = {str(e) for row in table.rows for e in row if e.bold}
     assert texts == {"60.00 (1)", "80.00 (1)"}
     assert row_of(table, "S4D")["ListOps"] == "≈ 59.00 (1)"
     assert row_of(table, "S4D")["Text"] == "60.00 (1)"
 
 
-def test_where_all_stay_at_chance_there_is_no_best():
+def test_no_best_if_all_stay_at_chance():
     table = paper([ran("s4", "listops", 175), ran("lstm", "listops", 170)])
     assert row_of(table, "S4")["ListOps"] == row_of(table, "LSTM")["ListOps"] == "✗ (1)"
     assert not any(entry.bold for row in table.rows for entry in row)
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "differ"),
+    ("a", "b", "expected"),
     [
-        # one seed: two proportions, of which 0.0515 and 0.0463 are the chances
+        # one seed each: two proportions, p = 0.0515 and 0.0463
         ([600], [557], False),
         ([600], [556], True),
-        # seeds on both sides: Welch's test, however many examples there are
+        # several seeds each: Welch's test, whatever the number of examples
         ([600, 601], [590, 591], True),
         ([600, 660], [540, 560], False),
-        # seeds on one side: all their examples
+        # several seeds on one side: all their examples
         ([600, 601], [560], True),
     ],
 )
-def test_results_differ_by_seeds_or_else_by_examples(a, b, differ):
-    one, other = (aggregate.SeedGroup(tuple(ran("s4", "image", n, seed=n) for n in counts)) for counts in (a, b))
-    assert aggregate.differ(one, other) == aggregate.differ(other, one) == differ
+def test_results_differ_by_seeds_or_by_examples(a, b, expected):
+    one, other = (SeedGroup(tuple(ran("s4", "image", n, seed=n) for n in counts)) for counts in (a, b))
+    assert differ(one, other) == differ(other, one) == expected
 
 
-def test_every_sign_in_a_table_is_explained_and_no_other():
+def test_exactly_the_signs_used_are_explained():
     table = paper(ZOO)
-    body = " ".join(e.text for row in table.rows for e in row)
+    body = " ".join(str(e) for row in table.rows for e in row)
     for sign in MEANING:
         assert (sign in body) == any(note.startswith(f"{sign}:") for note in table.notes), sign
 
 
-def test_hardware_and_commits_stand_beneath():
+def test_hardware_and_commits_are_notes():
     git = Git(commit="a" * 40, dirty=True)
     table = paper([ran("s4", "listops", 600), *(ran("s4", "listops", 600, seed=s, git=git) for s in (1, 2))])
     assert "Hardware: cpu, 2 threads (3 runs)" in table.notes
     assert "Commit: aaaaaaaaaa with uncommitted changes (2 runs); 0000000000 (1 run)" in table.notes
 
 
-def test_without_runs_published_rows_stay_and_the_command_is_named():
+def test_table_without_runs_names_the_command():
     table = paper([])
     assert len(table.rows) > 30
     assert "make lra-all SCALE=paper" in table.notes[0]
 
 
-def test_a_name_cannot_break_a_table():
+def test_special_characters_in_names_are_escaped():
     name = "a|b & c_d \\ {x} ~ ^ %\n# $"
     table = paper([ran("strange", "listops", 600, title=name)])
     lines = markdown(table).splitlines()
@@ -223,7 +211,7 @@ def test_a_name_cannot_break_a_table():
 
 
 @pytest.mark.parametrize("name", PAPER_TABLES)
-def test_paper_tables_hold_the_printed_rows_and_ours(name):
+def test_paper_tables_have_printed_rows_and_ours(name):
     empty, full = paper_table(name, [], PUBLISHED), paper_table(name, ZOO, PUBLISHED)
     assert len(empty.rows) >= 9
     printed = [row for row in full.rows if row[0].text.endswith("(paper)")]
@@ -232,13 +220,13 @@ def test_paper_tables_hold_the_printed_rows_and_ours(name):
     assert row_of(full, "↳ here: Transformer")["ListOps"] == "36.00 (1)"
 
 
-def test_the_average_follows_the_rule_of_the_paper():
+def test_average_follows_the_papers_rule():
     five = grid("transformer", 360, 640, 570, 420, 710)
     assert row_of(paper_table("s4_table4", five, PUBLISHED), "↳ here: Transformer")["Avg"] == "—"
     assert row_of(paper_table("lra_table1", five, PUBLISHED), "↳ here: Transformer")["Avg"] == "54.00"
 
 
-def test_latex_is_balanced_and_uses_booktabs():
+def test_latex_is_balanced():
     text = latex(paper(ZOO))
     for name in ("table", "tabular"):
         assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
@@ -257,13 +245,13 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_a_row_of_another_width_is_refused():
+def test_row_of_wrong_width_is_refused():
     with pytest.raises(ValueError, match="a row of 1 under a header of 2"):
         Table("t", "t", ("a", "b"), ((Entry("x"),),))
 
 
 @pytest.mark.parametrize("width", [70, 80, 120, 200])
-def test_the_terminal_shows_everything_at_any_width(width):
+def test_terminal_cuts_nothing_at_any_width(width):
     table = paper(ZOO)
     console = rich.console.Console(width=width, record=True, file=io.StringIO())
     console.print(terminal(table, room=console.width))
@@ -271,13 +259,12 @@ def test_the_terminal_shows_everything_at_any_width(width):
     assert max(map(len, text.splitlines())) <= width
     shown = Counter(text)
     for row in table.rows:
-        shown.subtract("".join(entry.text for entry in row))
+        shown.subtract("".join(map(str, row)))
     shown.subtract("".join([table.title, *table.header, *table.notes]))
-    # nothing is cut, whatever is broken into lines
     assert {sign for sign, count in shown.items() if count < 0} <= {" "}, shown
 
 
-def test_the_notes_of_a_narrow_table_have_the_whole_width():
+def test_notes_of_a_narrow_table_have_full_width():
     note = "mean ± sample standard deviation over the seeds that learned"
     console = rich.console.Console(width=80, record=True, file=io.StringIO())
     console.print(terminal(Table("t", "A title of some length", ("a", "b"), ((Entry("x"), Entry("1")),), (note,))))
@@ -285,8 +272,8 @@ def test_the_notes_of_a_narrow_table_have_the_whole_width():
     assert (lines[0], lines[-1]) == ("A title of some length", note)
 
 
-def test_every_table_comes_in_three_forms():
+def test_every_table_has_three_formats():
     files = table_files(ZOO, PUBLISHED, [])
     names = {Path(name).stem for name in files}
     assert {"paper", *PAPER_TABLES, *EFFICIENCY_TABLES} <= names
-    assert set(files) == {f"{name}.{form}" for name in names for form in ("md", "csv", "tex")}
+    assert set(files) == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")}

@@ -1,4 +1,4 @@
-"""Tables of speed and memory: measured figures beside the published ones."""
+"""Tables of speed and memory: measured values next to published ones."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from helpers.made_up_runs import PUBLISHED, row_of
 from lra.records.benchmark import load_bench
 from lra.records.published import Quantity
 from lra.tables.csv_export import efficiency_csv
-from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency_table, show
+from lra.tables.efficiency import EFFICIENCY_TABLES, Measured, efficiency_table, entry
 
 
 def bench(**changes: object) -> dict:
@@ -27,7 +27,7 @@ def bench(**changes: object) -> dict:
     return content | changes
 
 
-def test_benchmarks_fill_the_efficiency_tables(tmp_path):
+def test_benchmarks_fill_the_tables(tmp_path):
     (tmp_path / "layer.json").write_text(json.dumps(bench()))
     (tmp_path / "other.json").write_text('{"something": "else"}')
     benches = load_bench(tmp_path)
@@ -46,7 +46,7 @@ def test_benchmarks_fill_the_efficiency_tables(tmp_path):
 
 
 @pytest.mark.parametrize("dates", [("2026-01-31", "2026-03-01"), ("2026-03-01", "2026-01-31")])
-def test_of_two_measurements_the_newer_is_shown(tmp_path, dates):
+def test_newest_measurement_is_shown(tmp_path, dates):
     for name, date in zip("ab", dates, strict=True):
         rows = [{"row": "S4", "column": "speed, length 4096", "value": float(date[6]), "unit": "x"}]
         (tmp_path / f"{name}.json").write_text(json.dumps(bench(started=f"{date}T12:00:00Z", rows=rows)))
@@ -55,20 +55,21 @@ def test_of_two_measurements_the_newer_is_shown(tmp_path, dates):
 
 
 @pytest.mark.parametrize(("value", "text"), [(100.0, "100"), (10.04, "10.0"), (1.004, "1.00"), (0.1234, "0.123")])
-def test_what_is_measured_has_three_digits_and_what_is_published_those_printed(value, text):
-    assert show(Quantity("", "", "", value, "x", here=True), "x") == text
-    assert show(Quantity("", "", "", value, "x"), "x") == f"{value:g}"
-    assert show(Quantity("", "", "", value, "ms", verified=False), "x") == f"{value:g} ms?"
+def test_measured_values_have_three_digits(value, text):
+    """Published ones have as many as printed."""
+    assert str(entry(Measured(value, "x", bench=None), "x")) == text
+    assert str(entry(Quantity("", "", "", value, "x"), "x")) == f"{value:g}"
+    assert str(entry(Quantity("", "", "", value, "ms", verified=False), "x")) == f"{value:g} ms?"
 
 
 @pytest.mark.parametrize("name", EFFICIENCY_TABLES)
-def test_efficiency_tables_stand_without_benchmarks(name, tmp_path):
+def test_tables_without_benchmarks_name_the_command(name, tmp_path):
     table = efficiency_table(name, load_bench(tmp_path / "none"), PUBLISHED)
     assert table.rows
     assert "make bench" in table.notes[0]
 
 
-def test_an_efficiency_table_as_csv_has_published_and_measured_values(tmp_path):
+def test_csv_has_published_and_measured_values(tmp_path):
     (tmp_path / "layer.json").write_text(json.dumps(bench()))
     lines = list(csv.DictReader(io.StringIO(efficiency_csv("s4_table3", load_bench(tmp_path), PUBLISHED))))
     line = next(line for line in lines if (line["row"], line["column"]) == ("S4", "speed, length 4096"))
@@ -76,7 +77,7 @@ def test_an_efficiency_table_as_csv_has_published_and_measured_values(tmp_path):
     assert sum(bool(line["measured"]) for line in lines) == 1
 
 
-def test_columns_of_lengths_go_by_length(tmp_path):
+def test_columns_are_sorted_by_length(tmp_path):
     rows = [{"row": "S4", "column": f"speed, length {n}", "value": 6.1, "unit": "x"} for n in (4096, 2048)]
     (tmp_path / "layer.json").write_text(json.dumps(bench(rows=rows)))
     header = efficiency_table("s4_table3", load_bench(tmp_path), PUBLISHED).header
