@@ -38,8 +38,7 @@ class BigBird(MultiHeadAttention):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(d_model, n_heads, d_qkv, dropout)
-        self.block = block
-        self.n_random = n_random
+        self.block, self.n_random = block, n_random
         self.out = nn.Linear(self.d_qkv, d_model)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         n_blocks = -(-max_len // block)

@@ -1,28 +1,27 @@
-"""DSS: a diagonal state space as expressive as S4, its kernel a sum of exponentials.
+"""DSS: a diagonal state space as expressive as S4, with a kernel that is a sum of exponentials.
 
 Gupta, Gu, Berant 2022, "Diagonal State Spaces are as Effective as Structured State Spaces" (arXiv:2203.14343),
 proposition 1 and section 3.
 
 One diagonal A for all features, a step size for each feature, no matrix B. The two forms of the kernel, l < L:
 
-    exp      K[l] = Re sum_n C_n (exp(dt A_n) - 1) / A_n  exp(l dt A_n),       Re A < 0 by its parameter
+    exp      K[l] = Re sum_n C_n (exp(dt A_n) - 1) / A_n  exp(l dt A_n),       Re A < 0 by parametrisation
     softmax  K[l] = Re sum_n C_n / A_n  softmax over l of (l dt A_n),          A free
 
-The second is the first with C divided by exp(L dt A) - 1, since the normaliser is a geometric sum. It belongs to one
-length, `max_len`: shorter inputs use the beginning of that kernel, or padding would change it.
+The second is the first with C divided by exp(L dt A) - 1, because the normaliser is a geometric sum. It is normalised
+for one length, `max_len`: shorter inputs use the beginning of that kernel, otherwise padding would change it.
 
 B batch, L length, H features (the model width), N complex states, K outputs per feature (2 if two-sided).
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.blocks import Dropout
-from lra.nn.ssm import Recurrent
+from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import check_sampling, log_steps, nplr
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
@@ -31,21 +30,14 @@ from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 EPS = 1e-7
 
 
-class DiscreteSSM(NamedTuple):
-    """h' = a h + u and y = 2 Re C h'; a is (H, N), C (H, N)."""
-
-    a: Tensor
-    C: Tensor
-
-
 class DSS(Recurrent):
     """DSS layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     d_state        N; A starts as the eigenvalues of the normal part of HiPPO-LegS of size 2N with imaginary part >= 0
     form           "exp" or "softmax"
     bidirectional  a second kernel reads from the right
-    dt_min, dt_max ends of the log-uniform initial steps
-    lr             learning rate of A and the steps, which take no weight decay; None for the optimiser's
+    dt_min, dt_max range of the log-uniform initial step sizes
+    lr             learning rate of A and the step sizes, which have no weight decay; None for the optimiser's
     backend        of lra.ops.ssm_kernels.dispatch
     raises         ValueError for an unknown form
     """
@@ -70,7 +62,7 @@ class DSS(Recurrent):
             raise ValueError(f"form: {form!r} is not one of exp, softmax")
         self.form, self.bidirectional, self.length, self.backend = form, bidirectional, max_len, backend
         A = nplr("legs", 2 * d_state).A
-        # (N,); of the exp form its parameter is log(-Re A)
+        # (N,); log(-Re A) in the exp form
         self.A_real = nn.Parameter((-A.real).log().float() if form == "exp" else A.real.float())
         self.A_imag = nn.Parameter(A.imag.float())
         self.C = nn.Parameter(torch.randn(1 + bidirectional, d_model, d_state, 2))
@@ -78,23 +70,17 @@ class DSS(Recurrent):
         self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, 2 * d_model)
-        special = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
-        self.optim = dict.fromkeys(("A_real", "A_imag", "log_dt"), special)
+        self.optim = kernel_groups(lr, dict.fromkeys(("A_real", "A_imag", "log_dt"), "kernel"))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         u = (x * mask[..., None]).mT  # (B, H, L)
-        y = long_conv(u, self.kernel(u.shape[-1]), self.D)
-        return self.mix(y.mT)
-
-    def mix(self, y: Tensor) -> Tensor:
-        """What follows the state space, position by position: (..., H)."""
-        y = F.gelu(y)
-        return F.glu(self.out(self.dropout(y) if y.dim() == 3 else y), -1)
+        y = long_conv(u, self.kernel(u.shape[-1]), self.D).mT
+        return F.glu(self.out(self.dropout(F.gelu(y))), -1)
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
-        """dt (H,), A (H, N) and C (K, H, N) of the exp form, half of it: K = 2 Re sum C expm1(dt A) / A exp(l dt A).
+        """dt (H,), A (H, N) and C (K, H, N) such that K[l] = 2 Re sum C expm1(dt A) / A exp(l dt A).
 
-        Of a softmax with Re A > 0, A is the mirrored -A, for which the kernel runs from the end of `length`.
+        Where Re A > 0 (softmax form) the result is -A, and the kernel runs backwards from the end of `length`.
         """
         dt, C = self.log_dt.exp(), torch.view_as_complex(self.C) / 2
         if self.form == "exp":
@@ -103,14 +89,14 @@ class DSS(Recurrent):
         A = torch.where(self.A_real > 0, -A, A).expand(len(dt), -1)
         step = dt[:, None] * A
         total = torch.expm1(self.length * step) / torch.expm1(step)
-        # C / A / total, and A changes its sign where it is mirrored
+        # C / A / total, where A has changed its sign
         sign = torch.where(self.A_real > 0, -1, 1)
         return dt, A, sign * C * total.conj() / (total.abs() ** 2 + EPS) / torch.expm1(step)
 
     def kernel(self, L: int) -> Tensor:
-        """The first L taps (K, H, L); the second output's are read from the right, starting one position away."""
+        """First L taps (K, H, L); those of the second output read from the right, from one position away."""
         if self.form == "softmax" and self.length < L:
-            raise ValueError(f"DSS was normalised for {self.length} positions, the input has {L}: call prepare({L})")
+            raise ValueError(f"DSS was normalised for {self.length} positions, input has {L}; hint: call prepare({L})")
         with torch.autocast(self.D.device.type, enabled=False):
             dt, A, C = self.system()
             B = torch.ones_like(A)
@@ -125,14 +111,13 @@ class DSS(Recurrent):
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
         """Fit the layer, in place, to another length and to inputs sampled `rate` times as often as before.
 
-        The softmax form depends on its length: it is normalised anew and C takes up the difference, so the beginning of
-        the kernel stays what it was.
+        The normaliser of the softmax form depends on the length: C compensates, so that the kernel's beginning remains.
         """
         check_sampling(length, rate)
         before = self.system()[2] if self.form == "softmax" else None
         if before is not None and (self.A_real > 0).any():
-            raise ValueError("a softmax DSS with growing states is a function of its length and cannot be fitted anew")
-        self.log_dt -= math.log(rate)
+            raise ValueError("a softmax DSS with growing states cannot be fitted to another length or sampling rate")
+        self.log_dt.sub_(math.log(rate))
         self.length = length
         if before is not None:
             after = self.system()[2]
@@ -144,23 +129,24 @@ class DSS(Recurrent):
     def set_extra_state(self, length: Tensor) -> None:
         self.length = int(length)
 
-    def discretise(self) -> DiscreteSSM:
+    def discretise(self) -> tuple[Tensor, Tensor]:
+        """a and C (H, N) of the recurrence h' = a h + u, y = 2 Re C h'."""
         dt, A, C = self.system()
         step = dt[:, None] * A
         C = C[0] * torch.expm1(step) / A
         if self.form == "softmax":
             growing = self.A_real > 0
-            # unmirrored again: exp(-(length - 1 - l) dt A), a growing mode of tiny weight
+            # forwards again: exp(-(length - 1 - l) dt A), a growing mode of tiny weight
             C = C * torch.where(growing, torch.exp((self.length - 1) * step), 1)
             step = torch.where(growing, -step, step)
-        return DiscreteSSM(step.exp(), C)
+        return step.exp(), C
 
     def default_state(self, batch: int) -> Tensor:
-        """The state before the first position: zeros (batch, H, N), complex."""
+        """Initial state, zeros (batch, H, N), complex."""
         return torch.view_as_complex(self.C).new_zeros(batch, *self.C.shape[1:3])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One position: x (B, H) and the state before it to y (B, H) and the state after it."""
+        """Process one position: x (B, H), state -> y (B, H), next state."""
         a, C = self.discrete
         state = a * state + x[..., None]
-        return self.mix(2 * (C * state).sum(-1).real + self.D * x), state
+        return F.glu(self.out(F.gelu(2 * (C * state).sum(-1).real + self.D * x)), -1), state

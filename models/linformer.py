@@ -33,18 +33,14 @@ class Linformer(MultiHeadAttention):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(d_model, n_heads, d_qkv, dropout)
-        self.max_len = max_len
         # a sum of L independent terms keeps its size
         self.project = nn.Parameter(torch.randn(1 if share_kv else 2, d_projected, max_len) / max_len**0.5)
         self.out = nn.Linear(self.d_qkv, d_model)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        length = x.shape[1]
-        if length > self.max_len:
-            raise ValueError(f"input has {length} positions, the projection was built for max_len {self.max_len}")
         q, k, v = self.qkv_heads(x, mask)  # each (B, L, H, K)
-        real = mask[..., None, None]
-        k = torch.einsum("pl,blhk->bhpk", self.project[0, :, :length], k * real)
-        v = torch.einsum("pl,blhk->bhpk", self.project[-1, :, :length], v * real)
+        project, real = self.project[..., : x.shape[1]], mask[..., None, None]
+        k = torch.einsum("pl,blhk->bhpk", project[0], k * real)
+        v = torch.einsum("pl,blhk->bhpk", project[-1], v * real)
         y = self.attend(q.transpose(1, 2), k, v, None)
         return self.out(y.transpose(1, 2).flatten(-2))  # (B, L, D)

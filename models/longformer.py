@@ -33,8 +33,7 @@ class Longformer(MultiHeadAttention):
         super().__init__(d_model, n_heads, d_qkv, dropout)
         if window < 2 or window % 2:
             raise ValueError(f"window {window} is not a positive even number; hint: half of it lies on each side")
-        self.window = window
-        self.n_global = n_global
+        self.window, self.n_global = window, n_global
         self.qkv_global = nn.Linear(d_model, 3 * self.d_qkv) if n_global else None
         self.out = nn.Linear(self.d_qkv, d_model)
 

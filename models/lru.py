@@ -1,10 +1,10 @@
-"""LRU: a linear recurrent unit with complex diagonal state, stable by its parameters, started on a ring.
+"""LRU: a linear recurrent unit with a complex diagonal state, stable by parametrisation, initialised on a ring.
 
 Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu, De 2023, "Resurrecting Recurrent Neural Networks for Long Sequences"
 (arXiv:2303.06349), section 3 and appendix A.
 
-h_t = a h_{t-1} + gamma B u_t and y_t = Re C h_t + D u_t, with |a| = exp(-exp(nu)) < 1 whatever nu is, and
-gamma = sqrt(1 - |a|^2) at the start, which keeps the state's size for any memory.
+h_t = a h_{t-1} + gamma B u_t and y_t = Re C h_t + D u_t, with |a| = exp(-exp(nu)) < 1 for every nu, and initially
+gamma = sqrt(1 - |a|^2), which makes the size of the state independent of |a|.
 
 B batch, L length, H features (the model width), N complex states, K outputs per feature (2 if two-sided).
 """
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.blocks import Dropout
-from lra.nn.ssm import Recurrent
+from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.hippo import check_sampling
 from lra.ops.scan import mimo_ssm
 
@@ -35,7 +35,7 @@ class LRU(Recurrent):
     bidirectional  a second output matrix reads the states of a scan from the right
     r_min, r_max   ring of the initial eigenvalues
     max_phase      their largest angle; small ones favour long memory (section 3.4)
-    lr             learning rate of nu, theta and gamma, which take no weight decay; None for the optimiser's
+    lr             learning rate of nu, theta and gamma, which have no weight decay; None for the optimiser's
     """
 
     def __init__(
@@ -53,10 +53,8 @@ class LRU(Recurrent):
         lr: float | None = 0.001,
     ):
         super().__init__()
-        if d_state < 1:
-            raise ValueError(f"a state of {d_state} is empty: d_state must be at least 1")
         if not 0 <= r_min < r_max <= 1:
-            raise ValueError(f"ring {r_min} to {r_max} is not inside the unit disc: 0 <= r_min < r_max <= 1 is needed")
+            raise ValueError(f"ring {r_min} to {r_max} is not in the unit disc; hint: 0 <= r_min < r_max <= 1")
         self.bidirectional = bidirectional
         nu, theta = ring(d_state, r_min, r_max, max_phase)
         self.nu, self.theta = nn.Parameter(nu), nn.Parameter(theta)
@@ -66,18 +64,13 @@ class LRU(Recurrent):
         self.D = nn.Parameter(torch.randn(d_model))
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, 2 * d_model)
-        special = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
-        self.optim = {"nu": special, "theta": special, "log_gamma": special}
+        self.optim = kernel_groups(lr, dict.fromkeys(("nu", "theta", "log_gamma"), "kernel"))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        # a scan from the right crosses the padding first, and leaves it with a state of zero
+        # zero padding leaves the state at zero, also for a scan from the right, which begins there
         u = x * mask[..., None]
-        return self.mix(mimo_ssm(u, *self.system()) + self.D.to(u.dtype) * u)
-
-    def mix(self, y: Tensor) -> Tensor:
-        """What follows the recurrence, position by position: (..., H)."""
-        y = F.gelu(y)
-        return F.glu(self.out(self.dropout(y) if y.dim() == 3 else y), -1)
+        y = mimo_ssm(u, *self.system()) + self.D.to(u.dtype) * u
+        return F.glu(self.out(self.dropout(F.gelu(y))), -1)
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
         """a (N,), gamma B (N, H), C (K, H, N)."""
@@ -86,29 +79,29 @@ class LRU(Recurrent):
 
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
-        """Fit the layer, in place, to inputs sampled `rate` times as often as before; it has no length to fit.
+        """Fit the layer, in place, to inputs sampled `rate` times as often as before; the length does not matter.
 
-        a^(1 / rate) is the same motion in shorter or longer steps (of a turn beyond half a circle, the shorter way
-        round), and (a^(1 / rate) - 1) / (a - 1) what an input held over one of them adds; its phase is given to B.
+        a becomes a^(1 / rate), with the angle of a taken in [-pi, pi). An input held over such a step adds
+        (a^(1 / rate) - 1) / (a - 1) of what it added before; B takes the phase of this factor and gamma its size.
         """
         check_sampling(length, rate)
         angle = torch.remainder(self.theta.double().exp() + math.pi, 2 * math.pi) - math.pi
         motion = torch.complex(-self.nu.double().exp(), angle)
         scale = torch.expm1(motion / rate) / torch.expm1(motion)
         self.B.copy_(torch.view_as_real(torch.view_as_complex(self.B).to(scale.dtype) * torch.sgn(scale)[:, None]))
-        self.log_gamma += scale.abs().log()
-        self.nu -= math.log(rate)
+        self.log_gamma.add_(scale.abs().log())
+        self.nu.sub_(math.log(rate))
         self.theta.copy_(torch.remainder(angle / rate, 2 * math.pi).clamp(min=1e-12).log())
 
     def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.system()
 
     def default_state(self, batch: int) -> Tensor:
-        """The state before the first position: zeros (batch, N), complex."""
+        """Initial state, zeros (batch, N), complex."""
         return torch.view_as_complex(self.B).new_zeros(batch, len(self.nu))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One position: x (B, H) and the state before it to y (B, H) and the state after it."""
+        """Process one position: x (B, H), state -> y (B, H), next state."""
         a, B, C = self.discrete
         state = a * state + x.to(B.dtype) @ B.mT
-        return self.mix((state @ C[0].mT).real + self.D * x), state
+        return F.glu(self.out(F.gelu((state @ C[0].mT).real + self.D * x)), -1), state

@@ -1,7 +1,7 @@
-"""MEGA: single-head gated attention over an exponential moving average, whole or in chunks.
+"""MEGA: single-head gated attention over an exponential moving average, full or in chunks.
 
 Ma et al. 2022, "Mega: Moving Average Equipped Gated Attention", arXiv:2209.10655. Its gate mixes the layer's input
-before the norm with the output, so this is a whole encoder and not a mixer.
+before the norm with the output, so this is an encoder and not a mixer.
 
 B batch, L length, D model width, E width of the values, Z width of queries and keys, N orders of the moving average,
 K directions, W chunk, n chunks.
@@ -18,19 +18,19 @@ from lra.ops.fftconv import long_conv
 
 
 def power_sums(c: Tensor, log_q: Tensor, length: int) -> Tensor:
-    """sum_n c_n q_n^l for l = 0 ... length - 1: (..., N), (..., N) -> (..., length).
+    """sum_n c_n q_n^l for l = 0 ... length - 1, real or complex: (..., N), (..., N) -> (..., length).
 
     l = i T + j splits the powers into two tables whose product is a matrix product: no (..., N, length) tensor.
     """
     size = math.ceil(math.sqrt(length))
-    step = torch.arange(size, device=c.device, dtype=c.dtype)
+    step = torch.arange(size, device=c.device, dtype=c.real.dtype)
     fine = torch.exp(log_q[..., None] * step)  # (..., N, T)
     coarse = c[..., None, :] * torch.exp(log_q[..., None, :] * (step * size)[:, None])  # (..., T, N)
     return (coarse @ fine).flatten(-2)[..., :length]
 
 
-def taps_beyond(c: Tensor, log_q: Tensor, length: int) -> Tensor:
-    """power_sums, of a second direction without its first tap; it ends with a zero instead: both reach equally far."""
+def average_taps(c: Tensor, log_q: Tensor, length: int) -> Tensor:
+    """power_sums, where the second direction starts at l = 1 and ends with a zero, so that both reach equally far."""
     if len(c) == 1:
         return power_sums(c, log_q, length)
     taps = power_sums(torch.stack([c[0], c[1] * log_q[1].exp()]), log_q, length)
@@ -41,8 +41,8 @@ def taps_beyond(c: Tensor, log_q: Tensor, length: int) -> Tensor:
 class MovingAverage(nn.Module):
     """Multi-dimensional damped exponential moving average, section 3.1, and silu(EMA(x) + omega x).
 
-    Each feature feeds N averages h_t = (1 - alpha delta) h_(t-1) + alpha beta x_t and reads gamma . h_t / sqrt(N). As
-    in the authors' code both directions hear the position itself.
+    Each feature has N averages h_t = (1 - alpha delta) h_(t-1) + alpha beta x_t and the result gamma . h_t / sqrt(N).
+    As in the authors' code both directions include the position itself.
     """
 
     def __init__(self, d_model: int, *, n_orders: int, bidirectional: bool, truncation: int | None):
@@ -58,10 +58,10 @@ class MovingAverage(nn.Module):
 
     def kernel(self, length: int) -> Tensor:
         """(K, D, length), the second direction from one position away."""
-        return taps_beyond(*self.sums(), length)
+        return average_taps(*self.coefficients(), length)
 
-    def sums(self) -> tuple[Tensor, Tensor]:
-        """c (K, D, N) and log q (K, D, N): the average is sum_n c_n q_n^l."""
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """c and log q, both (K, D, N): tap l of the average is sum_n c_n q_n^l."""
         alpha = self.alpha.sigmoid()
         log_q = torch.log1p(-alpha * self.delta.sigmoid())
         return alpha * self.beta * self.gamma / math.sqrt(log_q.shape[-1]), log_q
@@ -69,20 +69,20 @@ class MovingAverage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         length = min(x.shape[1], self.truncation or x.shape[1])
         with torch.autocast(x.device.type, enabled=False):
-            c, log_q = self.sums()
-            # at the position itself omega and the second direction
-            near = self.omega + c[1:].sum((0, -1))
-            kernel = taps_beyond(c, log_q, length)
-        return F.silu(long_conv(x.mT, kernel, near).mT)
+            c, log_q = self.coefficients()
+            # weight of the position itself: omega and the first tap of the second direction
+            skip = self.omega + c[1:].sum((0, -1))
+            kernel = average_taps(c, log_q, length)
+        return F.silu(long_conv(x.mT, kernel, skip).mT)
 
 
 def laplace(x: Tensor) -> Tensor:
-    """The Laplace attention function: a smooth squared ReLU, the distribution function of N(sqrt(1/2), 1/(4 pi))."""
+    """Laplace attention function: a smooth squared ReLU, the distribution function of N(sqrt(1/2), 1/(4 pi))."""
     return 0.5 * (1 + torch.erf((x - math.sqrt(0.5)) * math.sqrt(2 * math.pi)))
 
 
 class GatedAttention(nn.Module):
-    """Section 3.2: attention whose queries and keys see the moving average, between a reset and an update gate.
+    """Attention with queries and keys from the moving average, a reset gate and an update gate (section 3.2).
 
     chunk      W: attention within blocks of W positions, O(L W); None: over all positions, O(L^2)
     attention  "softmax", or "laplace" of scores divided by the number of real keys
@@ -142,7 +142,7 @@ class GatedAttention(nn.Module):
         scores = q @ k.mT
         if self.attention == "softmax":
             scores = scores / math.sqrt(q.shape[-1]) + bias
-            # a finite floor: chunks of nothing but padding are read by nobody, but nan would spoil gradients
+            # finite: chunks of padding are unused, but nan would spoil gradients
             weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(-1)
         else:
             weights = laplace(scores / real.sum(-1, keepdim=True).clamp(min=1) + bias) * real
@@ -150,16 +150,16 @@ class GatedAttention(nn.Module):
 
 
 class Mega(nn.Module):
-    """The encoder: gated attention and a feed-forward network , n_layers times.
+    """MEGA encoder: gated attention and a feed-forward network, n_layers times.
 
     d_value, d_key  E and Z; by default 2 D and D / 2
     d_ff            width of the feed-forward network; by default 2 D
     n_orders        N
-    chunk           length of a chunk ("Mega-chunk"), None for none
+    chunk           length of a chunk ("Mega-chunk"), None for full attention
     attention       "softmax" for text, "laplace" for images
     bidirectional   the average also runs from the right
     truncation      longest reach of the average; None: the whole input
-    norm, prenorm   of `lra.nn.blocks`; the scale norm of the authors' Text and Retrieval runs is nearest to "rms"
+    norm, prenorm   of `lra.nn.blocks`; "rms" is nearest to the scale norm of the authors' Text and Retrieval runs
     """
 
     def __init__(

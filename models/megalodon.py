@@ -1,8 +1,8 @@
 """Megalodon: MEGA with a complex moving average, norms along time, normalised attention and two-hop residuals.
 
-Ma et al. 2024, "Megalodon", arXiv:2404.08801, section 3. On LRA it was run without a causal mask, the moving average in
-both directions and the norms over all positions (appendix C). Its residuals skip two layers, so this is a whole encoder
-and not a mixer.
+Ma et al. 2024, "Megalodon", arXiv:2404.08801, section 3. On LRA it has no causal mask, the moving average runs in both
+directions and the norms are over all positions (appendix C). Its residuals skip two layers, so this is an encoder and
+not a mixer.
 
 B batch, L length, D model width, E width of the values, Z width of queries and keys, H heads, N orders of the moving
 average, K directions, G groups of features, W chunk.
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from lra.nn.blocks import Dropout
 from lra.ops.fftconv import long_conv
+from models.mega import power_sums
 from models.rope_transformer import rotate
 
 
 class SequenceNorm(nn.Module):
-    """Group norm whose statistics are those of all real positions, or at position t of positions 0 ... t.
+    """Group norm over all real positions, or (causal) at position t over positions 0 ... t.
 
-    The second is the paper's timestep norm (section 3.2); for classification it takes the first (appendix C).
+    The second is the paper's timestep norm (section 3.2); the first is used for classification (appendix C).
     """
 
     def __init__(self, d_model: int, *, n_groups: int, causal: bool, eps: float = 1e-5):
@@ -41,7 +42,7 @@ class SequenceNorm(nn.Module):
             return part.cumsum(1) if self.causal else part.sum(1, keepdim=True)
 
         count = total(mask[..., None])
-        # the variance is a small difference of long sums
+        # float64, because the variance is a small difference of long sums
         mean = total(grouped.mean(-1, dtype=torch.float64)) / count
         square = total(grouped.double().square().mean(-1)) / count
         scale = torch.rsqrt((square - mean.square()).clamp(min=0) + self.eps)
@@ -52,8 +53,8 @@ class SequenceNorm(nn.Module):
 class ComplexMovingAverage(nn.Module):
     """Complex exponential moving average (section 3.1) plus omega x.
 
-    Each feature feeds N averages h_t = (1 - alpha delta) e^(i theta) h_(t-1) + alpha x_t and reads Re(gamma . h_t)
-    / sqrt(N); the angles of a feature are multiples 1 ... N of one. The second direction starts one position away.
+    Each feature has N averages h_t = (1 - alpha delta) e^(i theta) h_(t-1) + alpha x_t, with angles that are multiples
+    1 ... N of one, and the result Re(gamma . h_t) / sqrt(N). The second direction starts one position away.
     """
 
     def __init__(self, d_model: int, *, n_orders: int, bidirectional: bool):
@@ -61,14 +62,14 @@ class ComplexMovingAverage(nn.Module):
         shape = (1 + bidirectional, d_model, n_orders)
         self.alpha = nn.Parameter(0.2 * torch.randn(shape))
         self.delta = nn.Parameter(0.2 * torch.randn(shape))
-        # shares of the full turn 2 pi / N, from 1 / D to nearly one, spread over the features at random
+        # shares of the full turn 2 pi / N, from 1 / D to nearly one, assigned to the features at random
         share = torch.exp(-math.log(d_model) / d_model * torch.arange(1.0, d_model + 1)).clamp(max=0.99)
         self.theta = nn.Parameter(torch.stack([share.logit()[torch.randperm(d_model)] for _ in range(shape[0])]))
         self.gamma = nn.Parameter(torch.stack([torch.randn(shape), torch.zeros(shape)], dim=-1))
         self.omega = nn.Parameter(nn.init.trunc_normal_(torch.empty(d_model), std=0.25, a=-1, b=1))
 
     def kernel(self, length: int) -> Tensor:
-        """(K, D, length); l = i T + j splits the powers into two tables whose product is a matrix product."""
+        """Taps (K, D, length) of both directions."""
         alpha = self.alpha.sigmoid()
         n_orders = alpha.shape[-1]
         orders = torch.arange(1, n_orders + 1, device=alpha.device)
@@ -77,11 +78,7 @@ class ComplexMovingAverage(nn.Module):
         c = alpha * torch.view_as_complex(self.gamma) / math.sqrt(n_orders)
         if len(c) == 2:
             c = torch.stack([c[0], c[1] * log_q[1].exp()])
-        size = math.ceil(math.sqrt(length))
-        step = torch.arange(size, device=alpha.device)
-        fine = torch.exp(log_q[..., None] * step)  # (K, D, N, T)
-        coarse = c[..., None, :] * torch.exp(log_q[..., None, :] * (step * size)[:, None])  # (K, D, T, N)
-        return (coarse @ fine).real.flatten(-2)[..., :length]
+        return power_sums(c, log_q, length).real
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -90,7 +87,7 @@ class ComplexMovingAverage(nn.Module):
 
 
 class NormalisedAttention(nn.Module):
-    """Section 3.3: queries and keys share one map of the moving average, of length one in each head; no residual.
+    """Attention with queries and keys of length one, from one map of the moving average (section 3.3); no residual.
 
     chunk  W: attention within blocks of W positions, O(L W); None: over all positions, O(L^2)
     """
@@ -109,7 +106,7 @@ class NormalisedAttention(nn.Module):
     ):
         super().__init__()
         if d_value % n_heads or d_key % (2 * n_heads):
-            raise ValueError(f"n_heads: {n_heads} do not divide d_value {d_value} and, to even widths, d_key {d_key}")
+            raise ValueError(f"n_heads: {n_heads} do not divide d_value {d_value} and, into even widths, d_key {d_key}")
         self.n_heads, self.chunk, self.attention_dropout = n_heads, chunk, attention_dropout
         self.average = average
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
@@ -138,20 +135,18 @@ class NormalisedAttention(nn.Module):
         q, k, v = (F.pad(part, (0, 0, 0, extra)).view(-1, size, part.shape[-1]) for part in (q, k, v))
         q, k, v = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in (q, k, v))
         real = F.pad(mask, (0, extra)).view(-1, size)
-        # a chunk of padding sees no real key: it may see all, since nothing reads it
+        # a chunk of padding may see all keys: its result is unused, and softmax over no keys is nan
         real = real | ~real.any(1, keepdim=True)
         dropout = self.attention_dropout if self.training else 0.0
-        # scores of vectors of length one are not scaled
-        y = F.scaled_dot_product_attention(
-            rotate(q), rotate(k), v, attn_mask=real[:, None, None], dropout_p=dropout, scale=1.0
-        )
+        q, k = rotate(q), rotate(k)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None], dropout_p=dropout, scale=1.0)
         return y.transpose(1, 2).reshape(batch, length + extra, -1)[:, :length]
 
 
 class Block(nn.Module):
-    """y = attention(norm(x)) + x, then feed(norm(y)) + x: pre-norm with a two-hop residual, section 3.4."""
+    """y = attention(norm(x)) + x, then feed(norm(y)) + x: pre-norm with a two-hop residual (section 3.4)."""
 
-    def __init__(self, d_model: int, d_ff: int, *, norm: SequenceNorm, attention: nn.Module, dropout: float):
+    def __init__(self, d_model: int, d_ff: int, norm: SequenceNorm, attention: nn.Module, dropout: float):
         super().__init__()
         self.norm, self.attention = norm, attention
         self.feed = nn.Sequential(
@@ -164,15 +159,15 @@ class Block(nn.Module):
 
 
 class Megalodon(nn.Module):
-    """The encoder.
+    """Megalodon encoder.
 
     d_value, d_key  E and Z; by default 2 D and D / 2
     d_ff            width of the feed-forward network; by default 2 D
     n_heads         H
     n_orders        N
     norm            "group" over all positions, the paper's for classification, or "timestep" over those so far
-    norm_groups     G; by default groups of 32 features, or the next larger ones that divide D
-    chunk           length of a chunk ("Megalodon-chunk"), None for none
+    norm_groups     G; by default groups of 32 features, or the next larger size that divides D
+    chunk           length of a chunk ("Megalodon-chunk"), None for full attention
     bidirectional   the average also runs from the right
     """
 
@@ -213,9 +208,7 @@ class Megalodon(nn.Module):
                 dropout=dropout,
                 attention_dropout=attention_dropout,
             )
-            self.blocks.append(
-                Block(d_model, d_ff or 2 * d_model, norm=make_norm(), attention=attention, dropout=dropout)
-            )
+            self.blocks.append(Block(d_model, d_ff or 2 * d_model, make_norm(), attention, dropout))
         self.norm = make_norm()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

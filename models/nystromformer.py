@@ -61,8 +61,7 @@ class Nystromformer(MultiHeadAttention):
         super().__init__(d_model, n_heads, d_qkv)
         if conv_kernel and conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel {conv_kernel} is even; hint: an odd length gives the filter a centre")
-        self.n_landmarks = n_landmarks
-        self.n_iterations = n_iterations
+        self.n_landmarks, self.n_iterations = n_landmarks, n_iterations
         self.out = nn.Linear(self.d_qkv, d_model)
         self.conv = None
         if conv_kernel:

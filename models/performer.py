@@ -84,9 +84,7 @@ class Performer(MultiHeadAttention):
             raise ValueError(f"kernel {kernel!r} is not one of softmax, relu")
         if kernel == "softmax" and n_features is None:
             raise ValueError("kernel softmax needs n_features; hint: 256, its features are random")
-        self.kernel = kernel
-        self.n_features = n_features
-        self.redraw_steps = redraw_steps
+        self.kernel, self.n_features, self.redraw_steps = kernel, n_features, redraw_steps
         self.out = nn.Linear(self.d_qkv, d_model)
         features = None if n_features is None else orthogonal_gaussian(n_features, self.d_qkv // n_heads)
         self.register_buffer("features", features)

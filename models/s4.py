@@ -1,4 +1,4 @@
-"""S4: long convolutions whose kernels are linear state spaces with HiPPO memory.
+"""S4: long convolutions whose kernels are linear state spaces, initialised by HiPPO.
 
 Gu, Goel, Re 2022, "Efficiently Modeling Long Sequences with Structured State Spaces" (arXiv:2111.00396).
 
@@ -8,15 +8,15 @@ generating function, a Cauchy sum at each root of unity, and a step of the recur
 
     the paper                                        here
     HiPPO matrix, its normal plus low-rank form      lra.ops.hippo: transition, nplr
-    algorithm 1: generating function, Cauchy sums,   S4.kernel: nplr_kernel of lra/ops/ssm_kernels; its sums are defined
-    Woodbury, inverse FFT                            in thirty lines of its reference.py
-    C (I - Ab^L), section 3.2                        S4.correct_length, S4.true_C, by the dense matrices below
+    algorithm 1: generating function, Cauchy sums,   S4.kernel: nplr_kernel of lra/ops/ssm_kernels; reference.py there
+    Woodbury, inverse FFT                            defines the sums
+    C (I - Ab^L), section 3.2                        S4.correct_length, S4.true_C, with the dense matrices below
     convolution with the kernel                      S4.forward: lra.ops.fftconv.long_conv
     the recurrence, appendix C.2                     DiscreteSSM; S4.discretise, default_state, step
 
 B batch, L length, H features (the model width), S copies of (A, B, P), M conjugate pairs of the state (half of N),
-K outputs per feature (2 if two-sided), R rank. `A` is the diagonal part throughout (the paper's Lambda) and Q = P. Of
-each conjugate pair one is kept, so a real quantity is twice the real part of a sum over M.
+K outputs per feature (2 if two-sided), R rank. `A` is always the diagonal part (the paper's Lambda) and Q = P. Only one
+of each conjugate pair is stored, so a real quantity is twice the real part of a sum over M.
 """
 
 import math
@@ -34,15 +34,15 @@ from lra.ops.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
 from lra.ops.ssm_kernels.dispatch import expand_copies, nplr_kernel, system_from_parameters
 
 
-def pair(z: Tensor) -> Tensor:
-    """Complex (...) as real and imaginary float32 (..., 2): what optimisers and checkpoints handle everywhere."""
+def as_real(z: Tensor) -> Tensor:
+    """Complex (...) as real and imaginary float32 (..., 2), which every optimiser and checkpoint format can handle."""
     return torch.view_as_real(z.resolve_conj()).float()
 
 
 def dense(A: Tensor, B: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
-    """State matrix (..., 2M, 2M) and B (..., 2M) written out, on the real state [Re x, Im x]; P is (R, ..., M).
+    """Dense state matrix (..., 2M, 2M) and B (..., 2M) of the real state [Re x, Im x]; P is (R, ..., M).
 
-    Only the length correction of C needs them: it takes a power of the state matrix. P* x sums over the pairs and their
+    Needed only for the length correction of C, which takes a power of the state matrix. P* x sums over pairs and their
     conjugates: 2 Re(conj P x), twice the product of [Re P, Im P] and the state.
     """
     split = torch.cat([P.real, P.imag], -1)
@@ -52,7 +52,7 @@ def dense(A: Tensor, B: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def real_row(C: Tensor) -> Tensor:
-    """The real row (..., H, 1, 2M) that reads y = 2 Re(C x) from the state [Re x, Im x]."""
+    """Real row (..., H, 1, 2M) whose product with the state [Re x, Im x] is y = 2 Re(C x)."""
     return 2 * torch.cat([C.real, -C.imag], -1)[..., None, :]
 
 
@@ -66,7 +66,8 @@ class DiscreteSSM(NamedTuple):
     """A bilinear step by diagonal and rank-R factors, O(N): (2/dt - A + P P*) x' = (2/dt + A - P P*) x + 2 B u.
 
     Appendix C.2. E = 2/dt + A and D = 1 / (2/dt - A) are diagonal, (H, M). The left side is inverted by Woodbury:
-    D - D P core P* D with core = (1 + P* D P)^-1, real (H, R, R). B holds the factor 2; C is the true one.
+    D - D P core P* D with core = (1 + P* D P)^-1, real (H, R, R). B includes the factor 2; C is without the length
+    correction.
     """
 
     E: Tensor
@@ -77,16 +78,16 @@ class DiscreteSSM(NamedTuple):
     C: Tensor
 
     def step(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """u (B, H), x (B, H, M) -> y (B, H) without the skip, the next x."""
-        v = self.D * (self.E * x - self.low(self.read(x)) + self.B * u[..., None])
-        x = v - self.D * self.low(torch.einsum("hrs,bhs->bhr", self.core, self.read(v)))
+        """u (B, H), x (B, H, M) -> y (B, H) without the skip D u, next x."""
+        v = self.D * (self.E * x - self.times_P(self.times_P_conj(x)) + self.B * u[..., None])
+        x = v - self.D * self.times_P(torch.einsum("hrs,bhs->bhr", self.core, self.times_P_conj(v)))
         return 2 * (self.C * x).sum(-1).real, x
 
-    def read(self, x: Tensor) -> Tensor:
+    def times_P_conj(self, x: Tensor) -> Tensor:
         """P* x, real (B, H, R)."""
         return 2 * torch.einsum("rhm,bhm->bhr", self.P.conj(), x).real
 
-    def low(self, y: Tensor) -> Tensor:
+    def times_P(self, y: Tensor) -> Tensor:
         """P y (B, H, M)."""
         return torch.einsum("rhm,bhr->bhm", self.P, y.to(self.P.dtype))
 
@@ -94,15 +95,15 @@ class DiscreteSSM(NamedTuple):
 class S4(Recurrent):
     """S4 layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
-    The parameter C holds C (I - Ab^length), Ab the discrete state matrix: only so is the generating function cut at
-    `length` a function of the resolvent (section 3.2). A kernel shorter than `length` is its beginning; `prepare` fits
-    C to another length or sampling rate.
+    The parameter C is C (I - Ab^length) with the discrete state matrix Ab: with it, the generating function truncated
+    at `length` is a function of the resolvent (section 3.2). Shorter inputs use the beginning of the kernel; `prepare`
+    fits C to another length or sampling rate.
 
     d_state        N; odd ones are embedded in N + 1
-    n_ssm          copies of (A, B, P); feature h uses copy h mod n_ssm. None: one for each feature
+    n_ssm          copies of (A, B, P); feature h uses copy h mod n_ssm; None: one for each feature
     init           measure of lra.ops.hippo: "legs", "legt", "fout", "random", "diagonal"
     bidirectional  a second kernel reads from the right
-    dt_min, dt_max ends of the log-uniform initial steps
+    dt_min, dt_max range of the log-uniform initial step sizes
     lr             learning rates of dt, A (with P) and B; a number for all, None for the optimiser's
     backend        of lra.ops.ssm_kernels.dispatch
     raises         ValueError for an unknown init or activation, or where n_ssm does not divide d_model
@@ -136,19 +137,18 @@ class S4(Recurrent):
         self.length = max_len
 
         A, P, B, _ = nplr(init, d_state)
-        # in the eigenbasis of A and random: a change of basis would only draw it anew
+        # random in the eigenbasis of A: a change of basis would not change its distribution
         C = torch.randn(1 + bidirectional, d_model, len(A), dtype=torch.cfloat)
         self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
-        # poles on the imaginary axis: float32 keeps nothing of their gradients, and their logarithm would be infinite
+        # poles on the imaginary axis: their gradients vanish in float32 rounding, and their log decay is infinite
         self.precise = REAL_PART[init] == 0
         self.A_log_decay = nn.Parameter((-A.real).clamp(min=1e-4).log().float().repeat(n_ssm, 1))  # (S, M)
         self.A_imag = nn.Parameter(A.imag.float().repeat(n_ssm, 1))
-        self.B = nn.Parameter(pair(B).repeat(n_ssm, 1, 1))  # (S, M, 2)
-        self.P = nn.Parameter(pair(P)[:, None].repeat(1, n_ssm, 1, 1))  # (R, S, M, 2)
-        self.C = nn.Parameter(pair(C))  # (K, H, M, 2), corrected at once
+        self.B = nn.Parameter(as_real(B).repeat(n_ssm, 1, 1))  # (S, M, 2)
+        self.P = nn.Parameter(as_real(P)[:, None].repeat(1, n_ssm, 1, 1))  # (R, S, M, 2)
+        self.C = nn.Parameter(as_real(C))  # (K, H, M, 2), overwritten by the next line
         self.correct_length(C.to(torch.complex128))
         self.D = nn.Parameter(torch.randn(d_model))
-
         self.activation = ACTIVATIONS[activation]()
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, (1 + glu) * d_model)
@@ -164,50 +164,49 @@ class S4(Recurrent):
         return F.glu(y, -1) if self.glu else y
 
     def kernel(self, L: int) -> Tensor:
-        """The first L taps (K, H, L); the second output's are read from the right, starting one position away."""
+        """First L taps (K, H, L); those of the second output read from the right, from one position away."""
         if self.length < L:
-            raise ValueError(f"S4 was prepared for {self.length} positions, the input has {L}: call prepare({L}) first")
-        taps = nplr_kernel(*self.trained(), self.length, backend=self.backend, precise=self.precise)
+            raise ValueError(f"S4 was prepared for {self.length} positions, input has {L}; hint: call prepare({L})")
+        parameters = self.kernel_parameters()
+        taps = nplr_kernel(*parameters, self.length, backend=self.backend, precise=self.precise)
         return taps if self.length == L else taps[..., :L]
 
-    def trained(self) -> tuple[Tensor, ...]:
-        """What lra.ops.ssm_kernels.dispatch.nplr_kernel takes: real parameters, complex numbers as pairs."""
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """The arguments of lra.ops.ssm_kernels.dispatch.nplr_kernel, with complex numbers as real pairs."""
         return self.log_dt, self.A_log_decay, self.A_imag, self.B, self.C, self.P
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """dt (H,), A (S, M), B (S, M), C (K, H, M), P (R, S, M)."""
-        return system_from_parameters(*self.trained())
-
-    # --- another length, another sampling rate
+        return system_from_parameters(*self.kernel_parameters())
 
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
         """Fit the layer, in place, to another length and to inputs sampled `rate` times as often as before.
 
-        The continuous system is kept. Half the rate means steps twice as long (section 4.3, the 0.5x experiment).
+        The continuous system stays the same. Half the rate means steps twice as long (section 4.3, 0.5x experiment).
         """
         check_sampling(length, rate)
         C = self.true_C()
-        self.log_dt -= math.log(rate)
+        self.log_dt.sub_(math.log(rate))
         self.length = length
         self.correct_length(C)
 
     @torch.no_grad()
     def correct_length(self, C: Tensor) -> None:
-        """Store C (I - Ab^length) for C, complex128 (K, H, M)."""
+        """Set the parameter to C (I - Ab^length), for C complex128 (K, H, M)."""
         row = real_row(C)
         self.C.copy_(torch.view_as_real(complex_row(row - row @ self.decay())))
 
     @torch.no_grad()
     def true_C(self) -> Tensor:
-        """C itself, complex128 (K, H, M), recovered from C (I - Ab^length)."""
+        """C without the correction, complex128 (K, H, M), solved from C (I - Ab^length)."""
         decay = self.decay()
-        cut = torch.eye(decay.shape[-1], dtype=decay.dtype, device=decay.device) - decay
+        correction = torch.eye(decay.shape[-1], dtype=decay.dtype, device=decay.device) - decay
         row = real_row(torch.view_as_complex(self.C).to(torch.complex128))
-        return complex_row(torch.linalg.solve(cut, row, left=False))
+        return complex_row(torch.linalg.solve(correction, row, left=False))
 
     def decay(self) -> Tensor:
-        """Ab^length on the real state, float64 (H, 2M, 2M)."""
+        """Ab^length of the real state, float64 (H, 2M, 2M)."""
         dt, A, B, _, P = self.system()
         A, B, P = (expand_copies(z.to(torch.complex128), len(dt)) for z in (A, B, P))
         return torch.linalg.matrix_power(bilinear(*dense(A, B, P), dt.double())[0], self.length)
@@ -218,8 +217,6 @@ class S4(Recurrent):
     def set_extra_state(self, length: Tensor) -> None:
         self.length = int(length)
 
-    # --- recurrent view
-
     def discretise(self) -> DiscreteSSM:
         dt, A, B, _, P = self.system()
         A, B, P = (expand_copies(z, len(dt)) for z in (A, B, P))
@@ -229,11 +226,11 @@ class S4(Recurrent):
         return DiscreteSSM(2 / dt[:, None] + A, D, P, core, 2 * B, self.true_C()[0].to(A.dtype))
 
     def default_state(self, batch: int) -> Tensor:
-        """The state before the first position: zeros (batch, H, M), complex."""
+        """Initial state, zeros (batch, H, M), complex."""
         C = torch.view_as_complex(self.C)
         return C.new_zeros(batch, *C.shape[1:])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One position, O(N): x (B, H) and the state before it to y (B, H) and the state after it."""
+        """Process one position, O(N): x (B, H), state -> y (B, H), next state."""
         y, state = self.discrete.step(x, state)
         return self.mix(self.activation(y + self.D * x)), state

@@ -33,12 +33,10 @@ def poles(init: str, N: int) -> tuple[Tensor, Tensor]:
     inv   -1/2 + i N / pi (N / (2 n + 1) - 1)
     legs  the normal part of HiPPO-LegS, with half its B (theorem 3)
     real  -(n + 1)
-    raises  ValueError for another: S4's full-rank measures have no diagonal form here
+    raises  ValueError for any other, for example S4's full-rank measures
     """
     if init not in INITS:
-        raise ValueError(f"init {init!r} is no diagonal system: use one of {', '.join(INITS)}, or the model s4")
-    if N < 1:
-        raise ValueError(f"a state of {N} is empty: N must be at least 1")
+        raise ValueError(f"init {init!r} is no diagonal system; hint: use one of {', '.join(INITS)}, or the model s4")
     if init == "legs":
         A, _, B, _ = nplr("legs", N)
         return A, B / 2
@@ -46,9 +44,8 @@ def poles(init: str, N: int) -> tuple[Tensor, Tensor]:
     if init == "real":
         A = torch.complex(-(n + 1), torch.zeros_like(n))
     else:
-        A = torch.complex(
-            torch.full_like(n, -0.5), math.pi * n if init == "lin" else N / math.pi * (N / (2 * n + 1) - 1)
-        )
+        frequency = math.pi * n if init == "lin" else N / math.pi * (N / (2 * n + 1) - 1)
+        A = torch.complex(torch.full_like(n, -0.5), frequency)
     return A, torch.ones_like(A)
 
 
@@ -56,11 +53,11 @@ class S4D(Recurrent):
     """S4D layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     d_state         N
-    n_ssm           copies of (A, B); feature h uses copy h mod n_ssm. None: one for each feature
+    n_ssm           copies of (A, B); feature h uses copy h mod n_ssm; None: one for each feature
     init            "lin", "inv", "legs", or "real" for real exponentials
     discretization  "zoh" or "bilinear"
     bidirectional   a second kernel reads from the right
-    dt_min, dt_max  ends of the log-uniform initial steps
+    dt_min, dt_max  range of the log-uniform initial step sizes
     lr              learning rates of dt, A and B; a number for all, None for the optimiser's
     backend         of lra.ops.ssm_kernels.dispatch
     raises          ValueError for an unknown init, discretization or activation, or where n_ssm does not divide d_model
@@ -95,7 +92,6 @@ class S4D(Recurrent):
             raise ValueError(f"discretization: {discretization!r} is not one of {', '.join(DISCRETIZATIONS)}")
         self.discretization, self.bidirectional = discretization, bidirectional
         self.glu, self.backend, self.real = glu, backend, init == "real"
-
         A, B = poles(init, d_state)
         shape = (1 + bidirectional, d_model, len(A))
         C = torch.randn(shape) if self.real else torch.view_as_real(torch.randn(shape, dtype=torch.cfloat))
@@ -107,7 +103,6 @@ class S4D(Recurrent):
         self.B = nn.Parameter(B.float().repeat(n_ssm, *[1] * B.dim()))  # (S, M) if real, else (S, M, 2)
         self.C = nn.Parameter(C)  # (K, H, M) if real, else (K, H, M, 2)
         self.D = nn.Parameter(torch.randn(d_model))
-
         self.activation = ACTIVATIONS[activation]()
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, (1 + glu) * d_model)
@@ -124,27 +119,25 @@ class S4D(Recurrent):
         return F.glu(y, -1) if self.glu else y
 
     def kernel(self, L: int) -> Tensor:
-        """The first L taps (K, H, L); the second output's are read from the right, starting one position away."""
+        """First L taps (K, H, L); those of the second output read from the right, from one position away."""
         return diagonal_kernel(*self.system(), L, discretization=self.discretization, backend=self.backend)
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """dt (H,), A (S, M), B (S, M), C (K, H, M), complex but for dt."""
+        """dt (H,), real, and A (S, M), B (S, M), C (K, H, M), complex."""
         decay = self.A_log_decay.exp()
         if self.real:
             A, B = torch.complex(-decay, torch.zeros_like(decay)), torch.complex(self.B, torch.zeros_like(self.B))
-            # every pole is its own conjugate and would count twice
+            # halved, because a real pole is its own conjugate and would count twice
             C = torch.complex(self.C / 2, torch.zeros_like(self.C))
         else:
             A, B, C = torch.complex(-decay, self.A_imag), torch.view_as_complex(self.B), torch.view_as_complex(self.C)
         return self.log_dt.exp(), A, B, C
 
-    # --- another sampling rate, and the recurrent view
-
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
-        """Fit the layer, in place, to inputs sampled `rate` times as often as before; any length will do."""
+        """Fit the layer, in place, to inputs sampled `rate` times as often as before; the length does not matter."""
         check_sampling(length, rate)
-        self.log_dt -= math.log(rate)
+        self.log_dt.sub_(math.log(rate))
 
     def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
         dt, A, B, C = self.system()
@@ -155,11 +148,11 @@ class S4D(Recurrent):
         return (1 + dtA / 2) / (1 - dtA / 2), dt[:, None] / (1 - dtA / 2) * B, C[0]
 
     def default_state(self, batch: int) -> Tensor:
-        """The state before the first position: zeros (batch, H, M), complex."""
+        """Initial state, zeros (batch, H, M), complex."""
         return self.system()[3].new_zeros(batch, *self.C.shape[1:3])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One position, O(N): x (B, H) and the state before it to y (B, H) and the state after it."""
+        """Process one position, O(N): x (B, H), state -> y (B, H), next state."""
         Ab, Bb, C = self.discrete
         state = Ab * state + Bb * x[..., None]
         y = 2 * (C * state).sum(-1).real + self.D * x

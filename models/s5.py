@@ -1,10 +1,10 @@
-"""S5: one state space with many inputs and outputs, run by a parallel scan.
+"""S5: one state space with many inputs and outputs, computed by a parallel scan.
 
 Smith, Warrington, Linderman 2023, "Simplified State Space Layers for Sequence Modeling" (arXiv:2208.04933), section 3
 and appendix B.
 
-x' = A x + B u with one diagonal A for all features, discretised exactly for an input held over each step, a step size
-for each state. A starts as the normal part of HiPPO-LegS in J blocks, B and C as random matrices in its eigenbasis.
+x' = A x + B u with one diagonal A for all features and a step size for each state, discretised by zero-order hold. A
+starts as the normal part of HiPPO-LegS in J blocks, B and C as random matrices in its eigenbasis.
 
 B batch, L length, H features (the model width), N real states, M conjugate pairs of them, J blocks, K outputs per
 feature (2 if two-sided).
@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.blocks import Dropout
-from lra.nn.ssm import Recurrent
+from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.hippo import check_sampling, log_steps, nplr
 from lra.ops.scan import mimo_ssm
 
 OUTPUTS = ("full_glu", "half_glu1", "half_glu2", "gelu")
 
 
-def pair(z: Tensor) -> Tensor:
+def as_real(z: Tensor) -> Tensor:
     return torch.view_as_real(z.resolve_conj()).float()
 
 
@@ -35,10 +35,10 @@ class S5(Recurrent):
     n_blocks       J
     bidirectional  a second C reads the states of a scan from the right
     output         with g = gelu(y): "half_glu1" g sigmoid(W g), "half_glu2" y sigmoid(W g), "full_glu" V g sigmoid(W g)
-                   or "gelu" g alone
-    clip           keeps the real part of A at -1e-4 or below
-    dt_min, dt_max ends of the log-uniform initial steps
-    lr             learning rate of A, B and the steps, which take no weight decay; None for the optimiser's
+                   or "gelu" g
+    clip           limit the real part of A to at most -1e-4
+    dt_min, dt_max range of the log-uniform initial step sizes
+    lr             learning rate of A, B and the step sizes, which have no weight decay; None for the optimiser's
     raises         ValueError for an unknown output, or where the blocks do not divide the state
     """
 
@@ -64,31 +64,28 @@ class S5(Recurrent):
         if output not in OUTPUTS:
             raise ValueError(f"output: {output!r} is not one of {', '.join(OUTPUTS)}")
         self.bidirectional, self.output, self.clip = bidirectional, output, clip
-
         block = nplr("legs", d_state // n_blocks)
         A, V = block.A.repeat(n_blocks), torch.block_diag(*[block.V] * n_blocks)  # (M,), (N, M)
         # both drawn as real, or complex, matrices over the N states, with a variance of 1 / N
         B = torch.randn(d_state, d_model, dtype=torch.float64) / math.sqrt(d_state)
         C = torch.randn(1 + bidirectional, d_model, d_state, 2, dtype=torch.float64) / math.sqrt(d_state)
         self.A_real, self.A_imag = nn.Parameter(A.real.float()), nn.Parameter(A.imag.float())
-        self.B = nn.Parameter(pair(V.mH @ B.to(V.dtype)))  # (M, H, 2)
-        self.C = nn.Parameter(pair(torch.view_as_complex(C) @ V))  # (K, H, M, 2)
+        self.B = nn.Parameter(as_real(V.mH @ B.to(V.dtype)))  # (M, H, 2)
+        self.C = nn.Parameter(as_real(torch.view_as_complex(C) @ V))  # (K, H, M, 2)
         self.D = nn.Parameter(torch.randn(d_model))
         self.log_dt = nn.Parameter(log_steps(len(A), dt_min, dt_max))
-
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.value = nn.Linear(d_model, d_model) if output == "full_glu" else None
         self.gate = nn.Linear(d_model, d_model) if output != "gelu" else None
-        special = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
-        self.optim = dict.fromkeys(("A_real", "A_imag", "B", "log_dt"), special)
+        self.optim = kernel_groups(lr, dict.fromkeys(("A_real", "A_imag", "B", "log_dt"), "kernel"))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        # a scan from the right crosses the padding first, and leaves it with a state of zero
+        # zero padding leaves the state at zero, also for a scan from the right, which begins there
         u = x * mask[..., None]
         return self.mix(mimo_ssm(u, *self.system()) + self.D.to(u.dtype) * u)
 
     def mix(self, y: Tensor) -> Tensor:
-        """What follows the state space, position by position: (..., H)."""
+        """Activation and gate, position by position: (..., H) -> (..., H)."""
         g = F.gelu(y)
         g = self.dropout(g) if y.dim() == 3 else g
         if self.gate is None:
@@ -97,7 +94,7 @@ class S5(Recurrent):
         return value * torch.sigmoid(self.gate(g))
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
-        """exp(dt A) (M,), the held-input B (M, H), 2 C (K, H, M): the 2 counts the conjugate of each pair."""
+        """exp(dt A) (M,), the discrete B (M, H) and 2 C (K, H, M): the 2 accounts for the conjugate of each pair."""
         A = torch.complex(self.A_real.clamp(max=-1e-4) if self.clip else self.A_real, self.A_imag)
         step = self.log_dt.exp() * A
         B = (torch.expm1(step) / A)[:, None] * torch.view_as_complex(self.B)
@@ -105,19 +102,19 @@ class S5(Recurrent):
 
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
-        """Fit the layer, in place, to inputs sampled `rate` times as often as before; it has no length to fit."""
+        """Fit the layer, in place, to inputs sampled `rate` times as often as before; the length does not matter."""
         check_sampling(length, rate)
-        self.log_dt -= math.log(rate)
+        self.log_dt.sub_(math.log(rate))
 
     def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.system()
 
     def default_state(self, batch: int) -> Tensor:
-        """The state before the first position: zeros (batch, M), complex."""
+        """Initial state, zeros (batch, M), complex."""
         return torch.view_as_complex(self.B).new_zeros(batch, len(self.B))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One position: x (B, H) and the state before it to y (B, H) and the state after it."""
+        """Process one position: x (B, H), state -> y (B, H), next state."""
         a, B, C = self.discrete
         state = a * state + x.to(B.dtype) @ B.mT
         return self.mix((state @ C[0].mT).real + self.D * x), state

@@ -1,8 +1,8 @@
-"""SeqBoat: a moving average everywhere, attention only among the positions that ask for it.
+"""SeqBoat: a moving average everywhere, attention only among positions selected by a router.
 
-Ren et al. 2023, "Sparse Modular Activation for Efficient Sequence Modeling", arXiv:2306.11197. A router selects
-positions, the selected ones move together, and a gated attention unit with a sliding window runs on this shorter
-sequence. The activation comes after the residual, so this is a whole encoder and not a mixer.
+Ren et al. 2023, "Sparse Modular Activation for Efficient Sequence Modeling", arXiv:2306.11197. The selected positions
+form a shorter sequence, on which a gated attention unit with a sliding window runs. The activation comes after the
+residual, so this is an encoder and not a mixer.
 
 B batch, L length, D model width, M selected positions (of the longest row), E width of the values, Z width of queries
 and keys, W window, n blocks of W positions.
@@ -14,22 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.nn.attention import with_neighbours
 from lra.nn.blocks import Dropout, Norm
-
-# the paper takes this layer from MEGA as it is
 from models.mega import MovingAverage
 
 
-def neighbourhoods(x: Tensor, size: int) -> Tensor:
-    """Each block with the two beside it, zeros outside: (B, n * W, ...) -> (B, n, 3 * W, ...)."""
-    blocks = x.unflatten(1, (-1, size))
-    zeros = torch.zeros_like(blocks[:, :1])
-    padded = torch.cat([zeros, blocks, zeros], dim=1)
-    return torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], dim=2)
-
-
 class SlidingAttention(nn.Module):
-    """Attention of a position with those at most W away, O(M W), with a learned bias for each distance.
+    """Attention to positions at most W away, O(M W), with a learned bias for each distance.
 
     attention  "softmax", or "relu2": squared ReLU of scores divided by 2 W
     distance   "compressed": counted in selected positions; "original": in positions of the input
@@ -46,25 +37,25 @@ class SlidingAttention(nn.Module):
         self.bias = nn.Parameter(0.02 * torch.randn(2 * self.farthest + 1))
         self.dropout = Dropout(dropout)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, place: Tensor, real: Tensor) -> Tensor:
-        """q, k (B, M, Z), v (B, M, E), their places in the input and whether they are real (B, M) -> (B, M, E)."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, position: Tensor, real: Tensor) -> Tensor:
+        """q, k (B, M, Z), v (B, M, E), their positions in the input (B, M) and mask (B, M) -> (B, M, E)."""
         length, size = q.shape[1], min(self.window, q.shape[1])
         extra = -length % size
-        q, k, v = (F.pad(part, (0, 0, 0, extra)) for part in (q, k, v))
-        place, real = F.pad(place, (0, extra)), F.pad(real, (0, extra))
-        rank = torch.arange(length + extra, device=q.device)[None]
-        k, v, seen = (neighbourhoods(part, size) for part in (k, v, real))  # (B, n, 3 W, ...)
-        scores = q.unflatten(1, (-1, size)) @ k.mT  # (B, n, W, 3 W)
+        q, k, v = (F.pad(part, (0, 0, 0, extra)).unflatten(1, (-1, size)) for part in (q, k, v))
+        position, real = (F.pad(part, (0, extra)).unflatten(1, (-1, size)) for part in (position, real))
+        rank = torch.arange(length + extra, device=q.device).view(1, -1, size)
+        k, v, real = (with_neighbours(part) for part in (k, v, real))  # (B, n, 3 W, ...)
+        scores = q @ k.mT  # (B, n, W, 3 W)
 
         def distance(x: Tensor) -> Tensor:
-            return neighbourhoods(x, size)[:, :, None] - x.unflatten(1, (-1, size))[..., None]
+            return with_neighbours(x)[:, :, None] - x[..., None]
 
-        near = (distance(rank).abs() <= self.window) & seen[:, :, None]
-        apart = distance(rank if self.distance == "compressed" else place)
-        bias = self.bias[apart.clamp(-self.farthest, self.farthest) + self.farthest]
+        near = (distance(rank).abs() <= self.window) & real[:, :, None]
+        distances = distance(rank if self.distance == "compressed" else position)
+        bias = self.bias[distances.clamp(-self.farthest, self.farthest) + self.farthest]
         if self.attention == "softmax":
             scores = scores / math.sqrt(q.shape[-1]) + bias
-            # a finite floor: nobody reads a query without keys, but nan would spoil gradients
+            # finite: a query without keys is unused, but nan would spoil gradients
             weights = scores.masked_fill(~near, torch.finfo(scores.dtype).min).softmax(-1)
         else:
             weights = F.relu(scores / (2 * self.window) + bias).square() * near
@@ -72,7 +63,7 @@ class SlidingAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """act(x + W m + p * GAU(selected m)), m the moving average and p the router's certainty; norm before or after."""
+    """act(x + W m + p * GAU(selected m)), m the moving average, p the router's probability; norm before or after."""
 
     def __init__(
         self,
@@ -105,36 +96,35 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.norm(x, mask) if self.prenorm else x
         averaged = self.dropout(self.average(y.masked_fill(~mask[..., None], 0)))
-        certainty, choice = (self.router(averaged) / self.log_temperature.exp()).softmax(-1).max(-1)  # (B, L)
+        probability, choice = (self.router(averaged) / self.log_temperature.exp()).softmax(-1).max(-1)  # (B, L)
         active = (choice == 1) & mask
-        h = self.activate(averaged, active) * certainty[..., None]
+        h = self.activate(averaged, active) * probability[..., None]
         x = F.silu(x + self.bypass(averaged) + h)
         return x if self.prenorm else self.norm(x, mask)
 
     def activate(self, averaged: Tensor, active: Tensor) -> Tensor:
         """The gated attention unit on active positions (B, L), zeros elsewhere: (B, L, D)."""
         count = active.sum(1, keepdim=True)
-        # the cost follows the longest selection, which the host must know
+        # M; a GPU is synchronised here
         longest = max(1, int(count.max()))
-        place = torch.sort((~active).to(torch.uint8), dim=1, stable=True).indices[:, :longest]  # (B, M)
-        real = torch.arange(longest, device=place.device) < count
-        chosen = averaged.take_along_dim(place[..., None], dim=1)  # (B, M, D)
-        z, reset, v = F.silu(self.maps(chosen)).split(self.widths, dim=-1)
+        position = torch.sort((~active).to(torch.uint8), dim=1, stable=True).indices[:, :longest]  # (B, M)
+        real = torch.arange(longest, device=position.device) < count
+        selected = averaged.take_along_dim(position[..., None], dim=1)  # (B, M, D)
+        z, reset, v = F.silu(self.maps(selected)).split(self.widths, dim=-1)
         q, k = (z[..., None, :] * self.scale + self.shift).unbind(-2)  # each (B, M, Z)
-        h = self.dropout(self.out(self.attention(q, k, v, place, real) * reset)) * real[..., None]
-        index = place[..., None].expand(-1, -1, h.shape[-1])
+        h = self.dropout(self.out(self.attention(q, k, v, position, real) * reset)) * real[..., None]
+        index = position[..., None].expand(-1, -1, h.shape[-1])
         return torch.zeros_like(averaged, dtype=h.dtype).scatter(1, index, h)
 
 
 class SeqBoat(nn.Module):
-    """The encoder.
+    """SeqBoat encoder.
 
     d_value, d_key  E and Z; by default 2 D and D / 2
-    n_orders        of the moving average
     window          W
     attention, distance  of `SlidingAttention`
-    temperature     of the router at the start, in sqrt(D)
-    bidirectional, truncation  of the moving average
+    temperature     initial temperature of the router, in units of sqrt(D)
+    n_orders, bidirectional, truncation  of the moving average
     norm, prenorm   of `lra.nn.blocks`
     """
 

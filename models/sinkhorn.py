@@ -54,12 +54,8 @@ class SinkhornAttention(MultiHeadAttention):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(d_model, n_heads, d_qkv, dropout)
-        if n_iterations < 1:
-            raise ValueError(f"n_iterations {n_iterations} is not positive; hint: 1 balances once")
         self.block = min(block, -(-max_len // 2))
-        self.n_iterations = n_iterations
-        self.temperature = temperature
-        self.gumbel = gumbel
+        self.n_iterations, self.temperature, self.gumbel = n_iterations, temperature, gumbel
         self.sort = nn.Linear(self.d_qkv // n_heads, -(-max_len // self.block))
         self.out = nn.Linear(self.d_qkv, d_model)
 

@@ -43,8 +43,7 @@ class SparseTransformer(MultiHeadAttention):
         self.block = max(1, math.isqrt(max_len)) if block is None else block
         if pattern == "fixed" and not 0 < n_summary <= self.block:
             raise ValueError(f"n_summary {n_summary} is not in 1..block {self.block}; hint: it counts block positions")
-        self.pattern = pattern
-        self.n_summary = n_summary
+        self.pattern, self.n_summary = pattern, n_summary
         self.out = nn.Linear(self.d_qkv, d_model)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

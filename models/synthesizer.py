@@ -51,7 +51,7 @@ class Synthesizer(nn.Module):
             if part not in PARTS:
                 raise ValueError(f"parts: {part!r} is not one of {', '.join(PARTS)}")
         width = d_qkv // n_heads
-        self.parts, self.max_len, self.n_heads, self.dropout = tuple(parts), max_len, n_heads, dropout
+        self.parts, self.n_heads, self.dropout = tuple(parts), n_heads, dropout
         self.v = nn.Linear(d_model, d_qkv)
         self.out = nn.Linear(d_qkv, d_model)
         if "dot" in parts:
@@ -70,9 +70,6 @@ class Synthesizer(nn.Module):
             self.rows, self.columns = nn.Linear(width, n_rows), nn.Linear(width, -(-max_len // n_rows))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        length = x.shape[1]
-        if length > self.max_len:
-            raise ValueError(f"input has {length} positions, the scores were built for max_len {self.max_len}")
         x = x.masked_fill(~mask[..., None], 0)
         v = self.v(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, L, K)
         fused = set(self.parts) <= {"dot", "factorised_random"}
