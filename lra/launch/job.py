@@ -29,6 +29,7 @@ from lra.profiling.parameters import count_parameters
 from lra.records.record import Record, record_path
 from lra.records.run_spec import RunSpec
 from lra.records.store import mark_crashed
+from lra.tables.aggregate import learned
 from lra.training.checkpoint import discard
 from lra.training.config import Hardware, Training
 from lra.training.pretraining import Pretraining, SelfPretraining
@@ -146,9 +147,8 @@ def outcome(record: Record, path: Path, say: Console) -> int:
         f"at step {record.selection.step}; record: {path}",
         soft_wrap=True,
     )
-    for note in record.notes:
-        if note.startswith("stayed at chance"):
-            say.print(f"[bold]{note}[/]", soft_wrap=True)
+    if not learned(record):
+        say.print("[bold]stayed at chance[/]: no better than always giving the commonest label", soft_wrap=True)
     return 0
 
 
