@@ -251,7 +251,9 @@ class TaskData(pl.LightningDataModule):
     def _check_identity(self, manifest: dict[str, Any]) -> None:
         known, now = manifest.get("identity"), self.data_source.identity
         if known is not None and now is not None and known != now:
-            problem = f"{self.prepared_folder}: was prepared from other files than {self.data_source.description} has now"
+            problem = (
+                f"{self.prepared_folder}: was prepared from other files than {self.data_source.description} has now"
+            )
             raise DataError(problem, hint=f"delete it, or choose another folder with {prepared.OTHER_FOLDER}")
 
     def _check_test_is_held_out(self, index: dict[str, np.ndarray]) -> None:

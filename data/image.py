@@ -89,7 +89,9 @@ class Image(TaskData):
         def write(work: Path) -> dict[str, Any]:
             images, labels, entries = read()
             if hashlib.sha256(labels.tobytes()).hexdigest() != LABELS_SHA256:
-                raise DataError(f"{description}: the labels are not CIFAR-10's in its order", hint="get the files again")
+                raise DataError(
+                    f"{description}: the labels are not CIFAR-10's in its order", hint="get the files again"
+                )
             parts = {"train": (0, TRAIN), "test": (TRAIN, TRAIN + TEST)}
             return self._save(work, grey(images), labels, parts) | entries
 

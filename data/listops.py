@@ -87,9 +87,7 @@ class ListOps(TaskData):
         if place is None:
             return None
         identity = sizes(place, tuple(f"basic_{split}.tsv" for split in COUNTS))
-        return Source(
-            "official", "official", "LRA basic_*.tsv", partial(write_official, place), identity=identity
-        )
+        return Source("official", "official", "LRA basic_*.tsv", partial(write_official, place), identity=identity)
 
     def generated(self) -> Source:
         return self._made("generated")
@@ -132,7 +130,10 @@ def write_official(place: Path, work: Path) -> dict[str, Any]:
     values: list[int] = []
     for split in COUNTS:
         path, before = place / f"basic_{split}.tsv", len(values)
-        with path.open("rb") as lines, progress_bar(f"reading {path.name}", path.stat().st_size, in_bytes=True) as advance:
+        with (
+            path.open("rb") as lines,
+            progress_bar(f"reading {path.name}", path.stat().st_size, in_bytes=True) as advance,
+        ):
             if (header := lines.readline().rstrip(b"\r\n")) != b"Source\tTarget":
                 problem = f"{path}:1: header {header[:60]!r}, expected 'Source<tab>Target'"
                 raise DataError(problem, hint="is this the LRA file?")

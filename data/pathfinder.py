@@ -107,7 +107,9 @@ class Pathfinder(TaskData):
             while done < n:
                 k = min(chunk, n - done)
                 try:
-                    made = generator.generate(k, settings, seed=self.data_seed, start=done, progress=as_increments(advance))
+                    made = generator.generate(
+                        k, settings, seed=self.data_seed, start=done, progress=as_increments(advance)
+                    )
                 except ValueError as error:
                     raise DataError(f"{self.name}: {error}") from None
                 # the curves are kept for `check`, which derives every label from them

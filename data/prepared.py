@@ -1,138 +1,119 @@
-"""The prepared form of a task: a folder of plain arrays and one manifest, whole or not there.
+"""Prepared data: a folder of plain arrays and a manifest for each task, edition and set of parameters.
 
     <root>/<task>/<edition>-<digest of the parameters>/
-        x.npy         uint8: (n, L) of fixed length, or (total,) of all examples end to end
-        offsets.npy   int64 (n + 1,): where each example begins in x, if examples differ in length
+        x.npy         uint8: (n, L) of fixed length, or (total,) for documents of different length, concatenated
+        offsets.npy   int64 (documents + 1,): document i is x[offsets[i]:offsets[i + 1]]; only if lengths differ
         y.npy         uint8 (n,): labels
         pairs.npy     int32 (n, 2): the two documents of each example, if paired
         manifest.json edition, source, parameters, counts, and size and SHA-256 of every array
 
-A folder is written under another name, flushed, and renamed: a reader never sees half of one. A lock file,
-released by the system when its process dies, keeps two writers apart; the second waits and finds the work done.
+A folder is written under a temporary name, flushed and renamed, so it is complete or absent. A second writer waits for
+the first one's file lock, then finds the work done; the system releases the lock of a process that dies.
 """
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from lra.console import say
 from lra.errors import UserError
+from lra.io.atomic import atomic_write, disk_errors_explained, free_mib
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+OTHER_FOLDER = "data.root=/some/dir"
 
 
 class DataError(UserError):
-    """What a user can mend: the message is one line that names the thing, its value and the cure."""
+    """Data or arguments the user can correct: one line, even if it quotes a library's message of several."""
 
-    def __init__(self, message: str):
-        # what a library says of a damaged file, quoted in the message, may have several lines
-        super().__init__(" ".join(message.splitlines()))
+    def __init__(self, problem: str, *, hint: str | None = None):
+        super().__init__(" ".join(problem.splitlines()), hint=hint)
 
 
-def digest(parameters: dict) -> str:
-    """Ten hexadecimal digits that stand for a set of parameters in the name of a folder."""
+def digest(parameters: dict[str, Any]) -> str:
+    """Ten hexadecimal digits that identify a set of parameters in the name of a folder."""
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def sha256(path: Path, advance: Callable[[int], object] | None = None) -> str:
-    """SHA-256 of a file, read in pieces of 4 MiB; `advance` is told the bytes of each."""
-    state = hashlib.sha256()
+def file_hash(path: Path, kind: str = "sha256", advance: Callable[[int], object] = lambda n: None) -> str:
+    """Hash of a file, read in blocks of 4 MiB; `advance` gets the size of each block."""
+    state = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            state.update(piece)
-            if advance is not None:
-                advance(len(piece))
+        while block := file.read(1 << 22):
+            state.update(block)
+            advance(len(block))
     return state.hexdigest()
 
 
 @contextlib.contextmanager
-def plain_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses below `path` into one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        # of an array that is cut off numpy says how much was written, and not why
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error):
-            raise DataError(
-                f"{path}: disk full while preparing data ({free_mib(path)} MiB free); "
-                "make room or choose another folder with data.root=/some/dir"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise DataError(
-                f"{error.filename or path}: cannot be written ({error.strerror}); "
-                "choose another folder with data.root=/some/dir"
-            ) from error
-        raise
-
-
-def free_mib(path: Path) -> int:
-    """MiB free on the disk that holds `path`, or would hold it."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free >> 20
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn disk errors while data is read and `path` is written into one line with a hint."""
+    with disk_errors_explained(path, OTHER_FOLDER):
+        try:
+            yield
+        except OSError as error:
+            # numpy reports an incomplete write without its cause
+            if "requested and" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            source = Path(str(error.filename or path))
+            if not source.is_relative_to(path.parent) and not path.is_relative_to(source):
+                raise DataError(f"{source}: cannot be read ({error.strerror})") from error
+            raise
 
 
 def need_space(path: Path, n_bytes: int) -> None:
-    """Raise DataError before anything is written if `n_bytes` will not fit."""
+    """Raise DataError if `n_bytes` do not fit, before anything is written."""
     if (n_bytes >> 20) > free_mib(path):
-        raise DataError(
-            f"{path}: {n_bytes >> 20} MiB needed, {free_mib(path)} MiB free; "
-            "make room or choose another folder with data.root=/some/dir"
-        )
+        problem = f"{path}: {n_bytes >> 20} MiB needed, {free_mib(path)} MiB free"
+        raise DataError(problem, hint=f"make room, or choose another folder with {OTHER_FOLDER}")
 
 
 @contextlib.contextmanager
-def locked(path: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """Hold the one writer's lock on `path`; wait, and say so, while another process has it."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the writer's lock on `path`; print a line if another process has it, and wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is preparing {path.name}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process is preparing {path.name}: waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON beside `path`, flush it to disk, rename: the old file or the new, never half."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("w") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-        flush(file)
-    beside.replace(path)
+    atomic_write(path, json.dumps(content, indent=1, sort_keys=True), hint=OTHER_FOLDER)
 
 
-def flush(file: IO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def save_arrays(folder: Path, **arrays: np.ndarray) -> None:
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
 
 
 def build(
-    folder: Path,
-    header: dict[str, Any],
-    write: Callable[[Path], dict[str, Any]],
-    *,
-    resumable: bool = False,
-    say: Callable[[str], object] = lambda text: None,
+    folder: Path, header: dict[str, Any], write: Callable[[Path], dict[str, Any]], *, resumable: bool = False
 ) -> dict[str, Any]:
-    """Make a prepared folder unless it is there, and return its manifest.
+    """Make a prepared folder if it is missing; returns its manifest.
 
-    header     what the manifest says before the work begins: task, edition, kind, source, parameters
-    write      fills an empty folder with the arrays; returns what else the manifest says, `parts` at least
-    resumable  keep the folder of an interrupted attempt and hand it to `write` again
-    raises     DataError, with nothing half-made left in use
+    header     manifest entries known beforehand: task, edition, kind, source, parameters
+    write      fills an empty folder with the arrays; returns the other manifest entries, at least `parts`
+    resumable  keep the folder of an interrupted attempt for the next one
+    raises     DataError or OSError, one line, and leaves no incomplete folder in use
     """
-    with plain_errors(folder), locked(folder, say):
+    with disk_errors(folder), locked(folder):
         if (folder / MANIFEST).is_file():
             return read_manifest(folder)
         work = folder.with_name(f".{folder.name}.partial")
@@ -140,79 +121,90 @@ def build(
             shutil.rmtree(work)
         work.mkdir(exist_ok=True)
         try:
-            found = write(work)
+            written = write(work)
         except BaseException:
             if not resumable:
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        manifest = header | found | {"format": FORMAT, "files": _describe(work)}
-        write_json(work / MANIFEST, manifest)
+        write_json(work / MANIFEST, header | written | {"format": FORMAT, "files": _describe(work)})
         if folder.exists():
-            raise DataError(f"{folder}: holds no {MANIFEST} and was not written here; move it away")
+            raise DataError(f"{folder}: has no {MANIFEST}, so it is not prepared data", hint="move it away")
         work.replace(folder)
         return read_manifest(folder)
 
 
-def _describe(folder: Path) -> dict[str, dict]:
+def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     files = {}
     for path in sorted(folder.glob("*.npy")):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
     return files
 
 
-def content_hash(manifest: dict) -> str:
+def content_hash(manifest: dict[str, Any]) -> str:
     """One SHA-256 for all arrays of a prepared folder."""
     lines = (f"{name} {file['sha256']}\n" for name, file in sorted(manifest["files"].items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared folder, its files present and of the recorded size; raises DataError."""
+    """Manifest of a prepared folder; raises DataError if it is damaged or a file is missing or of another size."""
     path = folder / MANIFEST
-    cure = f"delete {folder} and prepare it again"
+    hint = f"delete {folder} and prepare it again"
     try:
         manifest = json.loads(path.read_bytes())
-        wanted = {name: int(file["bytes"]) for name, file in manifest["files"].items()}
-        version = manifest["format"]
+        sizes = {name: int(file["bytes"]) for name, file in manifest["files"].items()}
         texts = [manifest[key] for key in ("task", "edition", "kind", "source")] + manifest["notes"]
+        texts += [file["sha256"] for file in manifest["files"].values()]
         ends = [end for pair in manifest["parts"].values() for end in pair]
         if not all(isinstance(text, str) for text in texts) or not isinstance(manifest["parameters"], dict):
-            raise ValueError("what should be text is not")
+            raise ValueError("an entry is of the wrong type")
         if any(len(pair) != 2 for pair in manifest["parts"].values()) or any(type(end) is not int for end in ends):
             raise ValueError("parts are not pairs of whole numbers")
-        if not {"x.npy", "y.npy"} <= wanted.keys():
+        if not {"x.npy", "y.npy"} <= sizes.keys():
             raise ValueError("x.npy or y.npy is not listed")
+        if any("/" in name or not name.endswith(".npy") for name in sizes):
+            raise ValueError("it lists a file that is not an array of the folder")
+        version = manifest["format"]
     except FileNotFoundError:
-        raise DataError(f"{path}: missing; {cure}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: damaged ({error}); {cure}") from None
+        raise DataError(f"{path}: missing", hint=hint) from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: damaged ({error})", hint=hint) from None
     if version != FORMAT:
-        raise DataError(f"{path}: format {version!r}, this version reads {FORMAT}; {cure}")
-    for name, size in wanted.items():
-        if "/" in name or not name.endswith(".npy"):
-            raise DataError(f"{path}: names a file {name!r}; {cure}")
+        raise DataError(f"{path}: format {version!r}, this version reads {FORMAT}", hint=hint)
+    for name, size in sizes.items():
         if not (folder / name).is_file():
-            raise DataError(f"{folder / name}: missing; {cure}")
+            raise DataError(f"{folder / name}: missing", hint=hint)
         if (found := (folder / name).stat().st_size) != size:
-            raise DataError(f"{folder / name}: {found} bytes, the manifest says {size}; {cure}")
+            raise DataError(f"{folder / name}: {found} bytes, the manifest says {size}", hint=hint)
     return manifest
 
 
-def read_array(folder: Path, name: str) -> np.ndarray | None:
-    """A memory-mapped array of a prepared folder (private: writes stay in memory), None if it has none."""
-    path = folder / f"{name}.npy"
-    if not path.exists():
-        return None
+def read_array(path: Path) -> np.ndarray:
+    """Memory-mapped array of a prepared folder; writes to it stay in memory."""
     try:
-        return np.load(path, mmap_mode="c", allow_pickle=False)
+        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
     except Exception as error:  # a damaged header fails in many ways, none of which runs code
-        raise DataError(f"{path}: not an array ({error}); delete {folder} and prepare it again") from None
+        raise DataError(f"{path}: not an array ({error})", hint=f"delete {path.parent} and prepare it again") from None
 
 
-def check_hashes(folder: Path, advance: Callable[[int], object] | None = None) -> None:
-    """Recompute the SHA-256 of every array; raises DataError that names the first file that differs."""
+def read_table(path: Path, *columns: str) -> list[list[Any]]:
+    """Columns of a Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=list(columns)).to_pydict()
+        return [table[column] for column in columns]
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        problem = f"{path}: not a readable Parquet table ({str(error).splitlines()[0]})"
+        raise DataError(problem, hint="copy it again") from None
+
+
+def check_hashes(folder: Path, advance: Callable[[int], object] = lambda n: None) -> None:
+    """Recompute the SHA-256 of every array; raises DataError for the first file that differs."""
     for name, file in sorted(read_manifest(folder)["files"].items()):
-        if sha256(folder / name, advance) != file["sha256"]:
-            raise DataError(f"{folder / name}: content differs from its SHA-256; delete {folder} and prepare it again")
+        if file_hash(folder / name, advance=advance) != file["sha256"]:
+            hint = f"delete {folder} and prepare it again"
+            raise DataError(f"{folder / name}: content differs from its SHA-256", hint=hint)

@@ -5,7 +5,8 @@ Variants: "s4", the default, has characters of a vocabulary of 98 and an end tok
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from data import tokenizer
 from data.datamodule import TaskData, check_choice, check_integer, consecutive
 from data.prepared import DataError, read_table, save_arrays
 from data.source import Source, find_folder, sizes
-from lra.console import bar
+from lra.console import progress_bar
 from lra.task import TaskSpec
 
 FILES = {"train": "train", "val": "eval", "test": "test"}
@@ -56,35 +57,33 @@ class Retrieval(TaskData):
     def find_files(self, folder: Path) -> Source | None:
         if place := find_folder(folder, ("tsv_data", "aan", "retrieval"), "new_aan_pairs.train.tsv"):
             names = tuple(f"new_aan_pairs.{file}.tsv" for file in FILES.values())
-            pairs = {split: official(place, split) for split in FILES}
-            return self._source("official", "official", "LRA new_aan_pairs.*.tsv", pairs, identity=sizes(place, names))
+            write = partial(self._save, partial(official, place))
+            return Source("official", "official", "LRA new_aan_pairs.*.tsv", write, identity=sizes(place, names))
         if place := find_folder(folder, ("aan",), "papers.parquet"):
             names = ("papers.parquet", *(f"pairs.{file}.tsv" for file in FILES.values()))
             note = (
                 "ACL papers with citation links, not the LRA pairs: accuracies are not comparable with published ones"
             )
-            pairs = {split: substitute(place, split) for split in FILES}
-            identity = sizes(place, names)
-            return self._source("acl", "subset", "ACL Anthology papers", pairs, notes=(note,), identity=identity)
+            write = partial(self._save, partial(substitute, place))
+            return Source("acl", "subset", "ACL Anthology papers", write, (note,), sizes(place, names))
         return None
 
     def toy(self) -> Source:
-        rng = np.random.default_rng(self.data_seed)
-        topics = (("tree", "parse", "node"), ("sound", "voice", "pitch"))
+        def write(work: Path) -> dict[str, Any]:
+            rng = np.random.default_rng(self.data_seed)
+            topics = (("tree", "parse", "node"), ("sound", "voice", "pitch"))
 
-        def pairs(n: int) -> Iterator[Pair]:
-            for _ in range(n):
-                label, first = rng.integers(0, 2, 2)
-                a, b = (" ".join(rng.choice(topics[t], rng.integers(5, 30))) for t in (first, first ^ (1 - label)))
-                yield int(label), a, b
+            def pairs(split: str) -> Iterator[Pair]:
+                for _ in range(self.made_counts()[f"n_{split}"]):
+                    label, first = rng.integers(0, 2, 2)
+                    a, b = (" ".join(rng.choice(topics[t], rng.integers(5, 30))) for t in (first, first ^ (1 - label)))
+                    yield int(label), a, b
 
-        splits = dict(zip(FILES, map(pairs, self.made_counts().values()), strict=True))
-        return self._source("toy", "toy", "made-up documents", splits)
+            return self._save(pairs, work)
 
-    def _source(self, edition: str, kind: str, description: str, pairs: dict[str, Iterator[Pair]], **more: Any) -> Source:
-        return Source(edition, kind, description, lambda work: self._save(work, pairs), **more)
+        return Source("toy", "toy", "made-up documents", write)
 
-    def _save(self, work: Path, splits: dict[str, Iterator[Pair]]) -> dict[str, Any]:
+    def _save(self, read: Callable[[str], Iterator[Pair]], work: Path) -> dict[str, Any]:
         """Store each distinct document once; the vocabulary is that of documents in training pairs."""
         numbers: dict[bytes, int] = {}
         texts: list[str] = []
@@ -101,9 +100,9 @@ class Retrieval(TaskData):
         labels: list[int] = []
         counts = []
         training_texts = 0
-        for split, rows in splits.items():
+        for split in FILES:
             before = len(labels)
-            for label, first, second in rows:
+            for label, first, second in read(split):
                 pairs.append((number(first), number(second)))
                 labels.append(label)
             counts.append(len(labels) - before)

@@ -1,4 +1,4 @@
-"""Where a task's data comes from: given, prepared before, generated, or fetched."""
+"""Where a task's data comes from: `choose` decides it, from the argument `source` and from what is on disk."""
 
 import os
 from collections.abc import Callable
@@ -13,68 +13,72 @@ if TYPE_CHECKING:
     from data.datamodule import TaskData
 
 MIRROR = "LRA_MIRROR"
+# the LRA archive unpacks to a folder lra_release with an inner lra_release and other, partly faulty copies next to it;
+# users point at any level, and the innermost tree wins
+LEVELS = ("lra_release/lra_release", "lra_release", ".")
 
 
 @dataclass(frozen=True)
-class Origin:
-    """One way to come by a task's data; nothing happens before `write` is called.
+class Source:
+    """One way to get a task's data; nothing is read before `write` is called.
 
-    edition    short name, first part of the prepared folder's: "official", "generated", "toy", or a substitute's
-    kind       what a record calls it: "official", "subset" (real, but less or other than the official),
-               "generated", "toy"
-    source     the same for people, without paths
-    write      fills an empty folder with the arrays of data/prepared.py; returns `parts` {name: [begin, end)} and more
-    notes      what a reader of results must know
-    identity   sizes of the files it was found in, to tell two sources apart; None: not known before it is fetched
-    resumable  `write` can go on in the folder an interrupted attempt left
+    edition      first part of the prepared folder's name: "official", "generated", "toy", or a substitute's name
+    kind         the record's word: "official", "subset" (real, but less or other than the official), "generated", "toy"
+    description  the source for readers of results, without paths
+    write        fills an empty folder with the arrays of data/prepared.py; returns manifest entries: `parts`, as
+                 {name: [begin, end)}, and others
+    notes        for readers of results
+    identity     sizes of the source files, to tell two sources apart; None: unknown before the download
+    resumable    `write` can continue in the folder of an interrupted attempt
     """
 
     edition: str
     kind: str
-    source: str
+    description: str
     write: Callable[[Path], dict[str, Any]]
     notes: tuple[str, ...] = ()
     identity: dict[str, int] | None = None
     resumable: bool = False
 
 
-def choose(task: "TaskData") -> Origin:
-    """Decide, from the task's `source` and what lies on disk; raises DataError if there is no way."""
-    if task.source == "toy":
-        return task.toy()
-    if task.source == "generated":
-        if (made := task.generated()) is None:
-            raise DataError(f"{task.name} cannot be generated: source=auto, official or a folder")
-        return made
+def choose(task: "TaskData") -> Source:
+    """The source of a task's data; raises DataError if there is none.
+
+    "toy", "generated" or another name the task knows; a folder; "official" or "auto": the first of
+    $LRA_MIRROR, <root>/raw and the prepared data that fits the task's arguments, else (only "auto") generated data,
+    else a download.
+    """
+    if (named := task.named_source(task.source)) is not None:
+        return named
     if task.source not in ("auto", "official"):
-        return _given(task, Path(task.source))
-    reasons = []
-    for found in _at_hand(task):
+        return _from_folder(task, Path(task.source))
+    rejected = []
+    for found in _on_disk(task):
         if task.source == "official" and found.edition != "official":
             continue
-        if (reason := task.why_not(found.edition)) is None:
+        if (reason := task.mismatch(found.edition)) is None:
             return found
-        reasons.append(f"{found.source}: {reason}")
-    if task.source == "auto" and (made := task.generated()) is not None:
-        return made
-    if reasons:
-        raise DataError(f"{task.name}: {reasons[0]}")
-    return task.fetched()
+        rejected.append(f"{found.description}: {reason}")
+    if task.source == "auto" and (generated := task.generated()) is not None:
+        return generated
+    if rejected:
+        raise DataError(f"{task.name}: {rejected[0]}")
+    return task.downloaded()
 
 
-def _given(task: "TaskData", folder: Path) -> Origin:
-    named = f"source={folder}"
+def _from_folder(task: "TaskData", folder: Path) -> Source:
     if not folder.is_dir():
-        raise DataError(f"{named}: no such folder; give one that holds {task.name}, or auto, official, generated, toy")
+        raise DataError(f"source={folder}: no such folder", hint="a folder, or auto, official, generated, toy")
     if (found := task.find(folder)) is None:
-        raise DataError(f"{named}: no data for {task.name} there; data/README.md lists the layouts that are read")
-    if reason := task.why_not(found.edition):
-        raise DataError(f"{named}: {reason}")
+        hint = "data/README.md lists the layouts that can be read"
+        raise DataError(f"source={folder}: no data for {task.name} there", hint=hint)
+    if reason := task.mismatch(found.edition):
+        raise DataError(f"source={folder}: {reason}")
     return found
 
 
-def _at_hand(task: "TaskData") -> list[Origin]:
-    """Real data given or prepared, best first."""
+def _on_disk(task: "TaskData") -> list[Source]:
+    """Real data on disk, in order of preference."""
     found = []
     if mirror := os.environ.get(MIRROR):
         if not Path(mirror).is_dir():
@@ -85,23 +89,56 @@ def _at_hand(task: "TaskData") -> list[Origin]:
     for edition in task.real_editions:
         if (path := task.folder(edition)).is_dir():
             manifest = prepared.read_manifest(path)
-            found.append(Origin(edition, manifest["kind"], manifest["source"], _gone))
-    return [origin for origin in found if origin is not None]
+            found.append(Source(edition, manifest["kind"], manifest["source"], _deleted))
+    return [source for source in found if source is not None]
 
 
-def _gone(folder: Path) -> dict[str, Any]:
-    raise DataError(f"{folder}: prepared data has gone while it was being used; start again")
+def _deleted(folder: Path) -> dict[str, Any]:
+    raise DataError(f"{folder}: the prepared data was deleted while in use", hint="start again")
 
 
-def from_lra(task: "TaskData", path: Callable[[], Path]) -> Origin:
-    """The task's folder of the archive of the Long Range Arena, which `path` finds or fetches."""
+def from_lra_archive(task: "TaskData", archive: Callable[[], Path]) -> Source:
+    """The task's folder of the Long Range Arena archive; `archive` finds or downloads it."""
 
     def write(work: Path) -> dict[str, Any]:
-        place = path()
-        download.check(place, download.LRA)
-        download.unpack(place, task.root / "raw", task.lra_folder, limit=download.LRA.unpacked)
-        if (found := task.unpacked(task.root / "raw")) is None:
-            raise DataError(f"{place}: {task.lra_folder} in it does not hold the files of {task.name}")
+        path = archive()
+        download.check(path, download.LRA)
+        download.unpack(path, task.root / "raw", task.lra_folder, limit=download.LRA.unpacked)
+        if (found := task.find_files(task.root / "raw")) is None:
+            raise DataError(f"{path}: its folder {task.lra_folder} does not have the files of {task.name}")
         return found.write(work)
 
-    return Origin("official", "official", f"LRA {task.lra_folder}", write)
+    return Source("official", "official", f"LRA {task.lra_folder}", write)
+
+
+def find_folder(given: Path, names: tuple[str, ...], required: str) -> Path | None:
+    """The folder below `given` that has the file or folder `required`.
+
+    names     the folder's names at its usual place; `given` itself may also be it
+    required  path inside the folder
+    raises    DataError, with the place, if it is deeper than the usual levels: a guess could hide a mistake
+    """
+    for level in LEVELS:
+        for name in names:
+            if (given / level / name / required).exists():
+                return given / level / name
+    if (given / required).exists():
+        return given
+    for pattern in ("*", "*/*"):
+        for found in sorted(given.glob(f"{pattern}/{required}")):
+            folder = found.parents[len(Path(required).parts) - 1]
+            raise DataError(f"{given}: wrong folder level, {required} is in {folder}", hint=f"data.source={folder}")
+    return None
+
+
+def sizes(folder: Path, names: tuple[str, ...]) -> dict[str, int]:
+    """Sizes in bytes of required files; raises DataError for one that is missing or empty."""
+    found = {}
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path}: missing, though other files of the set are there", hint="copy or unpack it again")
+        found[name] = path.stat().st_size
+        if found[name] == 0:
+            raise DataError(f"{path}: empty file", hint="copy or unpack it again")
+    return found

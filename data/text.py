@@ -17,7 +17,7 @@ from data.datamodule import TaskData, check_choice, check_integer, consecutive
 from data.download import Archive
 from data.prepared import DataError, read_table, save_arrays
 from data.source import Source, find_folder
-from lra.console import bar
+from lra.console import progress_bar
 from lra.task import TaskSpec
 
 IMDB = Archive(

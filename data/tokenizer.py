@@ -1,7 +1,7 @@
-"""Texts as bytes of an array: characters numbered by a vocabulary, or UTF-8 as it is.
+"""Texts as uint8 arrays: ids of characters in a vocabulary, or UTF-8 bytes.
 
-A vocabulary is a string: its character k has id k + 3, after padding, unknown and end. UTF-8 needs none; no text
-holds the byte 0, which pads.
+A vocabulary is a string: its character k has id k + 3, after padding, unknown and end. UTF-8 needs none; no text has
+the byte 0, which is padding.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ SPECIALS = 3
 
 
 def vocabulary(texts: Sequence[str], *, size: int, at_least: int = 1) -> str:
-    """The commonest characters, ties by code point: at most size - 3 of them, each occurring `at_least` times."""
+    """The most frequent characters, ties by code point: at most size - 3, each occurring `at_least` times."""
     points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
     counts = np.bincount(points)
     # stable: equal counts stay in the order of code points
@@ -22,11 +22,10 @@ def vocabulary(texts: Sequence[str], *, size: int, at_least: int = 1) -> str:
 
 
 def encode(texts: Sequence[str], characters: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, uint8, of all texts end to end; offsets, int64 (n + 1,)); characters None: UTF-8 bytes."""
+    """(ids of all texts, uint8, concatenated; offsets, int64 (n + 1,)); characters None: UTF-8 bytes."""
     if characters is None:
-        pieces = [text.encode() for text in texts]
-        ids = np.frombuffer(b"".join(pieces), np.uint8)
-        return ids, np.cumsum([0, *map(len, pieces)])
+        encoded = [text.encode() for text in texts]
+        return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)])
     table = np.full(0x110000, UNKNOWN, np.uint8)
     table[[ord(c) for c in characters]] = np.arange(SPECIALS, SPECIALS + len(characters))
     points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
@@ -34,7 +33,7 @@ def encode(texts: Sequence[str], characters: str | None) -> tuple[np.ndarray, np
 
 
 def decode(ids: np.ndarray, characters: str | None) -> str:
-    """The text of some ids, for people: unknown characters as U+FFFD, padding and end left out."""
+    """Text of ids, for people: unknown characters as U+FFFD, padding and end left out."""
     if characters is None:
         return bytes(ids).rstrip(b"\0").decode("utf-8", "replace")
     names = ["", "�", "", *characters]

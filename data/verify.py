@@ -1,4 +1,4 @@
-"""Is the prepared data of a task what it says it is? And what does it look like, in figures?"""
+"""Check the prepared data of a task, and describe it in numbers."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,86 +12,79 @@ from lra.console import progress_bar
 
 
 def verify(task: TaskData) -> list[str]:
-    """Recompute the hashes and check the content; returns what was found, a line each.
+    """Recompute the hashes and check the content; returns one line per finding.
 
-    raises  DataError that names the first bad file or example
+    raises  DataError for the first bad file or example
     """
     task.setup()
-    folder = task.folder(task.opened.manifest["edition"])
-    manifest = prepared.read_manifest(folder)
-    total = sum(file["bytes"] for file in manifest["files"].values())
+    folder, files = task.prepared_folder, task.opened.manifest["files"]
+    total = sum(file["bytes"] for file in files.values())
     with progress_bar("hashing", total, in_bytes=True) as advance:
         prepared.check_hashes(folder, advance)
     check_arrays(task)
-    said = [f"{folder}: {len(manifest['files'])} arrays, {total:,} bytes, every SHA-256 as recorded"]
+    lines = [f"{folder}: {len(files)} arrays, {total:,} bytes, every SHA-256 as recorded"]
     with progress_bar("comparing examples", sum(task.counts.values())) as advance:
-        said.append(check_duplicates(task, advance))
-    said += check_labels(task)
-    with progress_bar("checking examples", len(task.opened.pool.y)) as advance:
+        lines.append(check_duplicates(task, advance))
+    lines += check_labels(task)
+    with progress_bar("checking examples", len(task.opened.examples.y)) as advance:
         task.check(advance)
-    return [*said, f"{task.name}: kind {task.kind}, counts {task.counts}, fingerprint {task.fingerprint}", *task.notes]
+    return [*lines, f"{task.name}: kind {task.kind}, counts {task.counts}, fingerprint {task.fingerprint}", *task.notes]
 
 
 def check_arrays(task: TaskData) -> None:
-    """Everything that points somewhere points inside, every token is in the vocabulary, no document is empty."""
-    pool, spec, name = task.opened.pool, task.spec, task.name
-    if int(pool.y.min()) < 0 or int(pool.y.max()) >= spec.n_classes:
-        bad = int(((pool.y < 0) | (pool.y >= spec.n_classes)).int().argmax())
-        raise DataError(f"{name}: example {bad} has label {int(pool.y[bad])}, there are {spec.n_classes} classes")
-    if spec.vocab_size is not None and int(pool.x.max()) >= spec.vocab_size:
-        raise DataError(f"{name}: token {int(pool.x.max())} occurs, the vocabulary has {spec.vocab_size}")
-    if pool.starts is None or pool.stored is None:
-        if tuple(pool.x.shape) != (len(pool.y), spec.max_len):
-            raise DataError(f"{name}: pixels of shape {tuple(pool.x.shape)}, expected ({len(pool.y)}, {spec.max_len})")
+    """Labels, tokens, offsets and pairs are in range, and no document is empty."""
+    examples, spec, name = task.opened.examples, task.spec, task.name
+    bad = (examples.y < 0) | (examples.y >= spec.n_classes)
+    if bad.any():
+        i = int(bad.int().argmax())
+        raise DataError(f"{name}: example {i} has label {int(examples.y[i])}, there are {spec.n_classes} classes")
+    if spec.vocab_size is not None and int(examples.x.max()) >= spec.vocab_size:
+        raise DataError(f"{name}: token {int(examples.x.max())} occurs, the vocabulary has {spec.vocab_size}")
+    if examples.offsets is None:
+        shape, expected = tuple(examples.x.shape), (len(examples.y), spec.max_len)
+        if shape != expected:
+            raise DataError(f"{name}: pixels of shape {shape}, expected {expected}")
         return
-    if int(pool.stored.min()) < 1:
-        raise DataError(f"{name}: document {int((pool.stored < 1).int().argmax())} is empty")
-    if int(pool.starts[0]) != 0 or int(pool.starts[-1] + pool.stored[-1]) != len(pool.x):
+    lengths = examples.offsets.diff()
+    if int(lengths.min()) < 1:
+        raise DataError(f"{name}: document {int((lengths < 1).int().argmax())} is empty")
+    if (int(examples.offsets[0]), int(examples.offsets[-1])) != (0, len(examples.x)):
         raise DataError(f"{name}: the offsets do not end where the tokens do")
-    documents = len(pool.starts)
-    if pool.pairs is None and documents != len(pool.y):
-        raise DataError(f"{name}: {documents} documents, {len(pool.y)} labels")
-    if pool.pairs is not None and not 0 <= int(pool.pairs.min()) <= int(pool.pairs.max()) < documents:
-        raise DataError(f"{name}: a pair points past {documents} documents")
+    documents = len(lengths)
+    if examples.pairs is None and documents != len(examples.y):
+        raise DataError(f"{name}: {documents} documents, {len(examples.y)} labels")
+    if examples.pairs is not None and not 0 <= int(examples.pairs.min()) <= int(examples.pairs.max()) < documents:
+        raise DataError(f"{name}: a pair refers to a document that is not one of the {documents}")
 
 
 def check_duplicates(task: TaskData, advance: Callable[[int], object]) -> str:
-    """Count examples that occur in two splits; an error where the task promises there is none."""
-    pool = task.opened.pool
-    x = pool.x.numpy()
-
-    def key(row: int) -> bytes:
-        if pool.pairs is not None:
-            return pool.pairs[row].numpy().tobytes()
-        if pool.starts is None or pool.stored is None:
-            return hashlib.blake2b(x[row].tobytes(), digest_size=16).digest()
-        begin = int(pool.starts[row])
-        return hashlib.blake2b(x[begin : begin + int(pool.stored[row])].tobytes(), digest_size=16).digest()
-
+    """Count examples that occur in two splits; raises DataError if the task promises none."""
+    examples = task.opened.examples
     seen: dict[bytes, tuple[str, int]] = {}
-    twice = 0
+    duplicates = 0
     for split, rows in task.opened.index.items():
         if split == "val" and task.selection_on_test:
             continue
         for row in rows.tolist():
-            first = seen.setdefault(key(row), (split, row))
+            content = (examples.document(row) if examples.pairs is None else examples.pairs[row].numpy()).tobytes()
+            first = seen.setdefault(hashlib.blake2b(content, digest_size=16).digest(), (split, row))
             if first[0] != split:
-                twice += 1
+                duplicates += 1
                 if task.distinct and task.kind == "generated":
                     raise DataError(f"{task.name}: example {row} of {split} is example {first[1]} of {first[0]}")
             advance(1)
-    return f"{task.name}: {twice} examples occur in two splits"
+    return f"{task.name}: {duplicates} examples occur in two splits"
 
 
 def check_labels(task: TaskData) -> list[str]:
-    """Shares of the labels of each split; an error if a large split lacks one."""
-    said = []
+    """Shares of the labels in each split; raises DataError if a large split lacks one."""
+    lines = []
     for split, rows in task.opened.index.items():
-        counts = np.bincount(task.opened.pool.y.numpy()[rows], minlength=task.spec.n_classes)
+        counts = np.bincount(task.opened.examples.y.numpy()[rows], minlength=task.spec.n_classes)
         if not counts.all() and len(rows) >= 100 * task.spec.n_classes:
             raise DataError(f"{task.name}: label {int(counts.argmin())} does not occur in {len(rows)} {split} examples")
-        said.append(f"{task.name} {split}: labels {shares(counts)}")
-    return said
+        lines.append(f"{task.name} {split}: labels {shares(counts)}")
+    return lines
 
 
 def shares(counts: np.ndarray) -> str:
@@ -99,24 +92,23 @@ def shares(counts: np.ndarray) -> str:
 
 
 def statistics(task: TaskData) -> dict[str, str]:
-    """Figures to set side by side with those of the same task from another source."""
-    pool, rows = task.opened.pool, np.concatenate(list(task.opened.index.values()))
-    figures = {
+    """Numbers to compare with those of the same task from another source."""
+    examples, rows = task.opened.examples, np.concatenate(list(task.opened.index.values()))
+    numbers = {
         "kind": task.kind,
         "source": task.opened.manifest["source"],
         "examples": " / ".join(str(n) for n in task.counts.values()),
-        "labels": shares(np.bincount(pool.y.numpy()[rows], minlength=task.spec.n_classes)),
+        "labels": shares(np.bincount(examples.y.numpy()[rows], minlength=task.spec.n_classes)),
     }
-    if pool.stored is not None:
-        lengths = pool.stored.numpy()
-        percentiles = " / ".join(f"{p:.0f}" for p in np.percentile(lengths, [5, 50, 95]))
-        figures["length, mean"] = f"{lengths.mean():.0f}"
-        figures["length, 5 / 50 / 95 %"] = percentiles
-        figures["length, least and most"] = f"{lengths.min()} to {lengths.max()}"
-        figures["cut at max_len"] = f"{100 * (lengths > task.spec.max_len - (pool.eos is not None)).mean():.1f}%"
+    if examples.offsets is not None:
+        lengths = examples.offsets.diff().numpy()
+        numbers["length, mean"] = f"{lengths.mean():.0f}"
+        numbers["length, 5 / 50 / 95 %"] = " / ".join(f"{p:.0f}" for p in np.percentile(lengths, [5, 50, 95]))
+        numbers["length, least and most"] = f"{lengths.min()} to {lengths.max()}"
+        numbers["cut at max_len"] = f"{100 * (lengths > task.spec.max_len - (task.eos is not None)).mean():.1f}%"
     else:
-        some = pool.x[:20_000].numpy()
-        figures["grey, mean"] = f"{some.mean():.1f}"
-        figures["grey, deviation"] = f"{some.std():.1f}"
-        figures["pixels not black"] = f"{100 * (some > 0).mean():.1f}%"
-    return figures | task.figures()
+        some = examples.x[:20_000].numpy()
+        numbers["grey, mean"] = f"{some.mean():.1f}"
+        numbers["grey, deviation"] = f"{some.std():.1f}"
+        numbers["pixels not black"] = f"{100 * (some > 0).mean():.1f}%"
+    return numbers | task.statistics()

@@ -29,7 +29,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from data.datamodule import DataError, TaskData
+from data.datamodule import TaskData
+from data.prepared import DataError
 from data.verify import statistics, verify
 from lra.config.overrides import nearest
 from lra.config.overrides import options as named
@@ -91,7 +92,7 @@ def parse(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
 def prepare(task: TaskData) -> None:
     task.prepare_data()
     task.setup()
-    console.print(f"{task.folder(task.opened.manifest['edition'])}: ready", soft_wrap=True)
+    console.print(f"{task.prepared_folder}: ready", soft_wrap=True)
     console.print(f"kind {task.kind}, counts {task.counts}, fingerprint {task.fingerprint}", soft_wrap=True)
     for note in task.notes:
         console.print(note, soft_wrap=True, markup=False)
@@ -99,7 +100,7 @@ def prepare(task: TaskData) -> None:
 
 def ensure_prepared(task: TaskData, words: list[str]) -> None:
     """Ends with the command that prepares this very data, under its own arguments, where there is none yet."""
-    folder = task.folder(task.origin().edition)
+    folder = task.prepared_folder
     if not folder.is_dir():
         same = shlex.join(word for word in words if not word.startswith(("n=", "to=")))
         die(f"{folder}: not prepared yet; .venv/bin/python scripts/prepare_data.py prepare {same}")
@@ -127,7 +128,7 @@ def show(task: TaskData, table: Table, n: int, to: Path | None) -> None:
     rows = task.opened.index["test"][:n].tolist()
     pictures = [task.pixels(row) for row in rows]
     for row, picture in zip(rows, pictures, strict=True):
-        label = int(task.opened.pool.y[row])
+        label = int(task.opened.examples.y[row])
         console.print(f"\nexample {row}, label {label}")
         if picture is None:
             console.print((task.text(row) or "")[:600], markup=False)

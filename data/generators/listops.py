@@ -16,7 +16,7 @@ depends on the seed and the rules alone, and a smaller set is the beginning of a
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +87,7 @@ def parse(tokens: Sequence[int]) -> Tree:
     """
     root: list[Tree] = []
     opened: list[tuple[int, list[Tree]]] = [(0, root)]
-    for position, token in enumerate(int(t) for t in tokens):
+    for position, token in enumerate(map(int, tokens)):
         name = VOCAB[token] if token < len(VOCAB) else str(token)
         where = f"position {position}: token {name!r}"
         if len(opened) == 1 and root:
@@ -149,7 +149,7 @@ def evaluate_all(tokens: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, n
     bad = loops.evaluate_all(tokens, offsets, labels, depths, *room)
     if bad >= 0:
         try:
-            parse(tokens[offsets[bad] : offsets[bad + 1]])
+            parse(tokens[offsets[bad] : offsets[bad + 1]].tolist())
         except ValueError as error:
             raise ValueError(f"expression {bad}, {error}") from None
         raise ValueError(f"expression {bad} nests more than {levels} operators")
@@ -165,7 +165,7 @@ def generate(
     max_args: int = 10,
     max_depth: int = 10,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Expressions:
     """n distinct expressions with min_len < length < max_len, with values and depths.
 
@@ -216,7 +216,7 @@ def distinct_trees(
     chunk: Callable[[int], list[tuple[bytes, int, int]]],
     draws: int,
     workers: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], object],
 ) -> tuple[dict[bytes, tuple[int, int]], int]:
     """n trees or a few more, with label and depth, in the order of their draws, and how many draws that took.
 
@@ -226,7 +226,7 @@ def distinct_trees(
     trees: dict[bytes, tuple[int, int]] = {}
     submitted = drawn = checked_draws = checked_trees = 0
     with ThreadPoolExecutor(workers) as pool:
-        pending = deque()
+        pending: deque[Future[list[tuple[bytes, int, int]]]] = deque()
         while len(trees) < n:
             while len(pending) < 2 * workers:
                 pending.append(pool.submit(chunk, submitted))
@@ -234,8 +234,7 @@ def distinct_trees(
             for tree, label, depth in pending.popleft().result():
                 trees.setdefault(tree, (label, depth))
             drawn += draws
-            if progress:
-                progress(min(len(trees), n), n)
+            progress(min(len(trees), n), n)
             if drawn - checked_draws >= STALL_DRAWS:
                 if len(trees) - checked_trees < STALL_TREES:
                     break

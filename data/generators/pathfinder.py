@@ -32,7 +32,7 @@ class Settings:
     *_contrast           of the paddles, before the picture's range is stretched; discs have 1
     paddle_tries         ends tried before a curve is given up; distractor_tries, curves before a distractor is;
                          target_tries, pairs of targets before the whole picture is
-    guarded              curves never overlap; False is as the original generator, whose newest paddles may be crossed
+    no_overlap              curves never overlap; False is as the original generator, whose newest paddles may be crossed
     antialias            lines are drawn so many times larger and then reduced
     """
 
@@ -52,7 +52,7 @@ class Settings:
     paddle_tries: int = 3
     distractor_tries: int = 5
     target_tries: int = 1_000_000
-    guarded: bool = True
+    no_overlap: bool = True
     antialias: int = 2
 
 
@@ -170,33 +170,19 @@ def empty_metadata(n: int, s: Settings) -> Metadata:
 
 def generate(
     n: int,
-    *,
-    size: int,
-    difficulty: str = "hard",
-    seed: int,
-    start: int = 0,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Pictures:
-    """Pictures number start..start + n - 1 of a seed.
-
-    workers   threads; all cores by default, and the result is the same
-    progress  called with (done, n) now and then
-    raises    ValueError if the arguments make no sense or no two curves fit into the picture
-    """
-    return draw(n, settings(size, difficulty), seed=seed, start=start, workers=workers, progress=progress)
-
-
-def draw(
-    n: int,
     s: Settings,
     *,
     seed: int,
     start: int = 0,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Pictures:
-    """`generate` with parameters of one's own."""
+    """Pictures number start..start + n - 1 of a seed.
+
+    workers   threads; all cores by default, with the same result
+    progress  called with (done, n) now and then
+    raises    ValueError if the arguments make no sense or no two curves fit into the picture
+    """
     from data.generators import pathfinder_drawing as loops
     from data.generators.pathfinder_curves import Rules
     from data.generators.pathfinder_stamps import make_pen
@@ -228,8 +214,7 @@ def draw(
         done = 0
         for count in pool.map(chunk, range(0, n, CHUNK)):
             done += count
-            if progress:
-                progress(done, n)
+            progress(done, n)
     return Pictures(images, labels, metadata)
 
 

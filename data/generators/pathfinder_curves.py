@@ -37,7 +37,7 @@ class Rules(NamedTuple):
     distractor_contrast: float
     paddle_tries: int
     distractor_tries: int
-    guarded: bool
+    no_overlap: bool
     target_tries: int
 
 
@@ -151,7 +151,7 @@ def start_curve(stream, mask, pen, rim, near, distance, rules, paddles, row, piv
                 return False
             y, x = place // side, place % side
         # the look at the ground is a pixel off, so that some first paddles overlap others after all
-        if rules.guarded and near < 0 and collides(mask, pen, pen.degree_stamps[degree], y, x):
+        if rules.no_overlap and near < 0 and collides(mask, pen, pen.degree_stamps[degree], y, x):
             continue
         far_y, far_x = moved(y, math.sin(angle), pen.length), moved(x, math.cos(angle), pen.length)
         back = flipped(angle)
@@ -231,12 +231,12 @@ def grow_targets(stream, mask, near_mask, pen, rules, paddles, pivots, weights):
             # a paddle is in the mask only once its curve's next one stands, for where they join both masks overlap;
             # the original keeps it from the other curve, too, so that it may be crossed
             newest = -1
-            if rules.guarded:
+            if rules.no_overlap:
                 newest = k if curve else length + k - 1
             if not extend_curve(stream, mask, near_mask, pen, rules, paddles, row, newest, pivots, curve, weights):
                 return False
             occupy(mask, near_mask, pen, paddles, row - 1)
-    if rules.guarded:
+    if rules.no_overlap:
         occupy(mask, near_mask, pen, paddles, length - 1)
     occupy(mask, near_mask, pen, paddles, 2 * length - 1)
     return True

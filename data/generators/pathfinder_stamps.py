@@ -69,7 +69,7 @@ def _widened(mask: np.ndarray, margin: int) -> np.ndarray:
 
 def _boxes(stamps: np.ndarray) -> np.ndarray:
     """First and last + 1 row and column that are not 0, int64 (T, 4), of stamps (T, K, K)."""
-    rows, columns = stamps.any(2), stamps.any(1)
+    rows, columns = stamps.max(2) > 0, stamps.max(1) > 0
     size = stamps.shape[1]
     sides = [rows.argmax(1), size - rows[:, ::-1].argmax(1), columns.argmax(1), size - columns[:, ::-1].argmax(1)]
     return np.stack(sides, 1).astype(np.int64)

@@ -10,6 +10,7 @@ has a cache of its own.
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,7 +18,8 @@ from numba import njit
 
 FOLDER = Path(__file__).parent
 STATE = hashlib.sha256(b"".join(p.read_bytes() for p in (Path(__file__), *sorted(FOLDER.glob("*.py")))))
-numba.config.CACHE_DIR = str(Path(numba.config.CACHE_DIR or FOLDER / "__pycache__") / STATE.hexdigest()[:16])
+config: Any = numba.config
+config.CACHE_DIR = str(Path(config.CACHE_DIR or FOLDER / "__pycache__") / STATE.hexdigest()[:16])
 
 STEP = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

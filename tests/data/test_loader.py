@@ -6,27 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from data.loader import Loader, Pool
+from data.loader import Examples, Loader
 
 TEXT = [bytes(range(1, n + 1)) for n in (3, 9, 1, 5, 7, 2, 8, 4, 6, 10, 3, 5)]
 
 
-def ragged(eos: int | None = None, max_len: int = 8, texts: list[bytes] = TEXT, pairs: list | None = None) -> Pool:
+def ragged(eos: int | None = None, max_len: int = 8, texts: list[bytes] = TEXT, pairs: list | None = None) -> Examples:
     offsets = np.cumsum([0, *map(len, texts)])
-    return Pool(
+    return Examples(
         torch.tensor(list(b"".join(texts)), dtype=torch.uint8),
         torch.arange(len(pairs or texts)),
         max_len,
-        starts=torch.from_numpy(offsets[:-1]),
-        stored=torch.from_numpy(np.diff(offsets)),
+        offsets=torch.from_numpy(offsets),
         eos=eos,
         pairs=None if pairs is None else torch.tensor(pairs),
     )
 
 
-def fixed(n: int, length: int = 4) -> Pool:
+def fixed(n: int, length: int = 4) -> Examples:
     x = torch.arange(n, dtype=torch.uint8)[:, None].expand(n, length).contiguous()
-    return Pool(x, torch.arange(n), length)
+    return Examples(x, torch.arange(n), length)
 
 
 def labels(loader: Loader) -> list[list[int]]:
@@ -49,8 +48,8 @@ def test_training_order_is_a_function_of_seed_and_epoch():
 
 
 def test_training_drops_the_last_partial_batch_and_evaluation_keeps_it():
-    pool, index = fixed(23), np.arange(23)
-    train, evaluation = Loader(pool, index, 5, shuffle=True), Loader(pool, index, 5, shuffle=False)
+    examples, index = fixed(23), np.arange(23)
+    train, evaluation = Loader(examples, index, 5, shuffle=True), Loader(examples, index, 5, shuffle=False)
     assert [len(b) for b in labels(train)] == [5] * len(train) == [5] * 4
     assert [len(b) for b in labels(evaluation)] == [5, 5, 5, 5, 3]
     assert len(evaluation) == 5
@@ -147,10 +146,10 @@ def test_padding_goes_to_the_longest_a_multiple_or_the_end():
 def test_length_aware_batches_hold_less_padding_and_the_same_examples():
     rng = np.random.default_rng(0)
     texts = [b"x" * n for n in rng.integers(1, 200, 400)]
-    pool = ragged(texts=texts, max_len=200)
+    examples = ragged(texts=texts, max_len=200)
 
     def padding(length_aware):
-        batches = list(Loader(pool, np.arange(400), 8, shuffle=True, length_aware=length_aware))
+        batches = list(Loader(examples, np.arange(400), 8, shuffle=True, length_aware=length_aware))
         assert sorted(i for b in batches for i in b.y.tolist()) == list(range(400))
         return sum(int((~b.mask).sum()) for b in batches)
 
@@ -158,8 +157,8 @@ def test_length_aware_batches_hold_less_padding_and_the_same_examples():
 
 
 def test_real_valued_input_is_affine_in_the_bytes():
-    pool = Pool(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), torch.tensor([0, 1]), 2, affine=(1 / 255, 0.5))
-    (batch,) = Loader(pool, np.arange(2), 2, shuffle=False)
+    examples = Examples(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), torch.tensor([0, 1]), 2, affine=(1 / 255, 0.5))
+    (batch,) = Loader(examples, np.arange(2), 2, shuffle=False)
     assert batch.x.shape == (2, 2, 1)
     assert batch.x.dtype == torch.float32
     torch.testing.assert_close(batch.x[..., 0], torch.tensor([[0.5, 1.5], [0.7, 0.9]]))
@@ -171,10 +170,10 @@ def test_real_valued_input_is_affine_in_the_bytes():
 @pytest.mark.parametrize("resident", [False, True])
 def test_batches_on_the_accelerator_are_those_of_the_cpu(resident):
     device = torch.device("cuda", 0)
-    pool = ragged(eos=99)
+    examples = ragged(eos=99)
     index = np.arange(len(TEXT))
-    on_cpu = list(Loader(pool, index, 3, shuffle=True, seed=2))
-    there = Loader(pool.to(device) if resident else pool, index, 3, shuffle=True, seed=2, device=device)
+    on_cpu = list(Loader(examples, index, 3, shuffle=True, seed=2))
+    there = Loader(examples.to(device) if resident else examples, index, 3, shuffle=True, seed=2, device=device)
     for expected, batch in zip(on_cpu, there, strict=True):
         assert all(t.device == device for t in batch)
         assert all(torch.equal(a, b.cpu()) for a, b in zip(expected, batch, strict=True))

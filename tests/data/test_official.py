@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from data.datamodule import SPLITS, DataError
+from data.datamodule import SPLITS
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
+from data.prepared import DataError
 from data.retrieval import Retrieval
 from helpers.official_folders import official_listops, official_pathfinder, official_retrieval, ready
 
@@ -73,8 +74,8 @@ def test_damaged_listops_files_are_one_line_that_names_the_place(small, tmp_path
 def test_pathfinder_images_follow_the_numbers_of_their_lists(small, tmp_path):
     official_pathfinder(tmp_path / "pathfinder32")
     task = ready(Pathfinder(batch_size=2, root=tmp_path / "root", source=tmp_path, variant="lra"))
-    assert task.opened.pool.x[:, 0].tolist() == list(range(20))
-    assert task.opened.pool.y.tolist() == [0, 1] * 10
+    assert task.opened.examples.x[:, 0].tolist() == list(range(20))
+    assert task.opened.examples.y.tolist() == [0, 1] * 10
     assert task.opened.index["train"].tolist() == list(range(16))
     assert task.opened.index["test"].tolist() == [18, 19]
 
@@ -123,7 +124,7 @@ def test_lists_that_newer_generators_write_as_arrays_of_strings_are_read(small, 
     with path.open("wb") as file:
         np.save(file, rows)
     task = ready(Pathfinder(batch_size=2, root=tmp_path / "root", source=tmp_path))
-    assert task.opened.pool.x[:, 0].tolist() == list(range(20))
+    assert task.opened.examples.x[:, 0].tolist() == list(range(20))
 
 
 def test_retrieval_keeps_each_document_once_and_every_pair(small, tmp_path):

@@ -12,7 +12,7 @@ import hydra
 import pytest
 from hydra.utils import instantiate
 
-from data.datamodule import DataError
+from data.prepared import DataError
 from helpers.documented_files import write_files
 from lra.paths import ROOT
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.datamodule import DataError
 from data.image import Image
+from data.prepared import DataError
 from data.retrieval import Retrieval
 from data.text import Text
 from data.verify import check_arrays, check_duplicates, check_labels
@@ -47,9 +47,9 @@ def test_imdb_is_the_release_and_its_characters_fit_the_published_vocabulary(roo
     assert task.counts == {"train": 22_500, "val": 2_500, "test": 25_000}
     assert task.majority("test") == 0.5
     assert len(task.opened.manifest["vocabulary"]) + 3 == task.spec.vocab_size == 135
-    lengths = task.opened.pool.stored.numpy()
+    lengths = task.opened.examples.offsets.diff().numpy()
     assert (lengths.min(), lengths.max()) == (32, 13_704)
-    unknown = (task.opened.pool.x.numpy() == 1).mean()
+    unknown = (task.opened.examples.x.numpy() == 1).mean()
     assert unknown < 1e-4
     seen = [label for batch in task.test_dataloader() for label in batch.y.tolist()]
     assert len(seen) == 25_000
@@ -60,7 +60,7 @@ def test_imdb_is_the_release_and_its_characters_fit_the_published_vocabulary(roo
 def test_cifar_is_grey_to_the_bit_and_its_lossy_images_are_told(root):
     task = ready(Image(batch_size=50, root=root))
     assert task.counts == {"train": 45_000, "val": 5_000, "test": 10_000}
-    x = task.opened.pool.x.numpy()
+    x = task.opened.examples.x.numpy()
     assert hashlib.sha256(np.ascontiguousarray(x[:50_000])).hexdigest() == GREY_TRAIN
     assert hashlib.sha256(np.ascontiguousarray(x[50_000:])).hexdigest() == GREY_TEST
     assert task.kind == "subset"

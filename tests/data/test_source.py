@@ -12,8 +12,9 @@ import pytest
 from PIL import Image as Pillow
 
 from data import image, text
-from data.datamodule import SPLITS, DataError
+from data.datamodule import SPLITS
 from data.image import Image
+from data.prepared import DataError
 from data.retrieval import Retrieval
 from data.text import Text
 from helpers.official_folders import ready
@@ -68,7 +69,7 @@ def test_reviews_are_the_same_from_folder_table_and_hugging_face(reviews, tmp_pa
     assert len({task.fingerprint for task in tasks}) == 1
     rows = [tasks[0].text(row) for row in range(40)]
     assert sorted(rows) == sorted(content.decode() for _, _, content in reviews)
-    assert tasks[0].opened.pool.y.tolist() == [0] * 10 + [1] * 10 + [0] * 10 + [1] * 10
+    assert tasks[0].opened.examples.y.tolist() == [0] * 10 + [1] * 10 + [0] * 10 + [1] * 10
 
 
 def test_the_rule_of_the_literature_learns_from_all_reviews_and_validates_on_those_of_the_test(reviews, tmp_path):
@@ -167,8 +168,8 @@ def test_official_batches_are_read_grey_and_split_as_in_the_s4_repository(photog
     task = ready(Image(batch_size=5, eval_batch_size=5, root=tmp_path / "root", source=tmp_path / "given"))
     assert task.kind == "official"
     expected = [np.asarray(Pillow.fromarray(picture).convert("L")).reshape(-1) for picture in images]
-    assert np.array_equal(task.opened.pool.x.numpy(), np.stack(expected))
-    assert task.opened.pool.y.tolist() == labels.tolist()
+    assert np.array_equal(task.opened.examples.x.numpy(), np.stack(expected))
+    assert task.opened.examples.y.tolist() == labels.tolist()
     parts = torch.utils.data.random_split(range(50), [45, 5], generator=torch.Generator().manual_seed(42))
     assert [task.opened.index[s].tolist() for s in ("train", "val")] == [list(p.indices) for p in parts]
     in_order = ready(Image(batch_size=5, root=tmp_path / "root", source=tmp_path / "given", variant="lra"))
@@ -184,8 +185,8 @@ def test_a_smaller_size_averages_squares_and_is_not_called_official_32(photograp
     whole, half = (
         ready(Image(batch_size=5, root=tmp_path / "root", source=tmp_path / "given", size=size)) for size in (32, 16)
     )
-    a = whole.opened.pool.x[7].numpy().reshape(16, 2, 16, 2).mean((1, 3))
-    assert np.abs(half.opened.pool.x[7].numpy().reshape(16, 16) - a).max() <= 0.5
+    a = whole.opened.examples.x[7].numpy().reshape(16, 2, 16, 2).mean((1, 3))
+    assert np.abs(half.opened.examples.x[7].numpy().reshape(16, 16) - a).max() <= 0.5
     assert any("reduced to 16 x 16" in note for note in half.notes)
     assert half.kind == "subset"
 
@@ -228,7 +229,7 @@ def test_a_substitute_for_the_pairs_is_read_and_marked(tmp_path):
     assert task.kind == "subset"
     assert "not comparable with published ones" in " ".join(task.notes)
     assert [task.text(row) for row in range(3)] == ["first\n--\nsecond", "second\n--\nthird", "third\n--\nfirst"]
-    assert task.opened.pool.y.tolist() == [1, 0, 0]
+    assert task.opened.examples.y.tolist() == [1, 0, 0]
     assert [task.opened.index[split].tolist() for split in SPLITS] == [[0], [1], [2]]
     (place / "pairs.test.tsv").write_text("0\tc\tunknown\n")
     with pytest.raises(DataError, match=r"pairs\.test\.tsv:1: no text of paper 'unknown' in papers\.parquet"):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from data import download
-from data.datamodule import DataError
 from data.generators import listops as rules
 from data.image import Image
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
+from data.prepared import DataError
 from data.retrieval import Retrieval
 from data.text import Text
 from data.verify import verify
@@ -31,8 +31,8 @@ def test_official_listops_is_found_at_every_level_and_read_exactly(small, tmp_pa
     assert task.kind == "official"
     assert task.counts == {"train": 30, "val": 10, "test": 10}
     made = rules.generate(50, seed=1)
-    assert np.array_equal(task.opened.pool.x.numpy(), made.tokens)
-    assert np.array_equal(task.opened.pool.y.numpy(), made.labels)
+    assert np.array_equal(task.opened.examples.x.numpy(), made.tokens)
+    assert np.array_equal(task.opened.examples.y.numpy(), made.labels)
     verify(task)
 
 

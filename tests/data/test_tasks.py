@@ -10,11 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from data import image, listops, pathfinder, retrieval, text
-from data.datamodule import SPLITS, DataError
+from data.datamodule import SPLITS
 from data.generators.listops import from_text
 from data.image import Image
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
+from data.prepared import DataError
 from data.retrieval import Retrieval
 from data.text import Text
 from data.verify import statistics, verify
@@ -166,7 +167,7 @@ def test_a_batch_larger_than_the_training_split_is_one_line(tmp_path):
 @pytest.mark.parametrize(("variant", "least"), [("s4", 2000), ("lra", 1999)])
 def test_official_expressions_are_read_only_where_none_would_be_cut(variant, least, tmp_path):
     def why_not(**changed):
-        return ListOps(batch_size=2, root=tmp_path, variant=variant, **changed).why_not("official")
+        return ListOps(batch_size=2, root=tmp_path, variant=variant, **changed).mismatch("official")
 
     assert why_not() is why_not(max_len=least) is why_not(n_test=2000) is None
     assert f"max_len={least - 1} would cut" in why_not(max_len=least - 1)

@@ -14,12 +14,16 @@ from lra.training.learner import Learner
 
 
 @pytest.mark.parametrize(("other", "on_test"), [("val", False), ("train", False), ("train", True)])
-def test_leaked_test_examples_are_refused(tmp_path, other, on_test):
+def test_leaked_test_examples_are_refused(tmp_path, monkeypatch, other, on_test):
     data = ListOps(batch_size=4, root=tmp_path, source="toy")
     data.selection_on_test = on_test
     data.prepare_data()
     split = data.split
-    data.split = lambda parts, edition: {**split(parts, edition), other: split(parts, edition)["test"]}
+
+    def leak(parts, edition):
+        return {**split(parts, edition), other: split(parts, edition)["test"]}
+
+    monkeypatch.setattr(data, "split", leak)
     with pytest.raises(DataError, match=f"test examples are in {other} too"):
         data.setup()
 
@@ -45,6 +49,8 @@ def test_test_set_is_read_once(tmp_path):
 
 class LosesItsInput(Pool):
     """From training step 21 on a large constant swamps its output."""
+
+    step: torch.Tensor
 
     def __init__(self, d_model, max_len):
         super().__init__(d_model, max_len)

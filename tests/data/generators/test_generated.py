@@ -3,9 +3,9 @@
 import pytest
 
 from data import listops
-from data.datamodule import DataError
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
+from data.prepared import DataError
 from data.retrieval import Retrieval
 from data.verify import check_arrays, check_duplicates, check_labels, verify
 from helpers.official_folders import ready
@@ -18,7 +18,7 @@ LITTLE_LISTOPS = {"batch_size": 2, "source": "generated", "min_len": 5, "max_len
 def test_generated_listops_verifies_and_a_wrong_label_is_named(tmp_path):
     task = ready(ListOps(root=tmp_path, **LITTLE_LISTOPS))
     assert any("0 examples occur in two splits" in line for line in verify(task))
-    task.opened.pool.y[7] = (task.opened.pool.y[7] + 1) % 10
+    task.opened.examples.y[7] = (task.opened.examples.y[7] + 1) % 10
     with pytest.raises(DataError, match="example 7 is labelled"):
         task.check(lambda n: None)
 
@@ -28,10 +28,10 @@ def test_generated_pathfinder_verifies_and_a_wrong_label_or_blank_image_is_named
     task = ready(Pathfinder(batch_size=2, **made))
     verify(task)
     # no label says both curves end on one pixel, which would bear out either
-    task.opened.pool.y[7] = 1 - task.opened.pool.y[7]
+    task.opened.examples.y[7] = 1 - task.opened.examples.y[7]
     with pytest.raises(DataError, match="image 7 is labelled"):
         task.check(lambda n: None)
-    task.opened.pool.x[3] = 0
+    task.opened.examples.x[3] = 0
     with pytest.raises(DataError, match="image 3 is blank"):
         task.check(lambda n: None)
 
@@ -43,11 +43,11 @@ def test_an_interrupted_generation_goes_on_and_ends_the_same(tmp_path, monkeypat
     whole = ready(Pathfinder(root=tmp_path / "whole", **made))
     draw, starts = pathfinder.generate, []
 
-    def stops(n, **named):
+    def stops(*args, **named):
         starts.append(named["start"])
         if len(starts) == 3:
             raise KeyboardInterrupt
-        return draw(n, **named)
+        return draw(*args, **named)
 
     monkeypatch.setattr(pathfinder, "generate", stops)
     monkeypatch.setattr("data.pathfinder.CHUNK_BYTES", 0)  # chunks of 256
@@ -96,21 +96,21 @@ def check_all(task) -> None:
 @pytest.mark.parametrize(
     ("make", "damage", "said"),
     [
-        (ListOps, lambda pool: pool.y.__setitem__(3, 10), "example 3 has label 10, there are 10 classes"),
-        (ListOps, lambda pool: pool.y.__setitem__(3, -1), "example 3 has label -1"),
-        (ListOps, lambda pool: pool.x.__setitem__(5, 18), "token 18 occurs, the vocabulary has 18"),
-        (ListOps, lambda pool: pool.stored.__setitem__(2, 0), "document 2 is empty"),
-        (ListOps, lambda pool: pool.stored.__setitem__(-1, pool.stored[-1] + 1), "offsets do not end where the tokens"),
-        (ListOps, lambda pool: pool.starts.__setitem__(0, 1), "offsets do not end where the tokens"),
-        (Retrieval, lambda pool: pool.pairs.__setitem__((4, 1), len(pool.starts)), "a pair points past"),
-        (Retrieval, lambda pool: pool.pairs.__setitem__((4, 1), -1), "a pair points past"),
-        (Pathfinder, lambda pool: pool.y.fill_(0), "label 1 does not occur in 200 train examples"),
+        (ListOps, lambda examples: examples.y.__setitem__(3, 10), "example 3 has label 10, there are 10 classes"),
+        (ListOps, lambda examples: examples.y.__setitem__(3, -1), "example 3 has label -1"),
+        (ListOps, lambda examples: examples.x.__setitem__(5, 18), "token 18 occurs, the vocabulary has 18"),
+        (ListOps, lambda examples: examples.offsets.__setitem__(3, examples.offsets[2]), "document 2 is empty"),
+        (ListOps, lambda examples: examples.offsets.__setitem__(-1, len(examples.x) + 1), "offsets do not end where the tokens"),
+        (ListOps, lambda examples: examples.offsets.__setitem__(0, 1), "offsets do not end where the tokens"),
+        (Retrieval, lambda examples: examples.pairs.__setitem__((4, 1), len(examples.offsets) - 1), "a pair refers"),
+        (Retrieval, lambda examples: examples.pairs.__setitem__((4, 1), -1), "a pair refers"),
+        (Pathfinder, lambda examples: examples.y.fill_(0), "label 1 does not occur in 200 train examples"),
     ],
 )
 def test_arrays_that_cannot_be_are_named(make, damage, said, tmp_path):
     task = ready(make(batch_size=2, root=tmp_path, source="toy", n_train=200))
     check_all(task)
-    damage(task.opened.pool)
+    damage(task.opened.examples)
     with pytest.raises(DataError, match=said):
         check_all(task)
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import grey_dilation
 
 from data.generators import pathfinder_curves as loops
-from data.generators.pathfinder import draw, generate, settings, statistics, verify_pictures
+from data.generators.pathfinder import generate, settings, statistics, verify_pictures
 from data.generators.pathfinder_stamps import make_pen
 
 COUNTS = {16: 200, 24: 200, 32: 2000, 64: 30, 128: 60, 256: 60}
@@ -18,7 +18,7 @@ def drawn():
 
     def of(size):
         if size not in made:
-            made[size] = generate(COUNTS[size], size=size, seed=7)
+            made[size] = generate(COUNTS[size], settings(size), seed=7)
         return made[size]
 
     return of
@@ -69,7 +69,7 @@ def test_every_label_is_what_the_curves_say(drawn, size):
 def test_every_difficulty_and_odd_size_can_be_drawn(difficulty):
     for size in (16, 41, 100):
         s = settings(size, difficulty)
-        images, labels, metadata = generate(20, size=size, difficulty=difficulty, seed=0)
+        images, labels, metadata = generate(20, s, seed=0)
         assert (verify_pictures(metadata.discs, metadata.targets, s, images=images) == labels).all()
 
 
@@ -92,8 +92,8 @@ def test_curves_do_not_touch(drawn, size):
 
 
 def test_curves_may_touch_as_in_the_original_generator():
-    s = replace(settings(32), guarded=False)
-    targets = draw(300, s, seed=7).metadata.targets
+    s = replace(settings(32), no_overlap=False)
+    targets = generate(300, s, seed=7).metadata.targets
     touching = [least_distance(*t) <= s.paddle_thickness for t in targets]
     # the original's own: 0.23, counted on pixels
     assert 0.05 < np.mean(touching) < 0.4
@@ -101,7 +101,7 @@ def test_curves_may_touch_as_in_the_original_generator():
 
 def test_unguarded_pictures_have_the_figures_of_the_original_generator():
     """699 pictures of the original: intensity 20.17 +- 0.07, lit 0.1258, distance 12.96 +- 0.2, 322 +- 12 restarts."""
-    made = draw(1500, replace(settings(32), guarded=False), seed=3)
+    made = generate(1500, replace(settings(32), no_overlap=False), seed=3)
     found = statistics(*made)
     assert found["intensity_mean"] == pytest.approx(20.17, abs=0.35)
     assert found["lit"] == pytest.approx(0.1258, abs=0.003)
@@ -139,9 +139,9 @@ def test_label_does_not_show_in_simple_figures(drawn):
 
 
 def test_same_picture_whatever_the_workers_and_the_chunk():
-    whole = generate(80, size=128, seed=11, workers=1)
-    again = generate(80, size=128, seed=11, workers=3)
-    late = generate(43, size=128, seed=11, start=37, workers=2)
+    whole = generate(80, settings(128), seed=11, workers=1)
+    again = generate(80, settings(128), seed=11, workers=3)
+    late = generate(43, settings(128), seed=11, start=37, workers=2)
     for made in (again, late):
         for a, b in zip(
             (whole.images, whole.labels, *whole.metadata), (made.images, made.labels, *made.metadata), strict=True
@@ -160,7 +160,7 @@ def test_pictures_of_a_seed_never_change(drawn):
 
 
 def test_other_seed_other_pictures():
-    assert (generate(20, size=32, seed=0).images != generate(20, size=32, seed=1).images).any((1, 2)).all()
+    assert (generate(20, settings(32), seed=0).images != generate(20, settings(32), seed=1).images).any((1, 2)).all()
 
 
 def test_no_picture_occurs_twice(drawn):
@@ -174,7 +174,7 @@ def test_widened_mask_is_the_dilated_mask():
     pen = pen_of(128, margin)
     mask, near = np.empty((128, 128), np.uint8), np.empty((128, 128), np.uint8)
     loops.clear_masks(mask, near, s.padding, margin)
-    metadata = generate(20, size=128, seed=2).metadata
+    metadata = generate(20, settings(128), seed=2).metadata
     paddles = metadata.targets[metadata.margins == margin][0].reshape(-1, 4)
     for p, number in zip(paddles, range(0, len(pen.masks), 2), strict=False):
         row = np.array([[*p, number, 2]], np.int64)
@@ -205,10 +205,10 @@ def test_overlap_is_found_wherever_masks_sum_to_the_limit():
 
 def test_progress_counts_every_picture():
     seen = []
-    generate(100, size=32, seed=0, progress=lambda done, total: seen.append((done, total)))
+    generate(100, settings(32), seed=0, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (100, 100)
     assert seen == sorted(seen)
-    assert generate(0, size=32, seed=0).images.shape == (0, 32, 32)
+    assert generate(0, settings(32), seed=0).images.shape == (0, 32, 32)
 
 
 def move_disc(made):
@@ -248,7 +248,7 @@ def paddles_gone(made):
     ],
 )
 def test_first_bad_picture_is_named(spoil, reason):
-    made = generate(12, size=32, seed=0, start=10)
+    made = generate(12, settings(32), seed=0, start=10)
     spoil(made)
     with pytest.raises(ValueError, match=f"picture 13: {reason}"):
         verify_pictures(made.metadata.discs, made.metadata.targets, settings(32), images=made.images, start=10)
@@ -274,11 +274,12 @@ def test_label_follows_the_discs_when_they_are_moved(drawn):
 )
 def test_senseless_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        generate(1, **({"size": 32, "seed": 0} | arguments))
+        rules = {"size": 32} | {k: arguments.pop(k) for k in ("size", "difficulty") if k in arguments}
+        generate(1, settings(**rules), **({"seed": 0} | arguments))
 
 
 def test_curves_that_cannot_fit_are_an_error():
     with pytest.raises(ValueError, match="picture 5: no two curves fitted in 300 tries"):
-        draw(1, replace(settings(32), contour_length=60, target_tries=300), seed=0, start=5)
+        generate(1, replace(settings(32), contour_length=60, target_tries=300), seed=0, start=5)
     with pytest.raises(ValueError, match=r"paddle_thickness 0\.7 times antialias 2"):
-        draw(1, replace(settings(32), paddle_thickness=0.7), seed=0)
+        generate(1, replace(settings(32), paddle_thickness=0.7), seed=0)
