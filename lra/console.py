@@ -3,16 +3,8 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+import rich.progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 _console = Console(stderr=True, highlight=False)
 
@@ -31,9 +23,10 @@ def progress_bar(
     total  None if unknown
     done   units done before, as when a download is resumed
     """
-    amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console) as progress:
+    r = rich.progress
+    amount = r.DownloadColumn() if in_bytes else r.MofNCompleteColumn()
+    columns = (r.TextColumn("{task.description}"), r.BarColumn(), amount)
+    with r.Progress(*columns, r.TimeElapsedColumn(), r.TimeRemainingColumn(), console=_console) as progress:
         task = progress.add_task(text, total=total, completed=done)
         yield lambda n: progress.advance(task, n)
 

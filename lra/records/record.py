@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from lra.io.atomic import atomic_write
 from lra.io.redact import portable
@@ -36,6 +36,13 @@ def _increasing(values: list) -> list:
     if any(a >= b for a, b in pairwise(positions)):
         raise ValueError("steps and positions must increase")
     return values
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Measurement = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
 class Data(StrictModel):
@@ -77,19 +84,12 @@ class Point(StrictModel):
     """One point of the learning curve; None where not measured, or not finite. Accuracies in [0, 1]."""
 
     step: int
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    lr: float | None = None
-    seconds: float | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_values_that_are_not_finite(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+    train_loss: Measurement = None
+    train_accuracy: Measurement = None
+    val_loss: Measurement = None
+    val_accuracy: Measurement = None
+    lr: Measurement = None
+    seconds: Measurement = None
 
 
 class Example(StrictModel):
