@@ -16,15 +16,8 @@ from markupsafe import Markup
 from lra.records.benchmark import Bench
 from lra.records.published import Published
 from lra.records.record import Example, Record
-from lra.report.figures import (
-    Series,
-    bench_figures,
-    curve_of,
-    kernel_chart,
-    overview_figures,
-    task_figures,
-    train_loss,
-)
+from lra.report import figures
+from lra.report.figures import Series
 from lra.report.svg import COLOURS
 from lra.tables import comparison
 from lra.tables.aggregate import Aggregate, Cell, Column, Row, SeedGroup, aggregate, learned
@@ -74,10 +67,8 @@ def page(records: Sequence[Record], published: Published, scale: str, benches: S
 
 
 def environment() -> Environment:
-    loader = PackageLoader("lra.report")
-    templates = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    templates = Environment(loader=PackageLoader("lra.report"), autoescape=True, undefined=StrictUndefined)
+    templates.trim_blocks = templates.lstrip_blocks = True
     templates.filters |= {"percent": percent_or_hole, "flat": flat, "commit": comparison.commit_name}
     templates.filters |= {"as_text": comparison.seeds_entry, "anchor": run_anchor, "unique_texts": dict.fromkeys}
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
@@ -108,7 +99,7 @@ def percent_or_hole(share: float | None) -> str:
 
 def strength(row: Row) -> float:
     """Mean over a row's tasks of the accuracy, rescaled so that chance is 0 and perfection 1."""
-    groups = [cell.seeds for cell in row.cells.values()]
+    groups = [cell.seeds for cell in row.cells.values() if cell.seeds.data.chance < 1]
     shares = [(s - g.data.chance) / (1 - g.data.chance) for g in groups if (s := g.mean_of_tried) is not None]
     return statistics.fmean(shares) if shares else -1.0
 
@@ -183,9 +174,9 @@ def overview(series: Sequence[Series], columns: Sequence[Column]) -> dict[str, A
     if len(shared) < 2 or len(chosen) < 2:
         return None
     cells = [s.row.cells[c.task] for s in chosen for c in shared]
-    figures = overview_figures(chosen, [c.task for c in shared])
+    charts = figures.overview_figures(chosen, [c.task for c in shared])
     titles = [c.title for c in shared]
-    return {"figures": figures, "titles": titles, "devices": devices(cells)} if figures else None
+    return {"figures": charts, "titles": titles, "devices": devices(cells)} if charts else None
 
 
 def was_tried(row: Row, task: str) -> bool:
@@ -207,7 +198,7 @@ def task_section(series: Sequence[Series], column: Column) -> dict[str, Any]:
         "data": data,
         "kind": KINDS[data.kind],
         "devices": devices(cells),
-        "figures": task_figures(chosen, column.task),
+        "figures": figures.task_figures(chosen, column.task),
         "values_behind": [(s, chart_values(s.row.cells[column.task].seeds)) for s in ranked],
     }
 
@@ -219,7 +210,7 @@ def chart_values(group: SeedGroup) -> list[str]:
         present = [v for v in values if v is not None]
         return text.format(statistics.fmean(present)) if present else HOLE
 
-    losses = [curve[-1][1] for r in group.runs if (curve := curve_of(r, train_loss))]
+    losses = [curve[-1][1] for r in group.runs if (curve := figures.curve_of(r, figures.train_loss))]
     return [
         str(comparison.seeds_entry(group)),
         mean((None if r.val_accuracy is None else 100 * r.val_accuracy for r in group.runs), "{:.2f}"),
@@ -233,19 +224,16 @@ def chart_values(group: SeedGroup) -> list[str]:
 
 def kernel_cards(series: Sequence[Series], column: Column) -> Iterator[dict[str, Any]]:
     """Convolution kernels before and after training, of the strongest models of a task that have them."""
-    runs = [
-        (s, next((r for r in s.row.cells[column.task].seeds.runs if r.kernels), None))
-        for s in strongest_first(series)
-        if column.task in s.row.cells
-    ]
-    for s, run in [(s, run) for s, run in runs if run][:KERNEL_MODELS]:
-        figures = []
-        for k in run.kernels if run else ():
+    having = [s for s in strongest_first(series) if column.task in s.row.cells]
+    runs = [(s, r) for s in having for r in [r for r in s.row.cells[column.task].seeds.runs if r.kernels][:1]]
+    for s, run in runs[:KERNEL_MODELS]:
+        charts = []
+        for k in run.kernels:
             name = f"layer {k.layer + 1}, feature {k.feature}"
             pictures = [("before", k.picture_before), ("after", k.picture_after)]
-            chart = "" if k.picture_before and k.picture_after else kernel_chart(k, s.colour, name)
-            figures.append((name, chart, pictures))
-        yield {"label": s.label, "task": column.title, "run": run, "figures": figures}
+            chart = "" if k.picture_before and k.picture_after else figures.kernel_chart(k, s.colour, name)
+            charts.append((name, chart, pictures))
+        yield {"label": s.label, "task": column.title, "run": run, "figures": charts}
 
 
 def examples_card(series: Sequence[Series], column: Column) -> dict[str, Any] | None:
@@ -273,8 +261,8 @@ def same_input(examples: Sequence[Example], i: int, example: Example) -> bool:
 def speed_card(name: str, benches: Sequence[Bench], published: Published) -> dict[str, Any] | None:
     results = efficiency(name, benches, published)
     machines = dict.fromkeys(comparison.machine(b.hardware) for b in results.benches)
-    figures = list(bench_figures(results))
-    return {"title": results.title, "machines": "; ".join(machines), "figures": figures} if figures else None
+    charts = list(figures.bench_figures(results))
+    return {"title": results.title, "machines": "; ".join(machines), "figures": charts} if charts else None
 
 
 def failures(results: Aggregate) -> Iterator[tuple[str, str, str]]:
