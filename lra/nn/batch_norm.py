@@ -1,4 +1,4 @@
-"""Batch normalisation of sequences that differ in length.
+"""Batch normalisation of sequences of different lengths.
 
 n positions of all examples, D features.
 """
@@ -13,9 +13,9 @@ from lra.distributed import all_reduce_sum, world_size
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of (B, L, D) over the real positions of all examples.
 
-    Padding takes no part in the statistics, so an example weighs by its length and not by its neighbours' lengths.
-    Several processes take their statistics over the whole batch, as one would.
-    `ragged=False` says that no batch holds padding, and takes the fused kernel.
+    Padding is excluded from the statistics, so the weight of an example does not depend on the lengths of the others.
+    With several processes the statistics are those of the full batch.
+    ragged  False if no batch has padding: uses the fused kernel
     """
 
     def __init__(self, d_model: int, *, ragged: bool):
@@ -37,11 +37,11 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Normalise(torch.autograd.Function):
-    """y = weight (x - mean) / sqrt(var + eps) + bias where real, bias elsewhere; mean and var over what is real.
+    """y = weight (x - mean) / sqrt(var + eps) + bias at real positions, bias elsewhere.
 
-    x (n, D), real (n,) bool, weight and bias (D,) -> y (n, D), mean (D,), var (D,), the number of real positions.
-    Sums are taken in float32 at least, over all processes. Both passes are by hand: they keep one (n, D) tensor, and
-    take half the time of autograd's.
+    x (n, D), real (n,) bool, weight and bias (D,) -> y (n, D), mean (D,), var (D,), number of real positions.
+    mean and var are over the real positions of all processes, summed in float32 at least. The hand-written backward
+    saves one (n, D) tensor and takes half the time of autograd's.
     """
 
     @staticmethod

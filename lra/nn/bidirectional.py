@@ -1,4 +1,4 @@
-"""A recurrent layer of torch's own, read in both directions over padded rows (Schuster and Paliwal 1997).
+"""Bidirectional LSTM or GRU over padded sequences (Schuster and Paliwal 1997).
 
 B batch, L length, D model width, S width of one direction's state.
 """
@@ -10,11 +10,11 @@ from lra.ops.padding import reverse
 
 
 class BidirectionalRNN(nn.Module):
-    """A linear map of the states of `layer`, run forwards and, from the last real position, backwards.
+    """A linear map of the states of a forward layer and of one that starts at the last real position.
 
     layer          nn.LSTM or nn.GRU
-    d_state        S; by default d_model, split between the directions
-    bidirectional  False: forwards only
+    d_state        S; default: d_model divided by the number of directions
+    bidirectional  False: forward only
     """
 
     layer: type[nn.LSTM] | type[nn.GRU]
@@ -32,16 +32,16 @@ class BidirectionalRNN(nn.Module):
         x = x.masked_fill(~mask[..., None], 0)
         h = states(self.forwards, x)
         if self.backwards is not None:
-            # a reversed row needs no packing: its padding still comes last, and the device never waits for the lengths
+            # padding stays last in a reversed row: no packing, which would make the device wait for the lengths
             h = torch.cat([h, reverse(states(self.backwards, reverse(x, mask)), mask)], dim=-1)
         return self.out(h)
 
 
 def states(layer: nn.Module, x: Tensor) -> Tensor:
-    """The state at every position (B, L, S).
+    """The states at all positions (B, L, S).
 
-    On a CPU the recurrence runs in the type of its weights under autocast too: oneDNN has no LSTM in bfloat16 or half
-    for processors without such instructions.
+    On a CPU the recurrence uses the dtype of its weights even under autocast, because oneDNN has no LSTM in bfloat16 or
+    float16 for processors without such instructions.
     """
     if x.device.type != "cpu":
         return layer(x)[0]

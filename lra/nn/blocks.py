@@ -1,7 +1,7 @@
-"""From a batch to class scores: embedding, residual blocks around a mixer, head.
+"""Embedding, norms, feed-forward network and residual blocks around a mixer.
 
-B batch, L length, D model width. A *mixer* moves information between positions and is what the models of
-`models/` implement: `mixer(d_model, max_len)` gives a module with `forward(x (B, L, D), mask (B, L)) -> (B, L, D)`.
+B batch, L length, D model width. A *mixer* moves information between positions; most files of `models/` implement one:
+`mixer(d_model, max_len)` returns a module with `forward(x (B, L, D), mask (B, L)) -> (B, L, D)`.
 """
 
 import math
@@ -18,10 +18,7 @@ MakeMixer = Callable[[int, int], nn.Module]
 
 
 def sinusoids(max_len: int, d_model: int) -> Tensor:
-    """Fixed position code (max_len, d_model): sines, then cosines, of geometric wavelengths up to 10000.
-
-    Vaswani et al. 2017, section 3.5.
-    """
+    """Position code (max_len, d_model): sines, then cosines (Vaswani et al. 2017, section 3.5)."""
     position = torch.arange(max_len, dtype=torch.float64)[:, None]
     rate = torch.exp(-math.log(10000.0) * torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
     angle = position * rate
@@ -29,7 +26,7 @@ def sinusoids(max_len: int, d_model: int) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """Tokens by a table, real values by a linear map; then positions, then an optional class token in front."""
+    """Token table or linear map of real values, plus positions and an optional class token in front."""
 
     def __init__(self, spec: TaskSpec, d_model: int, *, positions: str = "none", class_token: bool = False):
         super().__init__()
@@ -50,15 +47,15 @@ class Embedding(nn.Module):
         self.has_positions = positions != "none"
 
     def forward(
-        self, x: Tensor, mask: Tensor, hidden: Tensor | None = None, instead: Tensor | None = None
+        self, x: Tensor, mask: Tensor, hidden: Tensor | None = None, mask_vector: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns (B, L, D) and its mask; L grows by one with a class token.
 
-        hidden, instead  positions (B, L) whose content is replaced by a vector (D,)
+        hidden, mask_vector  positions (B, L) whose content is replaced by the vector (D,)
         """
         h = self.content(x)
-        if hidden is not None and instead is not None:
-            h = torch.where(hidden[..., None], instead.to(h.dtype), h)
+        if hidden is not None and mask_vector is not None:
+            h = torch.where(hidden[..., None], mask_vector.to(h.dtype), h)
         if self.class_token is not None:
             h = torch.cat([self.class_token.to(h.dtype).expand(len(h), 1, -1), h], dim=1)
             mask = F.pad(mask, (1, 0), value=True)
@@ -70,7 +67,7 @@ class Embedding(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout; `tied` drops a feature at all positions of an example at once."""
+    """Dropout; `tied` drops a feature at all positions of an example."""
 
     def __init__(self, p: float, *, tied: bool = False):
         super().__init__()
@@ -90,7 +87,7 @@ class Dropout(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer, batch or root-mean-square normalisation behind one signature (x, mask)."""
+    """Layer, batch or RMS normalisation, called as norm(x, mask)."""
 
     def __init__(self, kind: str, d_model: int, *, ragged: bool):
         super().__init__()
@@ -112,7 +109,7 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class FeedForward(nn.Sequential):
-    """Position-wise network: linear to d_ff, activation, dropout, linear back."""
+    """Position-wise network: linear to d_ff, activation, dropout, linear to d_model."""
 
     def __init__(self, d_model: int, d_ff: int, *, activation: str, dropout: float, tie_dropout: bool):
         if activation not in ACTIVATIONS:
@@ -126,7 +123,7 @@ class FeedForward(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """x + dropout(layer(norm(x))), or norm(x + dropout(layer(x))) where the norm comes after."""
+    """x + dropout(layer(norm(x))), or norm(x + dropout(layer(x))) with prenorm=False."""
 
     def __init__(self, layer: nn.Module, norm: Norm, dropout: Dropout, *, prenorm: bool, takes_mask: bool):
         super().__init__()
@@ -141,7 +138,7 @@ class Residual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A stack of blocks, each a mixer and, if d_ff > 0, a feed-forward network; a last norm after pre-norm blocks."""
+    """A stack of mixers, each followed by a feed-forward network if d_ff > 0; a final norm after pre-norm blocks."""
 
     def __init__(
         self,
@@ -161,15 +158,15 @@ class Backbone(nn.Module):
         super().__init__()
 
         def residual(layer: nn.Module, takes_mask: bool) -> Residual:
-            around = Norm(norm, d_model, ragged=ragged)
-            return Residual(layer, around, Dropout(dropout, tied=tie_dropout), prenorm=prenorm, takes_mask=takes_mask)
+            layer_norm, drop = Norm(norm, d_model, ragged=ragged), Dropout(dropout, tied=tie_dropout)
+            return Residual(layer, layer_norm, drop, prenorm=prenorm, takes_mask=takes_mask)
 
         self.blocks = nn.ModuleList()
         for _ in range(n_layers):
             self.blocks.append(residual(mixer(d_model, max_len), takes_mask=True))
             if d_ff > 0:
-                feed = FeedForward(d_model, d_ff, activation=activation, dropout=dropout, tie_dropout=tie_dropout)
-                self.blocks.append(residual(feed, takes_mask=False))
+                ffn = FeedForward(d_model, d_ff, activation=activation, dropout=dropout, tie_dropout=tie_dropout)
+                self.blocks.append(residual(ffn, takes_mask=False))
         self.norm = Norm(norm, d_model, ragged=ragged) if prenorm else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

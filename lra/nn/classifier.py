@@ -1,4 +1,4 @@
-"""Whole classifier: embedding, encoder, head."""
+"""The classifier: embedding, encoder, head."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,17 @@ from lra.task import TaskSpec
 
 
 class Classifier(nn.Module):
-    """A whole model: (x, mask) of a `Batch` to scores (B, n_classes).
+    """Maps (x, mask) of a `Batch` to scores (B, n_classes).
 
-    mixer     makes one mixer from (d_model, max_len); blocks of `Backbone` go around it
-    encoder   instead of a mixer: makes the whole encoder from (d_model=, n_layers=, max_len=, dropout=)
-    norm      layer, batch or rms; prenorm says on which side of the layer
-    dropout   after every layer of a block; tie_dropout drops features at all positions at once
+    mixer          builds a mixer from (d_model, max_len); `Backbone` stacks it
+    encoder        instead of a mixer: builds the whole encoder from (d_model=, n_layers=, max_len=, dropout=)
+    norm, prenorm  layer, batch or rms; before or after the layer of a block
+    dropout        after every layer of a block; tie_dropout: the same features at all positions
     input_dropout  after the embedding
-    positions none, learned or sinusoidal
-    pool      mean, last, first or cls (a learned token in front)
-    d_ff      width of the feed-forward network of a block; 0 for none
-    head_hidden  width of the hidden layer of the head; 0 for a linear head (a pair of documents: d_model)
+    positions      none, learned or sinusoidal
+    pool           mean, last, first or cls (a learned token in front)
+    d_ff           width of the feed-forward networks; 0 for none
+    head_hidden    width of the hidden layer of the head; 0 for a linear head (d_model for a pair of documents)
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         if (mixer is None) == (encoder is None):
-            raise ValueError("model: give either a mixer or an encoder, and not both")
+            raise ValueError("model: exactly one of mixer and encoder is needed")
         self.embedding = Embedding(spec, d_model, positions=positions, class_token=pool == "cls")
         self.input_dropout = Dropout(input_dropout, tied=tie_dropout)
         max_len = self.embedding.max_len
         if encoder is not None:
             self.encoder = encoder(d_model=d_model, n_layers=n_layers, max_len=max_len, dropout=dropout)
-            # an encoder makes its own norms and does not know the task
+            # an encoder builds its norms without knowing the task
             for module in self.encoder.modules():
                 if isinstance(module, BatchNorm):
                     module.ragged = spec.ragged

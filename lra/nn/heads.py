@@ -1,4 +1,4 @@
-"""From a sequence of vectors to class scores. B batch, L length, D width."""
+"""Pooling and classification head. B batch, L length, D width."""
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from lra.task import TaskSpec
 
 
-def pooled(x: Tensor, mask: Tensor, how: str) -> Tensor:
-    """One vector for each sequence, from its real positions only: (B, L, D), (B, L) -> (B, D)."""
+def pool_sequence(x: Tensor, mask: Tensor, how: str) -> Tensor:
+    """One vector per sequence, from its real positions: (B, L, D), (B, L) -> (B, D)."""
     if how == "mean":
         real = mask[..., None].to(x.dtype)
         return (x * real).sum(1) / real.sum(1)
@@ -18,10 +18,10 @@ def pooled(x: Tensor, mask: Tensor, how: str) -> Tensor:
 
 
 class Head(nn.Module):
-    """Pooling and a linear classifier, or one with a hidden layer.
+    """Pooling, then a linear classifier or one with a hidden layer.
 
-    Two documents with one label (LRA Retrieval; Tay et al. 2021, section 2.2.3) are compared through the features
-    [a, b, a * b, a - b] and always get a hidden layer, as in the S4 repository's pair decoder.
+    Two documents with one label (LRA Retrieval; Tay et al. 2021, section 2.2.3) become features [a, b, a * b, a - b] and
+    always get a hidden layer, as in the S4 repository's pair decoder.
     """
 
     def __init__(self, spec: TaskSpec, d_input: int, *, pool: str = "mean", hidden: int = 0):
@@ -39,7 +39,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, L, D) -> (B, n_classes); paired: (2B, L, D) -> (B, n_classes)."""
-        h = pooled(x, mask, self.pool)
+        h = pool_sequence(x, mask, self.pool)
         if self.paired:
             a, b = h.chunk(2)
             h = torch.cat([a, b, a * b, a - b], dim=-1)

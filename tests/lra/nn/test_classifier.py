@@ -1,3 +1,5 @@
+"""The classifier around a mixer: norms, dropout, padding, pooling, heads."""
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +7,7 @@ from torch import nn
 from lra.nn.batch_norm import BatchNorm, Normalise
 from lra.nn.blocks import Backbone, Dropout, Embedding, sinusoids
 from lra.nn.classifier import Classifier
-from lra.nn.heads import Head, pooled
+from lra.nn.heads import Head, pool_sequence
 from lra.task import TaskSpec
 
 TOKENS = TaskSpec("t", 12, 4, 7, ragged=True)
@@ -24,14 +26,15 @@ class Mixer(nn.Module):
 
 
 def ragged(lengths, longest):
+    """Mask (B, longest) of sequences of these lengths."""
     return torch.arange(longest) < torch.tensor(lengths)[:, None]
 
 
-def test_batch_norm_of_a_ragged_batch_is_that_of_its_real_positions():
+def test_batch_norm_ignores_padding():
     torch.manual_seed(0)
     ours, theirs = BatchNorm(5, ragged=True), nn.BatchNorm1d(5)
     x, mask = 3 + torch.randn(4, 9, 5), ragged([9, 4, 1, 6], 9)
-    x[..., 0] = 2  # has no variance
+    x[..., 0] = 2  # no variance
     x[~mask] = 1e6
     torch.testing.assert_close(ours(x, mask)[mask], theirs(x[mask]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
@@ -40,7 +43,7 @@ def test_batch_norm_of_a_ragged_batch_is_that_of_its_real_positions():
     torch.testing.assert_close(ours(x, mask)[mask], theirs(x[mask]))
 
 
-def test_batch_norm_of_bfloat16_takes_its_statistics_in_float32():
+def test_batch_norm_of_bfloat16_sums_in_float32():
     torch.manual_seed(0)
     norm, exact = BatchNorm(5, ragged=True), BatchNorm(5, ragged=True)
     x, mask = (3 + torch.randn(40, 9, 5)).bfloat16(), ragged([9, 4, 1, 6] * 10, 9)
@@ -58,7 +61,14 @@ def test_batch_norm_gives_padding_no_gradient():
     assert (x.grad[mask] != 0).any()
 
 
-def test_tied_dropout_drops_a_feature_at_all_positions_at_the_stated_rate():
+def test_batch_norm_gradients_equal_finite_differences():
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((7, 3), (3,), (3,)))
+    real = torch.tensor([True, True, False, True, True, False, True])
+    torch.autograd.gradcheck(lambda *p: Normalise.apply(p[0], real, *p[1:], 1e-5)[0], (x, weight, bias))
+
+
+def test_tied_dropout_drops_whole_features():
     torch.manual_seed(0)
     y = Dropout(0.25, tied=True)(torch.ones(200, 7, 50))
     assert y.unique().tolist() == pytest.approx([0.0, 4 / 3])
@@ -72,14 +82,14 @@ def test_tied_dropout_drops_a_feature_at_all_positions_at_the_stated_rate():
             Dropout(p)
 
 
-def test_sinusoids_are_those_of_the_paper():
+def test_sinusoids_match_the_paper():
     code = sinusoids(50, 6)
     assert code.shape == (50, 6)
     assert code[3, 0].item() == pytest.approx(torch.tensor(3.0).sin().item())
     assert code[3, 4].item() == pytest.approx((torch.tensor(3.0) / 10000 ** (1 / 3)).cos().item(), abs=1e-6)
 
 
-def test_class_token_goes_in_front_and_is_real():
+def test_class_token_is_first_and_real():
     h, mask = Embedding(TOKENS, 8, positions="learned", class_token=True)(
         torch.ones(2, 5, dtype=torch.int64), ragged([5, 3], 5)
     )
@@ -87,7 +97,7 @@ def test_class_token_goes_in_front_and_is_real():
     assert mask.tolist() == ragged([6, 4], 6).tolist()
 
 
-def test_too_long_an_input_is_refused_with_its_length():
+def test_too_long_input_is_refused():
     model = Classifier(TOKENS, d_model=8, n_layers=1, mixer=Mixer)
     with pytest.raises(ValueError, match="13 positions"):
         model(torch.ones(1, 13, dtype=torch.int64), torch.ones(1, 13, dtype=torch.bool))
@@ -109,7 +119,7 @@ def test_padding_never_changes_a_score(pool, norm, prenorm):
 
 @pytest.mark.parametrize("d_ff", [16, 0])
 @pytest.mark.parametrize("prenorm", [True, False])
-def test_a_block_adds_what_its_layer_makes_with_the_norm_on_the_side_it_says(prenorm, d_ff):
+def test_block_equals_residual_formula(prenorm, d_ff):
     torch.manual_seed(0)
     net = Backbone(mixer=Mixer, d_model=8, n_layers=2, max_len=12, prenorm=prenorm, d_ff=d_ff).double()
     x, mask = torch.randn(2, 9, 8, dtype=torch.float64), ragged([9, 4], 9)
@@ -123,7 +133,7 @@ def test_a_block_adds_what_its_layer_makes_with_the_norm_on_the_side_it_says(pre
     torch.testing.assert_close(net(x, mask), norm(expected) if prenorm else expected)
 
 
-def test_dropout_is_tied_everywhere_or_nowhere():
+def test_tie_dropout_applies_everywhere():
     for tied in (True, False):
         net = Classifier(
             TOKENS, d_model=8, n_layers=1, mixer=Mixer, d_ff=8, dropout=0.1, input_dropout=0.1, tie_dropout=tied
@@ -132,14 +142,14 @@ def test_dropout_is_tied_everywhere_or_nowhere():
         assert dropouts == [(0.1, tied)] * 4
 
 
-def test_pooling_takes_what_it_says():
+def test_pooling_reads_real_positions():
     x, mask = torch.arange(24.0).view(2, 4, 3), ragged([4, 2], 4)
-    assert pooled(x, mask, "last").tolist() == [x[0, 3].tolist(), x[1, 1].tolist()]
-    assert pooled(x, mask, "mean")[1].tolist() == x[1, :2].mean(0).tolist()
-    assert pooled(x, mask, "first").tolist() == x[:, 0].tolist()
+    assert pool_sequence(x, mask, "last").tolist() == [x[0, 3].tolist(), x[1, 1].tolist()]
+    assert pool_sequence(x, mask, "mean")[1].tolist() == x[1, :2].mean(0).tolist()
+    assert pool_sequence(x, mask, "first").tolist() == x[:, 0].tolist()
 
 
-def test_a_pair_is_compared_in_order():
+def test_pair_features_depend_on_order():
     spec = TaskSpec("pairs", 12, 2, 7, paired=True, ragged=True)
     torch.manual_seed(0)
     head = Head(spec, 3)
@@ -156,19 +166,11 @@ def test_a_pair_is_compared_in_order():
 @pytest.mark.parametrize(
     ("key", "value"), [("norm", "bach"), ("pool", "avg"), ("positions", "sine"), ("activation", "tanh")]
 )
-def test_a_wrong_name_is_answered_with_the_right_ones(key, value):
+def test_unknown_name_lists_the_known_ones(key, value):
     with pytest.raises(ValueError, match=rf"{key}: '{value}' is not one of"):
         Classifier(TOKENS, d_model=8, n_layers=1, mixer=Mixer, d_ff=8, **{key: value})
 
 
-def test_a_model_needs_a_mixer_or_an_encoder():
-    with pytest.raises(ValueError, match="either a mixer or an encoder"):
+def test_mixer_or_encoder_is_needed():
+    with pytest.raises(ValueError, match="exactly one of mixer and encoder"):
         Classifier(TOKENS, d_model=8, n_layers=1)
-
-
-def test_gradients_of_masked_batch_norm_are_those_of_its_values():
-    """By finite differences, in float64, of the input, the weight and the bias; padding counts for nothing."""
-    torch.manual_seed(0)
-    x, weight, bias = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((7, 3), (3,), (3,)))
-    real = torch.tensor([True, True, False, True, True, False, True])
-    torch.autograd.gradcheck(lambda *p: Normalise.apply(p[0], real, *p[1:], 1e-5)[0], (x, weight, bias))

@@ -1,3 +1,5 @@
+"""FLOPs counted by hand, for layers, whole models and the committed records."""
+
 import math
 
 import pytest
@@ -8,7 +10,7 @@ from lra.nn.classifier import Classifier
 from lra.ops.fftconv import fast_length
 from lra.ops.hippo import rank_correction
 from lra.paths import ROOT
-from lra.profiling.flops import Recurrent, forward_flops
+from lra.profiling.flops import RNNFlopsStub, forward_flops
 from lra.records.store import load
 from lra.task import TaskSpec
 from models.linear_transformer import LinearAttention
@@ -18,7 +20,7 @@ L, D = 64, 8
 
 
 class Work(nn.Module):
-    """Stands for a whole model: some work on its inputs."""
+    """A model that does some work on its inputs."""
 
     def __init__(self, work=None, layer: nn.Module | None = None):
         super().__init__()
@@ -33,7 +35,7 @@ def flops(net: nn.Module, *, max_len: int = L, paired: bool = False) -> int:
     return forward_flops(net, TaskSpec("test", max_len, 2, None, channels=D, paired=paired))
 
 
-def test_a_matrix_product_is_two_operations_a_weight():
+def test_matrix_product_costs_two_per_weight():
     net = Work(layer=nn.Linear(D, 5))
     assert flops(net) == 2 * L * D * 5
     assert flops(net, paired=True) == 2 * flops(net)
@@ -62,12 +64,12 @@ def test_recurrent_layers_are_counted():
         assert flops(net) == 2 * L * gates * 6 * (D + 6)
         both, x = kind(D, 6, batch_first=True, bidirectional=True), torch.zeros(2, 5, D)
         assert flops(Work(layer=both)) == 2 * flops(net)
-        assert Recurrent(both)(x)[0].shape == both(x)[0].shape
+        assert RNNFlopsStub(both)(x)[0].shape == both(x)[0].shape
     with pytest.raises(ValueError, match="batch_first=True only"):
         flops(Work(layer=nn.GRU(D, 6)))
 
 
-def test_the_run_is_not_disturbed():
+def test_model_and_random_state_are_unchanged():
     net = Work(layer=nn.Sequential(nn.Linear(D, D), nn.BatchNorm1d(L))).train()
     before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
     flops(net)
@@ -77,34 +79,34 @@ def test_the_run_is_not_disturbed():
     assert all(p.requires_grad for p in net.parameters())
 
 
-# what a whole model does on one example of L positions, by hand
+# a forward pass on one example of L positions, counted by hand
 
 
 def transformer_flops(L, D, F, Q):
-    """Queries, keys and values; all pairs twice; output; feed-forward network."""
+    """Of a layer: queries, keys, values; all pairs twice; output; feed-forward network."""
     return 2 * L * D * 3 * Q + 2 * (2 * L * L * Q) + 2 * L * Q * D + 2 * (2 * L * D * F)
 
 
 def s4_flops(L, D, N, R):
-    """Two-sided and gated: sums over N poles at L / 2 + 1 frequencies, two kernels, a convolution, the output."""
+    """Of a two-sided, gated layer: N poles at L / 2 + 1 frequencies, two kernels, a convolution, the output."""
     n = fast_length(2 * L - 1)
-    # Woodbury's product of two of the sums is one of matrices only where the rank is more than one
+    # Woodbury's product of two of the sums is a matrix product only for ranks above one
     woodbury = 2 * 2 * D * R * (L // 2 + 1) if R > 1 else 0
     sums, kernels = woodbury + (2 + R) * (1 + R) * 2 * D * N * (L // 2 + 1), round(2 * 2.5 * D * L * math.log2(L))
     return sums + kernels + 3 * round(2.5 * D * n * math.log2(n)) + 2 * L * D * 2 * D
 
 
 @pytest.mark.parametrize("model", ["transformer", "s4"])
-def test_counts_in_records_are_those_made_by_hand(model):
+def test_recorded_flops_equal_counts_by_hand(model):
     folder = ROOT / "results/runs/mini" / model
     records = [r for path in sorted(folder.rglob("*.json")) if (r := load(path)).flops is not None]
-    # of pairs the head is another
+    # pairs have another head
     records = [r for r in records if r.task != "retrieval"]
     assert records
     for r in records:
         m, spec = r.config["model"], r.config["task"]
         D, hidden, classes = m["d_model"], m["head_hidden"], 10 if r.task in ("image", "listops") else 2
-        # a class token is one more; grey values are multiplied, tokens only looked up
+        # one more position for a class token; grey values are multiplied, tokens looked up
         L = min(spec["size"] ** 2 if "size" in spec else spec["max_len"], 1024) + (m["pool"] == "cls")
         embedding = 2 * L * D if "size" in spec and spec["variant"] == "s4" else 0
         head = 2 * D * hidden + 2 * hidden * classes if hidden else 2 * D * classes
@@ -115,16 +117,16 @@ def test_counts_in_records_are_those_made_by_hand(model):
         assert r.flops == embedding + m["n_layers"] * layer + head, r.task
 
 
-def test_a_linear_transformer_is_counted_as_by_hand():
+def test_linear_transformer_equals_count_by_hand():
     H = 2
     K = D // H
     net = Classifier(TaskSpec("t", L, 2, 11), d_model=D, n_layers=2, mixer=lambda *a: LinearAttention(*a, n_heads=H))
-    # the state and its reading cost K for each feature and position, the normaliser one
+    # writing and reading the state cost K per feature and position, the normaliser one
     layer = 2 * L * D * 3 * D + 2 * (2 * L * D * K) + 2 * L * D + 2 * L * D * D
     assert forward_flops(net, TaskSpec("t", L, 2, 11)) == 2 * layer + 2 * D * 2
 
 
-def test_an_lstm_is_counted_as_by_hand():
+def test_lstm_equals_count_by_hand():
     net = Classifier(TaskSpec("t", L, 2, 11), d_model=D, n_layers=2, mixer=LSTM)
     S = D // 2
     layer = 2 * (2 * L * 4 * S * (D + S)) + 2 * L * D * D

@@ -1,15 +1,17 @@
+"""Parameter counts, and the width that fits the Transformer's."""
+
 import pytest
 import torch
 from torch import nn
 
-from lra.profiling.parameters import TooLarge, count, fitting_width
+from lra.profiling.parameters import TooLarge, count_built, fitting_width
 
 
 def square(width: int) -> int:
     return width * width
 
 
-def test_the_width_nearest_in_size_is_chosen():
+def test_nearest_width_is_chosen():
     assert fitting_width(square, 64 * 64) == 64
     # 72 would be 27 % more, 64 is 5 % less
     assert fitting_width(square, 4300) == 64
@@ -18,7 +20,7 @@ def test_the_width_nearest_in_size_is_chosen():
 
 
 @pytest.mark.parametrize("reference", [90, 1000, 12345, 10**6, 10**7])
-def test_nothing_fits_better(reference):
+def test_no_other_width_fits_better(reference):
     chosen = fitting_width(square, reference)
     allowed = [w for w in range(8, 5000, 8) if square(w) <= 1.1 * reference]
     assert abs(square(chosen) - reference) == min(abs(square(w) - reference) for w in allowed)
@@ -36,12 +38,12 @@ def test_few_widths_are_tried(constant, most):
     assert len(tried) <= most
 
 
-def test_a_model_whose_size_is_not_its_width_is_refused():
+def test_size_independent_of_width_is_refused():
     with pytest.raises(ValueError, match="hardly more"):
         fitting_width(lambda width: 100, 1000)
 
 
-def test_only_widths_that_the_model_takes_are_chosen():
+def test_only_accepted_widths_are_chosen():
     def count_at(width: int) -> int:
         if width % 32:
             raise ValueError("32")
@@ -52,17 +54,17 @@ def test_only_widths_that_the_model_takes_are_chosen():
     def never(width: int) -> int:
         raise ValueError("17 heads do not divide it")
 
-    with pytest.raises(ValueError, match="takes no width we know: 17 heads"):
+    with pytest.raises(ValueError, match="accepts no width that was tried: 17 heads"):
         fitting_width(never, 1000)
 
 
-def test_too_large_a_model_is_refused_with_its_least_width():
+def test_too_large_model_is_refused():
     with pytest.raises(TooLarge, match=r"1,064 parameters at the least width, 8, .* 550 is the limit$") as refused:
         fitting_width(lambda width: 1000 + square(width), 500)
     assert refused.value.width == 8
 
 
-def test_counting_takes_no_memory_and_no_random_numbers_where_it_can():
+def test_counting_uses_the_meta_device():
     made = []
 
     def build():
@@ -71,16 +73,16 @@ def test_counting_takes_no_memory_and_no_random_numbers_where_it_can():
         return made[-1]
 
     state = torch.get_rng_state()
-    assert count(build) == 220
+    assert count_built(build) == 220
     assert made[0].weight.device.type == "meta"
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_model_that_reads_numbers_is_counted_too():
+def test_data_dependent_model_is_counted():
     def build():
         layer = nn.Linear(10, int(torch.tensor(20).item()))
         layer.phase = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
         layer.bias.requires_grad_(False)
         return layer
 
-    assert count(build) == 200 + 6
+    assert count_built(build) == 200 + 6

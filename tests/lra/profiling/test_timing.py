@@ -1,4 +1,4 @@
-"""The account of peak memory, and the table of LSSL and S4 that is made with it."""
+"""Peak memory, and the LSSL table measured with it."""
 
 import argparse
 import resource
@@ -14,7 +14,7 @@ from lra.profiling.timing import peak_bytes, peak_memory_mib
 from lra.records.published import load_published
 
 
-def test_peak_counts_what_is_held_at_one_time():
+def test_peak_counts_simultaneous_allocations():
     def work():
         a = torch.ones(1000, 1000)
         b = a + 1
@@ -27,25 +27,24 @@ def test_peak_counts_what_is_held_at_one_time():
 
 
 @pytest.mark.parametrize(("system", "unit"), [("linux", 2**10), ("darwin", 1)])
-def test_the_peak_of_a_process_is_in_mib_on_every_system(system, unit, monkeypatch):
+def test_process_peak_is_in_mib_on_every_system(system, unit, monkeypatch):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3 * 2**20 // unit))
     assert peak_memory_mib(torch.device("cpu")) == 3
 
 
-def test_peak_counts_what_the_backward_keeps():
+def test_peak_counts_saved_activations():
     x = torch.ones(1000, 1000, requires_grad=True)
 
     def work():
         x.grad = None
         x.exp().exp().mean().backward()
 
-    # both exponentials, and at the end the gradient of each and of x in turn
+    # both exponentials, then the gradient of each and of x
     assert 3 * 4e6 <= peak_bytes(work, torch.device("cpu")) <= 5 * 4e6
 
 
-def test_peak_is_that_of_the_whole_profile():
-    """The profiler's public face, which notes the operations too, counts the same bytes."""
+def test_peak_equals_the_public_profilers():
     net = torch.nn.GRU(8, 8, batch_first=True)
     x = torch.ones(2, 30, 8)
 
@@ -53,18 +52,18 @@ def test_peak_is_that_of_the_whole_profile():
         torch.autograd.grad(net(x)[0].sum(), list(net.parameters()))
 
     work()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as whole:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         work()
-    held, peaks = 0, []
-    for event in sorted(whole.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+    allocated, peaks = 0, []
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
         if event.name() == "[memory]":
-            held += event.nbytes()
-            peaks.append(held)
+            allocated += event.nbytes()
+            peaks.append(allocated)
     assert len(peaks) > 1000
     assert peak_bytes(work, torch.device("cpu")) == max(peaks)
 
 
-def test_a_failure_while_measured_leaves_the_profiler_as_it_was():
+def test_profiler_stops_after_a_failure():
     def fails():
         raise RuntimeError("no")
 
@@ -73,7 +72,7 @@ def test_a_failure_while_measured_leaves_the_profiler_as_it_was():
     assert peak_bytes(lambda: torch.ones(1000), torch.device("cpu")) == 4000
 
 
-def test_cells_of_the_lssl_table_stand_where_the_paper_has_them():
+def test_lssl_table_has_the_papers_cells():
     row = {f"{name} {unit}": 1.0 for name in ("LSSL", "S4") for unit in ("ms", "MB")}
     rows = [{"H": H, **row, "ms ratio": 1.0, "MB ratio": 1.0} for H in (128, 256, 512)]
     cells = {(c["row"], c["column"], c["unit"]) for c in lssl.figures(rows)}
@@ -81,7 +80,7 @@ def test_cells_of_the_lssl_table_stand_where_the_paper_has_them():
     assert cells == {(q.row, q.column, q.unit) for q in published if q.table == lssl.TABLE}
 
 
-def test_lssl_holds_more_and_more_than_s4_as_both_widen():
+def test_lssl_memory_grows_faster_than_s4s():
     parser = argparse.ArgumentParser()
     lssl.arguments(parser)
     small = ["--dims", "16", "64", "--L", "64", "--repeats", "1", "--backend", "reference"]
