@@ -1,13 +1,13 @@
 """Linear recurrences h_t = a_t h_{t-1} + b_t, the inner loop of S5, LRU, Mamba, HGRN and minGRU.
 
-Letters: B batch, L length, K everything behind the length, flattened.
+Letters: B batch, L length, K all other dimensions, flattened.
 
-`scan_loop` is the definition. On a CPU one compiled pass over memory does it, forward and backward: measured on two
-busy cores at (16, 1024, 128), (4, 4096, 256) and (1, 16384, 64) in float32 it takes 6.5, 5.3 and 1.2 ms where the
-Python loop takes 11, 40 and 143 ms, a two-level chunked form 63, 984 and 8 ms and log-depth doubling 329, 638 and
-24 ms; a second thread gains nothing there, the pass waits for memory. It also wins where a does not vary in time: at
-(16, 1024, 128) in complex64, forward and backward, 72 ms against 952 ms by FFT and 3286 ms by matrix products inside
-chunks of 32. Elsewhere the two-level form keeps the number of launches at about 4 sqrt(L).
+`scan_loop` is the definition. On a CPU a compiled loop makes one pass over memory, forward and backward. Measured on
+two busy cores at (16, 1024, 128), (4, 4096, 256) and (1, 16384, 64) in float32, it takes 6.5, 5.3 and 1.2 ms; the
+Python loop takes 11, 40 and 143 ms, the two-level form 63, 984 and 8 ms, log-depth doubling 329, 638 and 24 ms. It is
+bound by memory, so a second thread gains nothing. It is also fastest for constant a: at (16, 1024, 128) in complex64,
+forward and backward, 72 ms, against 952 ms by FFT and 3286 ms by matrix products in chunks of 32. On other devices the
+two-level form needs about 4 sqrt(L) launches.
 """
 
 import math
@@ -23,18 +23,18 @@ from torch.autograd.function import once_differentiable
 def scan(a: Tensor, b: Tensor, initial: Tensor | None = None, *, reverse: bool = False) -> Tensor:
     """All states of h_t = a_t h_{t-1} + b_t, along dim 1.
 
-    a        (B, L, ...), real or complex; any dim may be 1 and is then shared, so (1, 1, ...) is a recurrence that does
-             not vary in time, and costs no memory of size L
+    a        (B, L, ...), real or complex; any dim may be 1 and is then broadcast without a copy, so (1, 1, ...) is a
+             recurrence constant in time
     b        (B, L, ...), real or complex
     initial  (B, ...), the state before the first position, zero if None; with reverse, the state after the last
     reverse  h_t = a_t h_{t+1} + b_t instead
-    returns  (B, L, ...); float16 and bfloat16 are computed in float32 and returned as they came
+    returns  (B, L, ...) in the inputs' precision; float16 and bfloat16 are computed in float32
     raises   ValueError if the shapes do not fit
     """
     if a.dim() != b.dim() or b.dim() < 2 or any(m not in (1, n) for m, n in zip(a.shape, b.shape, strict=True)):
-        raise ValueError(f"scan: a {tuple(a.shape)} must have the shape of b {tuple(b.shape)}, or 1 where it is shared")
-    given = torch.promote_types(a.dtype, b.dtype)
-    dtype = torch.float32 if given in (torch.float16, torch.bfloat16) else given
+        raise ValueError(f"scan: a {tuple(a.shape)} does not broadcast to b {tuple(b.shape)}")
+    input_dtype = torch.promote_types(a.dtype, b.dtype)
+    dtype = torch.float32 if input_dtype in (torch.float16, torch.bfloat16) else input_dtype
     a, b = a.to(dtype), b.to(dtype)
     if initial is not None:
         edge, rest = (b[:, -1:], b[:, :-1]) if reverse else (b[:, :1], b[:, 1:])
@@ -43,7 +43,7 @@ def scan(a: Tensor, b: Tensor, initial: Tensor | None = None, *, reverse: bool =
     K = math.prod(b.shape[2:])
     a = a.expand(*a.shape[:2], *b.shape[2:]).reshape(*a.shape[:2], K)
     h = Scan.apply(a, b.reshape(*b.shape[:2], K), reverse)
-    return h.reshape(b.shape).to(given)
+    return h.reshape(b.shape).to(input_dtype)
 
 
 def scan_loop(a: Tensor, b: Tensor, initial: Tensor | None = None, *, reverse: bool = False) -> Tensor:
@@ -58,16 +58,16 @@ def scan_loop(a: Tensor, b: Tensor, initial: Tensor | None = None, *, reverse: b
 
 
 def mimo_ssm(u: Tensor, a: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """Diagonal state space with many inputs and outputs: y_t = Re C h_t, h_t = a h_{t-1} + B u_t (S5, LRU).
+    """Diagonal state space model with many inputs and outputs: y_t = Re C h_t, h_t = a h_{t-1} + B u_t (S5, LRU).
 
     u        (batch, L, H) real
     a        (N,) complex
     B        (N, H) complex
-    C        (K, H, N) complex; K 2 adds what a second scan reads from the right, the present position included
-    returns  (batch, L, H) in the precision of u; computed in that of the system
+    C        (K, H, N) complex; for K = 2 a second scan from the right, current position included, is added
+    returns  (batch, L, H) in the precision of u; computed in that of a, B, C
     """
     with torch.autocast(u.device.type, enabled=False):
-        # complex products as real ones on (re, im) side by side: one matrix product each way
+        # real matrix products on concatenated (re, im) instead of complex ones
         into = torch.view_as_real(B.mT.resolve_conj()).flatten(-2)  # (H, 2N)
         b = torch.view_as_complex((u.to(into.dtype) @ into).unflatten(-1, (-1, 2)))
         out = torch.view_as_real(C.conj().resolve_conj()).flatten(-2).mT  # (K, 2N, H)
@@ -78,11 +78,12 @@ def mimo_ssm(u: Tensor, a: Tensor, B: Tensor, C: Tensor) -> Tensor:
 
 
 def runs_compiled(device: torch.device) -> bool:
+    """True where the compiled loop is used, False where blocks of torch operations are."""
     return device.type == "cpu"
 
 
 class Scan(torch.autograd.Function):
-    """The gradient of a scan is the scan of the gradient the other way, with conj(a) shifted by one position."""
+    """A scan. Its gradient is a scan of the gradient in the other direction, with conj(a) shifted by one position."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, reverse: bool) -> Tensor:
@@ -103,7 +104,7 @@ class Scan(torch.autograd.Function):
         grad = grad.resolve_conj().contiguous()
         if runs_compiled(grad.device):
             db = torch.empty_like(grad)
-            # a shared a gathers B L terms: in double, whatever the inputs
+            # the gradient of a broadcast a sums up to B L terms, in float64
             wide = torch.complex128 if a.is_complex() else torch.float64
             da = torch.zeros(a.shape, dtype=wide if a.shape[:2] != h.shape[:2] else a.dtype)
             scan_cpu_backward(a.numpy(), h.numpy(), grad.numpy(), da.numpy(), db.numpy(), ctx.reverse)
@@ -115,47 +116,44 @@ class Scan(torch.autograd.Function):
 
 
 def shift(x: Tensor, later: bool) -> Tensor:
-    """x (B, L, K) moved by one position along the length, zero where it came from."""
+    """x (B, L, K) shifted by one position along the length, padded by zero."""
     zero = torch.zeros_like(x[:, :1])
     return torch.cat([zero, x[:, :-1]] if later else [x[:, 1:], zero], 1)
 
 
 def scan_blocks(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
-    """The scan in two levels: sqrt(L) steps inside all blocks at once, then one step from block to block.
-
-    a (1 or B, 1 or L, K), b (B, L, K)
-    """
+    """Scan in two levels: sqrt(L) steps in all blocks at once, then block to block. Shapes as in `scan_cpu`."""
     if reverse:
         return scan_blocks(a.flip(1), b.flip(1), False).flip(1)
     B, L, K = b.shape
-    # a power of two, for the lengths of most data are its multiples and need no padding
+    # a power of two, because most lengths are multiples of one and need no padding
     T = 2 ** math.ceil(math.log2(L) / 2)
     n = math.ceil(L / T)
-    if short := n * T - L:
-        b = torch.cat([b, b.new_zeros(B, short, K)], 1)
+    if padding := n * T - L:
+        b = torch.cat([b, b.new_zeros(B, padding, K)], 1)
     b = b.view(B, n, T, K)
     if a.shape[1] == 1:
         a = a[:, None].expand(-1, 1, T, -1)
     else:
-        if short:
-            a = torch.cat([a, a.new_zeros(a.shape[0], short, K)], 1)
+        if padding:
+            a = torch.cat([a, a.new_zeros(a.shape[0], padding, K)], 1)
         a = a.view(-1, n, T, K)
     h, product = torch.empty_like(b), torch.empty(a.shape, dtype=a.dtype, device=a.device)
     h[:, :, 0], product[:, :, 0] = b[:, :, 0], a[:, :, 0]
     for t in range(1, T):
         torch.addcmul(b[:, :, t], a[:, :, t], h[:, :, t - 1], out=h[:, :, t])
         torch.mul(a[:, :, t], product[:, :, t - 1], out=product[:, :, t])
-    through = product[:, :, -1].expand(-1, n, -1)
+    block_product = product[:, :, -1].expand(-1, n, -1)
     carry = torch.zeros_like(h[:, :, 0])
     for i in range(1, n):
-        torch.addcmul(h[:, i - 1, -1], through[:, i - 1], carry[:, i - 1], out=carry[:, i])
+        torch.addcmul(h[:, i - 1, -1], block_product[:, i - 1], carry[:, i - 1], out=carry[:, i])
     h.addcmul_(product, carry[:, :, None])
     return h.view(B, n * T, K)[:, :L].contiguous()
 
 
 @numba.njit(nogil=True, cache=True)
 def scan_cpu(a: np.ndarray, b: np.ndarray, h: np.ndarray, reverse: bool) -> None:
-    """h from a (1 or B, 1 or L, K) and b (B, L, K), in one pass."""
+    """Write the states h (B, L, K), from a (1 or B, 1 or L, K) and b (B, L, K)."""
     B, L, K = b.shape
     for i in range(B):
         row = i % a.shape[0]
@@ -175,7 +173,7 @@ def scan_cpu(a: np.ndarray, b: np.ndarray, h: np.ndarray, reverse: bool) -> None
 def scan_cpu_backward(
     a: np.ndarray, h: np.ndarray, grad: np.ndarray, da: np.ndarray, db: np.ndarray, reverse: bool
 ) -> None:
-    """db, and da added up where a is shared (da comes zeroed), in one pass against the direction of the scan."""
+    """Write db and add to da (zero at the start), against the direction of the scan."""
     B, L, K = h.shape
     for i in range(B):
         row = i % a.shape[0]

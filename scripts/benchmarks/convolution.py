@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import options
-from lra.ops.fftconv import Transform, long_conv, spectrum, transform_length, unroll
+from lra.ops.fftconv import PaddedFFT, kernel_gradient, kernel_spectrum, long_conv, transform_length
 from lra.profiling.timing import seconds
 
 
@@ -30,8 +30,8 @@ class Keeping(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor) -> Tensor:
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        k_f, y = spectrum(kernel, D, L, n), torch.empty_like(u)
-        transform = Transform(u, n, kernel.dtype)
+        k_f, y = kernel_spectrum(kernel, D, L, n), torch.empty_like(u)
+        transform = PaddedFFT(u, n, kernel.dtype)
         kept = []
         for rows in transform.blocks:
             kept.append(transform(u, rows))
@@ -44,13 +44,13 @@ class Keeping(torch.autograd.Function):
         k_f, kernel, *kept = ctx.saved_tensors
         L, n = dy.shape[-1], transform_length(dy.shape[-1], kernel)
         du, dk_f = torch.empty_like(dy), torch.zeros_like(k_f)
-        transform = Transform(dy, n, kernel.dtype)
+        transform = PaddedFFT(dy, n, kernel.dtype)
         for rows, u_f in zip(transform.blocks, kept, strict=True):
             dy_f = transform(dy, rows)
             dk_f += (u_f.conj() * dy_f).sum(0)
             du[rows] = torch.fft.irfft(dy_f.mul_(k_f.conj()), n=n)[..., :L]
         taps = torch.fft.irfft(dk_f, n=n)
-        return du, unroll(taps, kernel, L), taps[:, 0].clone()
+        return du, kernel_gradient(taps, kernel, L), taps[:, 0].clone()
 
 
 def run(args: argparse.Namespace) -> list[dict]:

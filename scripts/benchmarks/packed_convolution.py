@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lra.ops.fftconv import LARGE_BLOCK, circular, transform_length, unroll
+from lra.ops.fftconv import LARGE_BLOCK, circular_kernel, kernel_gradient, transform_length
 
 # positions, features and warps of a program that copies; complex numbers and warps of one that multiplies
 TILE = {"POSITIONS": 64, "FEATURES": 32, "num_warps": 4}
@@ -123,7 +123,7 @@ class Packed(torch.autograd.Function):
     def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor | None, mask: Tensor | None) -> Tensor:
         ctx.save_for_backward(u, kernel, D, mask)
         n = transform_length(u.shape[-1], kernel)
-        k, y = torch.fft.fft(circular(kernel, D, u.shape[-1], n)), torch.empty_like(u)
+        k, y = torch.fft.fft(circular_kernel(kernel, D, u.shape[-1], n)), torch.empty_like(u)
         for first, pairs in blocks(u, n):
             z = torch.fft.fft(taken(u, mask, first, pairs, n))
             multiply[flat(k)](torch.view_as_real(z), torch.view_as_real(k), pairs, k.numel(), **FLAT)
@@ -135,7 +135,7 @@ class Packed(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         u, kernel, D, mask = ctx.saved_tensors
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        k, du = torch.fft.fft(circular(kernel, D, L, n)), torch.empty_like(u)
+        k, du = torch.fft.fft(circular_kernel(kernel, D, L, n)), torch.empty_like(u)
         d = torch.zeros_like(k)
         for first, pairs in blocks(u, n):
             z, g = (torch.fft.fft(taken(x, m, first, pairs, n)) for x, m in ((u, mask), (dy, None)))
@@ -144,7 +144,7 @@ class Packed(torch.autograd.Function):
             del z
             put(torch.fft.ifft(g), mask, du, first)
         taps = torch.fft.ifft(d).real
-        return du, unroll(taps, kernel, L), None if D is None else taps[:, 0].clone(), None
+        return du, kernel_gradient(taps, kernel, L), None if D is None else taps[:, 0].clone(), None
 
 
 def blocks(u: Tensor, n: int) -> list[tuple[int, int]]:

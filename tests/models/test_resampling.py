@@ -80,7 +80,7 @@ def test_no_length_and_no_rate_are_refused_and_change_nothing(name):
     model = make(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for length, rate in ((0, 1.0), (400, 0.0), (400, -1.0)):
-        with pytest.raises(ValueError, match=f"length {length} at {rate} times the sampling rate: both must be pos"):
+        with pytest.raises(ValueError, match=f"length={length}, rate={rate}"):
             model.prepare(length, rate=rate)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -88,7 +88,7 @@ def test_no_length_and_no_rate_are_refused_and_change_nothing(name):
 @pytest.mark.parametrize("maker", [S4, S4D, DSS, LSSL, S5, H3, Mamba, Mamba2])
 @pytest.mark.parametrize(("dt_min", "dt_max"), [(0.0, 0.1), (0.2, 0.1)])
 def test_time_steps_that_are_none_are_named(maker, dt_min, dt_max):
-    with pytest.raises(ValueError, match=f"dt_min {dt_min} to dt_max {dt_max}: 0 < dt_min <= dt_max is needed"):
+    with pytest.raises(ValueError, match=f"dt_min={dt_min} and dt_max={dt_max}"):
         maker(8, 16, dt_min=dt_min, dt_max=dt_max)
 
 

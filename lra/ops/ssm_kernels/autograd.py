@@ -1,16 +1,18 @@
-"""The fused backends in autograd's graph: one node from the parameters to the spectrum, or on to the taps.
+"""Autograd nodes around the fused backends: from the parameters to the spectrum, or straight to the kernel.
 
-Where a kernel takes a tenth of a millisecond, a dozen nodes around it (exponentials, parts of complex numbers, the
-inverse transform) cost more than what they compute. A fused backend is a module of two functions that know no graph,
+A fused kernel takes a tenth of a millisecond, so a dozen small autograd nodes around it (exponentials, real and
+imaginary parts, the inverse transform) would cost more than it does. A fused backend is a module with two functions
+outside autograd,
 
     spectrum(L, dt, A, B, C, P) -> (K, H, F, 2)
-    spectrum_gradients(L, grad, dt, A, B, C, P) -> the gradients of the five
+    spectrum_gradients(L, grad, dt, A, B, C, P) -> gradients of dt, A, B, C, P
 
-for contiguous tensors of one precision, complex numbers as pairs with a last axis of 2, K 1 or 2; shapes otherwise as
-in lra.ops.ssm_kernels.dispatch.nplr_spectrum.
+on contiguous tensors of one precision, complex numbers as a last axis of 2, K = 1 or 2. Other shapes are those of
+lra.ops.ssm_kernels.dispatch.nplr_spectrum.
 """
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,32 +24,34 @@ def is_fused(backend: ModuleType) -> bool:
 
 
 def nplr_spectrum(backend: ModuleType, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int) -> Tensor:
-    """See lra.ops.ssm_kernels.dispatch.nplr_spectrum; two outputs at a time."""
-    outputs = [Spectrum.apply(backend, L, dt, A, B, part, P) for part in C.split(2)]
+    """See lra.ops.ssm_kernels.dispatch.nplr_spectrum; computes two outputs at a time."""
+    outputs = [NplrSpectrum.apply(backend, L, dt, A, B, C_pair, P) for C_pair in C.split(2)]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class Spectrum(torch.autograd.Function):
-    """dt (H,); complex A, B (S, N), C (K, H, N), P (R, S, N) -> the spectrum (K, H, F); K is 1 or 2."""
+class NplrSpectrum(torch.autograd.Function):
+    """dt (H,), complex A, B (S, N), C (K, H, N), P (R, S, N) -> spectrum (K, H, F); K is 1 or 2."""
 
     @staticmethod
-    def forward(ctx, backend: ModuleType, L: int, dt: Tensor, *others: Tensor) -> Tensor:
+    def forward(ctx: Any, backend: ModuleType, L: int, dt: Tensor, *others: Tensor) -> Tensor:
         ctx.backend, ctx.L = backend, L
-        ctx.save_for_backward(dt.contiguous(), *(as_pairs(x.to(dt.dtype.to_complex())) for x in others))
+        ctx.save_for_backward(dt.contiguous(), *(as_real_pairs(x.to(dt.dtype.to_complex())) for x in others))
         return torch.view_as_complex(backend.spectrum(L, *ctx.to_save))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        d_dt, *pairs = ctx.backend.spectrum_gradients(ctx.L, as_pairs(grad), *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        d_dt, *pairs = ctx.backend.spectrum_gradients(ctx.L, as_real_pairs(grad), *ctx.saved_tensors)
         return None, None, d_dt, *map(torch.view_as_complex, pairs)
 
 
-class Taps(torch.autograd.Function):
-    """The parameters of lra.ops.ssm_kernels.dispatch.nplr_kernel -> irfft of the spectrum, (K, H, L); K is 1 or 2."""
+class NplrKernel(torch.autograd.Function):
+    """Parameters of lra.ops.ssm_kernels.dispatch.nplr_kernel -> kernel (K, H, L); K is 1 or 2."""
 
     @staticmethod
-    def forward(ctx, backend: ModuleType, L: int, log_dt: Tensor, log_decay: Tensor, imag: Tensor, *pairs: Tensor):
+    def forward(
+        ctx: Any, backend: ModuleType, L: int, log_dt: Tensor, log_decay: Tensor, imag: Tensor, *pairs: Tensor
+    ) -> Tensor:
         ctx.backend, ctx.L = backend, L
         A = torch.stack([-log_decay.exp(), imag], -1)
         ctx.save_for_backward(log_dt.exp(), A, *(x.contiguous() for x in pairs))
@@ -55,8 +59,8 @@ class Taps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        # the transpose of irfft: a frequency that stands for its conjugate, too, counts twice
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # transpose of irfft: a frequency that also represents its conjugate counts twice
         grad = torch.fft.rfft(grad, norm="forward")
         grad[..., 1 : (ctx.L + 1) // 2].mul_(2)
         dt, A, *others = ctx.saved_tensors
@@ -64,6 +68,6 @@ class Taps(torch.autograd.Function):
         return None, None, d_dt * dt, dA[..., 0] * A[..., 0], dA[..., 1], dB, dC, dP
 
 
-def as_pairs(x: Tensor) -> Tensor:
-    """Complex (...) as real (..., 2), in order of memory."""
+def as_real_pairs(x: Tensor) -> Tensor:
+    """Complex (...) as contiguous real (..., 2)."""
     return torch.view_as_real(x.resolve_conj().resolve_neg().contiguous())

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks import packed_convolution as packed
-from helpers.gpu_code import compiled_for_a_gpu
+from helpers.gpu_code import compile_for_gpu
 from lra.ops.fftconv import long_conv
 from lra.ops.ssm_kernels.triton.backend import interpreted
 
@@ -66,4 +66,4 @@ def test_its_passes_compile_for_a_gpu(kernel, monkeypatch, tmp_path):
     copies = kernel in (packed.pack, packed.unpack)
     sizes = {"MASKED": True, **packed.TILE} if copies else dict(packed.FLAT)
     types = dict.fromkeys(("u", "z", "y", "g", "k", "d"), "*fp32") | {"mask": "*i1"}
-    assert compiled_for_a_gpu(kernel, sizes, types).asm["cubin"]
+    assert compile_for_gpu(kernel, sizes, types).asm["cubin"]

@@ -1,13 +1,13 @@
-// The sums of lra/ops/ssm_kernels/resolvent.py, Woodbury and their gradients, for one precision, number of outputs and rank.
+// Cauchy sums (lra/ops/ssm_kernels/resolvent.py), Woodbury formula and gradients for one precision, K and R.
 //
-// A vector of frequencies stays in registers while a loop runs over the poles (forward), or a pole's sums stay there
-// while a loop runs over a tile of frequencies (backward). Features are shared out among threads.
+// Forward: a vector of frequencies stays in registers while a loop runs over the poles. Backward: the sums of a pole
+// stay in registers while a loop runs over a tile of frequencies. Threads take one feature at a time.
 //
-// Next to a pole of the normal part every sum is that pole's term, and what Woodbury's formula leaves of them, smooth
-// there, is rounding. Such frequencies are computed again in double precision.
+// Near a pole of the normal part, that pole's term dominates every sum. It cancels in the Woodbury formula, and in
+// single precision only rounding errors would be left. Such frequencies are recomputed in double precision.
 //
-// REAL, OUTPUTS and RANK are given on the command line. Letters: H features, N poles, F frequencies, J sums, row by row
-// over (C_1 .. C_K, P*_1 .. P*_R) x (B, P_1 .. P_R). Nodes hold s, c, s^2, c^2, -2 s c, each padded to F_pad.
+// REAL, OUTPUTS and RANK are compiler definitions. Letters: H features, N poles, F frequencies, J sums, row by row over
+// (C_1 .. C_K, P*_1 .. P*_R) x (B, P_1 .. P_R). The node tables hold s, c, s^2, c^2, -2 s c, each padded to F_pad.
 
 #include <algorithm>
 #include <atomic>
@@ -18,8 +18,8 @@
 
 #include "simd.h"
 
-constexpr int K = OUTPUTS, R = RANK, J = (K + R) * (1 + R), TILE = 24, DRAIN = 8;
-// a frequency whose 1 + c P* D P has a square beyond this is next to a pole
+constexpr int K = OUTPUTS, R = RANK, J = (K + R) * (1 + R), TILE = 24, FLUSH_EVERY = 8;
+// a frequency is near a pole if |1 + c P* D P|^2 exceeds this
 constexpr REAL NEAR = 1e4;
 
 #include "resolvent.h"
@@ -30,7 +30,7 @@ template <class T> static inline Complex<T> reciprocal(const Pole<T>& pole, cons
     return {x * scale, -y * scale};
 }
 
-// the gradients need none of C x B
+// the sums C x B are needed for the value but not for the gradients
 constexpr bool for_value(int j) { return j < K * (1 + R) && j % (1 + R) == 0; }
 
 template <bool VALUE, class T>
@@ -59,8 +59,8 @@ template <class Mask, class T> static inline Complex<T> pick(Mask first, Complex
     return {first ? a.re : b.re, first ? a.im : b.im};
 }
 
-// M x = y, or of the transpose. Close to a pole the rows are nearly parallel: their determinant loses what tells them
-// apart, elimination by the larger one keeps it
+// Solves M x = y, or with the transpose of M. Near a pole the rows are almost parallel and the determinant would
+// cancel; elimination with pivoting stays accurate.
 template <class T>
 static inline void solve(const Complex<T> M[R + 1][R + 1], bool transpose, const Complex<T>* y, Complex<T>* x) {
     if constexpr (R == 1) {
@@ -70,13 +70,13 @@ static inline void solve(const Complex<T> M[R + 1][R + 1], bool transpose, const
         if (transpose) std::swap(b, c);
         auto second = square(c) > square(a);
         Complex<T> pivot = inverse(pick(second, c, a)), ratio = pick(second, a, c) * pivot;
-        Complex<T> beside = pick(second, d, b), top = pick(second, y[1], y[0]);
-        x[1] = inverse(pick(second, b, d) - ratio * beside) * (pick(second, y[0], y[1]) - ratio * top);
-        x[0] = pivot * (top - beside * x[1]);
+        Complex<T> right = pick(second, d, b), top = pick(second, y[1], y[0]);
+        x[1] = inverse(pick(second, b, d) - ratio * right) * (pick(second, y[0], y[1]) - ratio * top);
+        x[0] = pivot * (top - right * x[1]);
     }
 }
 
-// M = 1 + c P* D P and x with M x = P* D B; returns the square of M
+// Computes M = 1 + c P* D P and x with M x = P* D B; returns the squared norm of M.
 template <class T>
 static inline V<T> woodbury(const Complex<T>* sums, const Node<T>& w, Complex<T> M[R + 1][R + 1], Complex<T>* x) {
     Complex<T> y[R + 1];
@@ -92,8 +92,8 @@ static inline V<T> woodbury(const Complex<T>* sums, const Node<T>& w, Complex<T>
     return size;
 }
 
-// whether no frequency of a vector is next to a pole; those that are, from f on, are noted
-static inline bool far(V<REAL> size, long f, std::vector<long>& near) {
+// True if no frequency of the vector that starts at f is near a pole; appends those that are to `near`.
+static inline bool none_near(V<REAL> size, long f, std::vector<long>& near) {
     if constexpr (R == 0 || std::is_same_v<REAL, double>) return true;
     auto away = size < NEAR;
     int count = 0;
@@ -104,18 +104,18 @@ static inline bool far(V<REAL> size, long f, std::vector<long>& near) {
     return false;
 }
 
-// whole vectors: the last frequency again and again
-static inline void fill_up(std::vector<long>& near) {
+// Pads the list to full vectors by repeating the last frequency.
+static inline void pad_to_vectors(std::vector<long>& near) {
     while (near.size() % W<double>) near.push_back(near.back());
 }
 
-// work(h) for every feature, shared out one by one
+// Calls work(h) for every feature; threads take one feature at a time.
 template <class Work>
 static void parallel(long H, int threads, Work work) {
     std::atomic<long> next{0};
     auto worker = [&] {
-        auto own = work;
-        for (long h; (h = next++) < H;) own(h);
+        auto own_work = work;
+        for (long h; (h = next++) < H;) own_work(h);
     };
     std::vector<std::thread> others;
     for (int t = 1; t < std::min<long>(threads, H); ++t) others.emplace_back(worker);
@@ -123,7 +123,7 @@ static void parallel(long H, int threads, Work work) {
     for (auto& other : others) other.join();
 }
 
-// put(k, the k-th spectrum at the frequencies of w); returns the square of M
+// Calls put(k, value) with the k-th spectrum at the frequencies of w; returns the squared norm of M.
 template <class T, class Put>
 static inline V<T> spectra(const std::vector<Pole<T>>& poles, const Node<T>& w, Put put) {
     Complex<T> sums[J], M[R + 1][R + 1], x[R + 1];
@@ -147,9 +147,9 @@ extern "C" void spectrum(Parameters x, const REAL* nodes, const double* exact_no
         near.clear();
         for (long f = 0; f < F; f += W<REAL>) {
             auto put = [=](int k, Complex<REAL> y) { store(y, out + 2 * ((k * H + h) * F + f), F - f); };
-            far(spectra(poles, Node<REAL>(nodes, F_pad, f), put), f, near);
+            none_near(spectra(poles, Node<REAL>(nodes, F_pad, f), put), f, near);
         }
-        fill_up(near);
+        pad_to_vectors(near);
         if (!near.empty()) read_poles(x, h, H, exact);
         for (size_t start = 0; start < near.size(); start += W<double>) {
             const long* f = &near[start];
@@ -161,7 +161,7 @@ extern "C" void spectrum(Parameters x, const REAL* nodes, const double* exact_no
     });
 }
 
-// the conjugates e of the gradients of the sums, from those g of the spectra, and the square of M:
+// Computes e, the conjugate gradients of the sums, from the gradients g of the spectra; returns the squared norm of M.
 // y_k = a_k - c u_k x with M x = b:  da = g,  du = -c g conj x,  M* db = -c sum_k conj(u_k) g_k,  dM = -db conj x
 template <class T>
 static inline V<T> sums_backward(const std::vector<Pole<T>>& poles, const Node<T>& w, const Complex<T>* g,
@@ -187,11 +187,11 @@ static inline V<T> sums_backward(const std::vector<Pole<T>>& poles, const Node<T
     return size;
 }
 
-// gradients of alpha, beta, p, q of one pole, still to be summed over the lanes
+// Gradients of alpha, beta, p, q of one pole, not yet summed over vector lanes.
 template <class T> struct Sums { V<T> alpha, beta, p[J], q[J]; };
 
-// moves sums to double precision: they go on for as long as the kernel
-static void drain(std::vector<Sums<REAL>>& sums, std::vector<Sums<double>>& exact) {
+// Adds the partial sums to double-precision ones and clears them: sums over all frequencies lose too much in single.
+static void flush(std::vector<Sums<REAL>>& sums, std::vector<Sums<double>>& exact) {
     typedef REAL Part __attribute__((vector_size(8 * sizeof(REAL))));
     const Part* from = reinterpret_cast<const Part*>(sums.data());
     V<double>* to = reinterpret_cast<V<double>*>(exact.data());
@@ -200,7 +200,7 @@ static void drain(std::vector<Sums<REAL>>& sums, std::vector<Sums<double>>& exac
     std::fill(sums.begin(), sums.end(), Sums<REAL>{});
 }
 
-// the part of `width` vectors of frequencies
+// Adds the contributions of `width` vectors of frequencies.
 template <class T>
 static void add_tile(const std::vector<Pole<T>>& poles, const Node<T>* nodes, const Complex<T>* e, int width,
                      std::vector<Sums<T>>& acc) {
@@ -250,19 +250,19 @@ extern "C" void spectrum_backward(Parameters x, const REAL* nodes, const double*
                 Complex<REAL> g[K];
                 for (int k = 0; k < K; ++k) g[k] = load_pairs(grad + 2 * ((k * H + h) * F + f), F - f);
                 w[width] = Node<REAL>(nodes, F_pad, f);
-                size_t noted = near.size();
-                if (far(sums_backward(poles, w[width], g, &e[width * J]), f, near)) continue;
-                for (; noted < near.size(); ++noted) {
-                    long i = near[noted] - f;
-                    w[width].leave_out(i);
+                size_t next = near.size();
+                if (none_near(sums_backward(poles, w[width], g, &e[width * J]), f, near)) continue;
+                for (; next < near.size(); ++next) {
+                    long i = near[next] - f;
+                    w[width].mask(i);
                     for (int j = 0; j < J; ++j) e[width * J + j].re[i] = e[width * J + j].im[i] = 0;
                 }
             }
             add_tile(poles, w.data(), e.data(), width, acc);
-            if (tiles % DRAIN == 0 || f >= F) drain(acc, exact_acc);
+            if (tiles % FLUSH_EVERY == 0 || f >= F) flush(acc, exact_acc);
         }
         size_t count = near.size();
-        fill_up(near);
+        pad_to_vectors(near);
         if (count) read_poles(x, h, H, exact);
         for (size_t start = 0; start < near.size();) {
             int width = 0;

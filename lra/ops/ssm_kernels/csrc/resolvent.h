@@ -1,5 +1,5 @@
-// lra/ops/ssm_kernels/resolvent.py for one feature, and its gradients. In double precision: next to a pole the gradients of p and q
-// are large and cancel in those of the parameters.
+// Coefficients of lra/ops/ssm_kernels/resolvent.py for one feature, and their gradients. In double precision, because
+// near a pole the gradients of p and q are large and cancel in those of the parameters.
 
 #pragma once
 
@@ -18,18 +18,18 @@ struct Parameters {
 // one pole of one feature
 template <class T> struct Pole { T alpha, beta, p[J], q[J]; };
 
-// without the care for infinities that the operator takes
+// without the checks for infinity of operator*
 static inline Z times(Z a, Z b) {
     return {a.real() * b.real() - a.imag() * b.imag(), a.real() * b.imag() + a.imag() * b.real()};
 }
 static inline double inner(Z a, Z b) { return a.real() * b.real() + a.imag() * b.imag(); }
 
-// a = dt/2 A, and what v is a product of: (C, P*) and (B, P), with their share of dt/2
+// a = dt/2 A, and the factors of the residues v: (C, P*) and (B, P), scaled by dt/2
 struct Factors {
     double half, root;
     Z A, B, P[R + 1], a, left[K + R], right[1 + R];
 
-    // i = h N + n, of H N
+    // i = h N + n
     Factors(const Parameters& x, long h, long i, long HN) : half(x.dt[h] / 2.0), root(std::sqrt(half)) {
         A = Z(x.A[i]), B = Z(x.B[i]), a = half * A, right[0] = half * B;
         for (int k = 0; k < K; ++k) left[k] = Z(x.C[k * HN + i]);
@@ -54,7 +54,7 @@ template <class T> static void read_poles(const Parameters& x, long h, long H, s
     }
 }
 
-// writes what the gradients of the poles are for the parameters
+// Turns the gradients of alpha, beta, p, q into those of the parameters and writes them.
 static void write_gradients(const Parameters& x, const std::vector<Pole<double>>& poles, long h, long H, Parameters d) {
     long N = poles.size(), HN = H * N;
     double d_dt = 0;
@@ -74,7 +74,7 @@ static void write_gradients(const Parameters& x, const std::vector<Pole<double>>
         for (int k = 0; k < K; ++k) d.C[k * HN + i] = std::complex<REAL>(d_left[k]);
         d_dt += inner(f.A, d_a) + inner(f.B, d_right[0]);
         for (int r = 0; r < R; ++r) {
-            // P is a column and, conjugated, a row
+            // P is used as a column and, conjugated, as a row
             Z d_P = d_right[1 + r] + std::conj(d_left[K + r]);
             d.P[r * HN + i] = std::complex<REAL>(f.root * d_P);
             d_dt += inner(f.P[r], d_P) / (2 * f.root);

@@ -1,4 +1,4 @@
-// Vectors of numbers, as long as the registers hold, and of frequencies; see cauchy.cpp.
+// Vectors of real and complex numbers, 64 bytes wide, and of frequencies; see cauchy.cpp.
 
 #pragma once
 
@@ -29,7 +29,7 @@ template <class T> static inline V<T> load(const T* x) {
     return v;
 }
 
-// to and from real and imaginary parts in turns, as many as are left
+// Store to and load from interleaved (real, imaginary) pairs, at most `left` of them.
 template <class T> static inline void store(Complex<T> z, T* to, long left) {
     T pairs[2 * W<T>];
     for (int i = 0; i < W<T>; ++i) pairs[2 * i] = z.re[i], pairs[2 * i + 1] = z.im[i];
@@ -45,19 +45,19 @@ template <class T> static inline Complex<T> load_pairs(const T* from, long left)
     return z;
 }
 
-// s, c, s^2, c^2, -2 s c of a vector of frequencies, from tables that are F_pad apart
+// s, c, s^2, c^2, -2 s c of a vector of frequencies; the tables are F_pad apart
 template <class T> struct Node {
     V<T> s, c, ss, cc, sc;
     Node() = default;
     Node(const T* nodes, long F_pad, long f)
         : s(load(nodes + f)), c(load(nodes + F_pad + f)), ss(load(nodes + 2 * F_pad + f)),
           cc(load(nodes + 3 * F_pad + f)), sc(load(nodes + 4 * F_pad + f)) {}
-    // of single frequencies, one after the other
+    // from single frequencies f[0], f[1], ...
     Node(const T* nodes, long F_pad, const long* f) {
         V<T>* rows[] = {&s, &c, &ss, &cc, &sc};
         for (int row = 0; row < 5; ++row)
             for (int i = 0; i < W<T>; ++i) (*rows[row])[i] = nodes[row * F_pad + f[i]];
     }
-    // D is -1 there
-    void leave_out(long i) { s[i] = ss[i] = 1, c[i] = cc[i] = sc[i] = 0; }
+    // Masks lane i: D becomes -1.
+    void mask(long i) { s[i] = ss[i] = 1, c[i] = cc[i] = sc[i] = 0; }
 };

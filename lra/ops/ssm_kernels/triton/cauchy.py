@@ -1,7 +1,7 @@
-"""The spectrum of a normal-plus-low-rank system in Triton, forwards and backwards; see backend.py.
+"""Triton kernels for the spectrum of a normal-plus-low-rank system and its gradients; see backend.py.
 
-A feature of H, N poles, S copies of the system, n_freq frequencies f with s = sin and c = cos of half their angle
-(lra.ops.ssm_kernels.resolvent); K outputs, 1 or 2. Complex arrays are real ones with a last axis of 2.
+H features, N poles, S copies of the system, K outputs (1 or 2), n_freq frequencies f with s = sin and c = cos of half
+their angle (lra.ops.ssm_kernels.resolvent). Complex arrays are real ones with a last axis of 2.
 """
 
 import triton
@@ -12,7 +12,7 @@ from lra.ops.ssm_kernels.triton.complex import load2, mul, store2
 
 @triton.jit
 def numerator(v_re, v_im, a_re, a_im):
-    """p and q of one residue."""
+    """p and q of the residue v of pole a."""
     return 2 * v_re, -2 * (v_re * a_re + v_im * a_im)
 
 
@@ -27,13 +27,13 @@ def reciprocal(a_re, a_im, s, c):
 
 @triton.jit
 def add_pole(sum_re, sum_im, p, q, sr_re, sr_im, cr_re, cr_im):
-    """Adds (i s p + c q) / D, given s / D and c / D."""
+    """Add (i s p + c q) / D, given s / D and c / D."""
     return sum_re + q * cr_re - p * sr_im, sum_im + q * cr_im + p * sr_re
 
 
 @triton.jit
 def pole_sums(dt, A, B, C, P, s, c, h, H, S, N, K: tl.constexpr):
-    """The sums C_0 B, C_0 P, C_1 B, C_1 P, P* B, P* P at the frequencies of s and c; C_1's are zero if K is 1."""
+    """Sums C_0 B, C_0 P, C_1 B, C_1 P, P* B, P* P at the frequencies of s and c; those of C_1 are zero if K is 1."""
     half = tl.load(dt + h) / 2
     root = tl.sqrt(half)
     zero = s * 0
@@ -103,7 +103,7 @@ def spectrum_forward(dt, A, B, C, P, SIN, COS, out, H, S, N, n_freq, K: tl.const
 
 @triton.jit
 def woodbury_backward(dt, A, B, C, P, SIN, COS, grad, X, Z, H, S, N, n_freq, K: tl.constexpr, BLOCK: tl.constexpr):
-    """x = P* D B / W, and z = the gradient of P* D B = -c conj(1 / W) sum_k conj(C_k D P) g_k."""
+    """Store x = P* D B / W and z = -c conj(1 / W) sum_k conj(C_k D P) g_k, the gradient of P* D B."""
     h = tl.program_id(0)
     f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = f < n_freq
@@ -129,7 +129,7 @@ def woodbury_backward(dt, A, B, C, P, SIN, COS, grad, X, Z, H, S, N, n_freq, K: 
 
 @triton.jit
 def add_frequency(d_p, d_q, t_re, t_im, e_re, e_im, p, q, s, c, sr_re, sr_im, cr_re, cr_im):
-    """Adds to the gradients of p and q, and to T = sum_j e_j (i s p_j + c q_j), the part of one sum.
+    """Add one sum's terms to the gradients of p and q and to T = sum_j e_j (i s p_j + c q_j).
 
     e is the conjugate of the gradient of that sum.
     """
@@ -141,7 +141,7 @@ def add_frequency(d_p, d_q, t_re, t_im, e_re, e_im, p, q, s, c, sr_re, sr_im, cr
 
 @triton.jit
 def residue_backward(d_p, d_q, v_re, v_im, a_re, a_im, da_re, da_im):
-    """Sums the gradients of p and q over the frequencies; passes them to the residue v and the pole a."""
+    """Sum the gradients of p and q over frequencies; turn them into those of the residue v and the pole a."""
     d_p, d_q = tl.sum(d_p, 1), tl.sum(d_q, 1)
     return 2 * d_p - 2 * a_re * d_q, -2 * a_im * d_q, da_re - 2 * v_re * d_q, da_im - 2 * v_im * d_q
 
@@ -159,7 +159,7 @@ def reduce_frequencies(
     root = tl.sqrt(half)
     shared = 2 * (h % S * N + n)
     A_re, A_im = load2(A, shared, own)
-    # keeps D of a pole that is not there away from zero
+    # D of a masked pole must not be zero
     A_re = tl.where(own, A_re, -1.0)
     B_re, B_im = load2(B, shared, own)
     P_re, P_im = load2(P, shared, own)
@@ -169,7 +169,7 @@ def reduce_frequencies(
     b_re, b_im = half * B_re, half * B_im
     p_re, p_im = root * P_re, root * P_im
 
-    # residues of the six sums, and their p and q
+    # residues v of the six sums, with their p and q
     v0_re, v0_im = mul(c0_re, c0_im, b_re, b_im)
     v1_re, v1_im = mul(c0_re, c0_im, p_re, p_im)
     v2_re, v2_im = mul(c1_re, c1_im, b_re, b_im)
@@ -190,13 +190,13 @@ def reduce_frequencies(
     for start in range(0, n_freq, BLOCK):
         f = start + tl.arange(0, BLOCK)
         mask = f < n_freq
-        # past the end the gradients are zero and D is -1
+        # past the end: zero gradients, D = -1
         s, c = tl.load(SIN + f, mask=mask, other=1.0), tl.load(COS + f, mask=mask, other=0.0)
         of = 2 * (h * n_freq + f)
         x_re, x_im = load2(X, of, mask)
         z_re, z_im = load2(Z, of, mask)
         g_re, g_im = load2(grad, of, mask)
-        # conjugates of the gradients: of C D B it is e, of C D P -c e x, of P* D B conj z, of P* D P -c conj z x
+        # conjugate gradients: e for C D B, -c e x for C D P, conj z for P* D B, -c conj z x for P* D P
         y_re, y_im = -c * x_re, -c * x_im
         e_re, e_im = mul(c, s, g_re, -g_im)
         u_re, u_im = mul(e_re, e_im, y_re, y_im)
@@ -242,7 +242,7 @@ def reduce_frequencies(
     v4r, v4i, da_re, da_im = residue_backward(dp4, dq4, v4_re, v4_im, a_re, a_im, da_re, da_im)
     v5r, v5i, da_re, da_im = residue_backward(dp5, dq5, v5_re, v5_im, a_re, a_im, da_re, da_im)
 
-    # rows C_0, C_1, conj P times columns B, P; v = row * column
+    # v = row * column, for rows C_0, C_1, conj P and columns B, P
     i_re, i_im = mul(v0r, v0i, b_re, -b_im)
     j_re, j_im = mul(v1r, v1i, p_re, -p_im)
     store2(dC, o, own, i_re + j_re, i_im + j_im)
@@ -259,7 +259,7 @@ def reduce_frequencies(
     i_re, i_im = mul(v1r, v1i, c0_re, -c0_im)
     j_re, j_im = mul(v3r, v3i, c1_re, -c1_im)
     k_re, k_im = mul(v5r, v5i, p_re, p_im)
-    # the row is conj P and the column P: both reach P
+    # P gets gradients as a column and, conjugated, as a row
     dp_re, dp_im = i_re + j_re + k_re + row_re, i_im + j_im + k_im - row_im
     store2(dA, o, own, half * da_re, half * da_im)
     store2(dB, o, own, half * db_re, half * db_im)

@@ -1,4 +1,4 @@
-"""Complex numbers in Triton: two real registers, and two neighbours in memory. Offsets count real numbers."""
+"""Complex numbers in Triton: two registers, two neighbouring numbers in memory. Offsets count real numbers."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Sums of powers of the poles of a diagonal system in Triton, forwards and backwards; see backend.py."""
+"""Triton kernels for diagonal systems, sums of powers of the poles, and their gradients; see backend.py."""
 
 import triton
 import triton.language as tl
@@ -36,7 +36,7 @@ def powers_backward(
     weight, exponent, grad, d_weight, d_exponent, H, N, L,
     K: tl.constexpr, POLES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """With e = exp(l z): the gradient of a weight is 2 sum_l g conj e, of z 2 sum_l l conj(sum_k g_k w_k e)."""
+    """Gradients 2 sum_l g conj(e) of a weight and 2 sum_l l conj(sum_k g_k w_k e) of z, with e = exp(l z)."""
     h = tl.program_id(0)
     n = tl.program_id(1) * POLES + tl.arange(0, POLES)
     own = n < N
