@@ -36,7 +36,7 @@ def clone(tmp_path):
 
 
 def make(clone: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [shutil.which("make"), *words, "PYTHON=./python"]
+    command = [shutil.which("make") or "make", *words, "PYTHON=./python"]
     return subprocess.run(command, cwd=clone, env={**ENVIRONMENT, **environment}, capture_output=True, text=True)
 
 
@@ -97,6 +97,7 @@ def test_second_make_waits_for_the_first(clone):
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = ["make", "setup", "PYTHON=./python"]
         second = subprocess.Popen(command, cwd=clone, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        assert second.stdout
         assert second.stdout.readline().startswith("another make is setting up .venv")
         assert not (clone / "calls").exists()
     assert second.wait() == 0

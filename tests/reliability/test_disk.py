@@ -33,14 +33,16 @@ def test_full_disk_stops_a_run_and_loses_nothing(start, tmp_path):
     assert stopped.until(run.saved_since(0)), run.said()
     stopped.kill()
     stopped.wait()
-    kept = {p.name: p.read_bytes() for p in run.folder().glob("*.ckpt")}
+    folder = run.folder()
+    assert folder
+    kept = {p.name: p.read_bytes() for p in folder.glob("*.ckpt")}
     # too small a limit for a checkpoint, large enough for the record
     assert run.process(largest_file=min(map(len, kept.values())) // 2).wait() == 2, run.said()
     line = last_line(run.said())
-    assert line.startswith(f"train.py: {run.folder()}/")
+    assert line.startswith(f"train.py: {folder}/")
     assert ".ckpt: cannot be written (File too large, " in line
     assert "make room, or write elsewhere with runs=/some/dir" in line
-    assert {name: (run.folder() / name).read_bytes() for name in kept} == kept
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
     assert run.process().wait() == 0, run.said()
     assert_same(run, reference)
 

@@ -125,5 +125,7 @@ def test_concurrent_starts_train_a_cell_once(start, tmp_path):
     run = Run(tmp_path / "run", start, "model=transformer", data=tmp_path / "data")
     both = [run.process(), run.process()]
     assert sorted(process.wait() for process in both) == [0, 2], run.said()
-    assert run.record().status == "ok"
+    record = run.record()
+    assert record is not None
+    assert record.status == "ok"
     assert run.said().count("is training this cell") == 1

@@ -42,7 +42,7 @@ def test_child_processes_are_offline_too():
 def test_localhost_is_reachable():
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        with socket.create_connection(server.server_address, timeout=5) as client:
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as client:
             assert client.getpeername()[0] == "127.0.0.1"
 
 
