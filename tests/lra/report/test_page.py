@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.made_up_runs import BASE, PUBLISHED
+from helpers import made_up_runs
+from helpers.made_up_runs import PUBLISHED
 from helpers.records import replace
 from lra.paths import ROOT
 from lra.records.benchmark import load_bench
@@ -31,25 +32,19 @@ BROWSER = next(
 
 def ran(model: str, task: str, accuracy: float, seed: int = 0, **changes: object) -> Record:
     config = {"seed": seed, "model": {"d_model": 64}}
-    curve = [Point(step=s, train_loss=3 / s, val_accuracy=accuracy * s / 100, seconds=s / 9) for s in range(5, 101, 5)]
     fields = {
-        "model": model,
+        "scale": "mini",
         "title": model,
-        "task": task,
-        "seed": seed,
         "config": config,
         "config_hash": config_hash(config),
         "data": Data(kind="generated", fingerprint=task, counts={"train": 100, "val": 10, "test": 1000}, chance=0.1),
-        "test_accuracy": round(accuracy * 1000) / 1000,
-        "test_correct": round(accuracy * 1000),
-        "n_test": 1000,
         "parameters": 1000 + len(model),
         "steps_per_second": 10 + accuracy,
         "peak_memory_mib": 500.0,
         "total_seconds": 60.0,
-        "curve": curve,
+        "curve": [Point(step=s, train_loss=3 / s, val_accuracy=accuracy * s / 100) for s in range(5, 101, 5)],
     }
-    return replace(BASE, **{**fields, **changes})
+    return made_up_runs.ran(model, task, round(1000 * accuracy), seed=seed, **{**fields, **changes})
 
 
 def kernel(**changes: object) -> Kernel:
