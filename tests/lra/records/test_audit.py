@@ -144,7 +144,7 @@ def test_changed_average_is_found(place, audit):
         record = replace(record, data=replace(record.data, fingerprint=task))
         if task == "pathx":
             record = replace(record, test_correct=35, test_accuracy=0.175)
-        record.write(record.path(place / "runs"))
+        save(record, place)
     make_tables(place)
     assert audit() == (0, "8 records: everything adds up\n")
     path = place / "tables" / "mini.csv"
@@ -178,11 +178,10 @@ def test_benchmarks_of_unknown_code_are_found(place, audit, git, finding):
 
 def test_accepted_benchmark_is_still_named(place, audit):
     (place / "bench").mkdir()
-    git = {"commit": None, "dirty": None}
-    (place / "bench" / "kernel_h100.json").write_text(json.dumps({"benchmark": "kernel", "git": git, "rows": []}))
+    content = {"benchmark": "kernel", "git": {"commit": None, "dirty": None}, "rows": []}
+    (place / "bench" / "kernel_h100.json").write_text(json.dumps(content))
     code, out = audit()
-    assert code == 0
-    assert out.startswith("accepted: bench/kernel_h100.json: made outside a repository, no commit (measured on")
+    assert (code, out[:33]) == (0, "accepted: bench/kernel_h100.json:")
 
 
 def test_failed_runs_add_up(place, audit):
@@ -203,7 +202,7 @@ def test_missing_lines_and_records_are_found(place, audit):
     changes = {"model": "s4d", "command": "model=s4d task=listops"}
     toy = Data(kind="toy", fingerprint="t", counts={"test": 200}, chance=0.1)
     record = replace(load(place / "runs/mini/s4/listops/0.json"), data=toy, **changes)
-    record.write(record.path(place / "runs"))
+    save(record, place)
     out = audit()[1]
     assert "s4d on listops has 1 records and no line" in out
     assert "tables/mini.md: differs from the records; hint: make tables" in out

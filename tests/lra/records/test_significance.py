@@ -35,17 +35,11 @@ def test_welch_is_the_t_test_of_unequal_variances(a, b):
         assert significance.welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "p"),
-    [
-        ([0.5, 0.5], [0.5, 0.5], 1.0),
-        ([0.5, 0.5], [0.6, 0.6], 0.0),
-        # one group without spread: t = 3 with one degree of freedom
-        ([0.5, 0.5], [0.6, 0.7], 2 * stats.t.sf(3, 1)),
-    ],
-)
-def test_welch_of_identical_seeds(a, b, p):
-    assert significance.welch(a, b) == pytest.approx(p)
+def test_welch_of_identical_seeds():
+    assert significance.welch([0.5, 0.5], [0.5, 0.5]) == 1.0
+    assert significance.welch([0.5, 0.5], [0.6, 0.6]) == 0.0
+    # t = 3 with one degree of freedom
+    assert significance.welch([0.5, 0.5], [0.6, 0.7]) == pytest.approx(2 * stats.t.sf(3, 1))
 
 
 @pytest.mark.parametrize(("a", "b"), [((600, 1000), (560, 1000)), ((80, 200), (82, 200)), ((0, 10), (0, 20))])

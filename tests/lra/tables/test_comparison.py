@@ -33,15 +33,11 @@ def test_golden_tables(name):
     assert text == (ROOT / "tests" / "golden" / f"table.{name}").read_text()
 
 
-def test_cell_is_mean_deviation_and_count():
+def test_measured_and_published_row_of_a_model():
     table = paper(grid("s4", 590, 860, seeds=3))
-    row = row_of(table, "S4")
+    row, printed = row_of(table, "S4"), row_of(table, "↳ paper: S4 (updated)")
     assert (row["ListOps"], row["Image"], row["Runs"]) == ("59.10 ± 0.10 (3)", "—", "6/6")
-
-
-def test_published_row_shows_the_difference():
-    row = row_of(paper(grid("s4", 590, seeds=3)), "↳ paper: S4 (updated)")
-    assert (row["ListOps"], row["Text"], row["Avg"]) == ("59.60 (Δ -0.50)", "86.82", "86.09")
+    assert (printed["ListOps"], printed["Image"], printed["Avg"]) == ("59.60 (Δ -0.50)", "88.65", "86.09")
 
 
 @pytest.mark.parametrize(
@@ -217,16 +213,6 @@ def test_average_follows_the_papers_rule():
     five = grid("transformer", 360, 640, 570, 420, 710)
     assert row_of(paper_table("s4_table4", five, PUBLISHED), "↳ here: Transformer")["Avg"] == "—"
     assert row_of(paper_table("lra_table1", five, PUBLISHED), "↳ here: Transformer")["Avg"] == "54.00"
-
-
-def test_latex_is_balanced():
-    text = latex(paper(ZOO))
-    for name in ("table", "tabular"):
-        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
-    assert [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule")] == [1, 1, 1]
-    bare = text.replace(r"\{", "").replace(r"\}", "")
-    assert bare.count("{") == bare.count("}")
-    assert text.isascii() or set(text) - set(map(chr, range(128))) <= set("ö")
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
