@@ -1,4 +1,4 @@
-"""Tests of data that find nothing of what the user's machine holds, and official sets that are small."""
+"""Fixtures of the data tests: no mirror of the user, small official sets."""
 
 import pytest
 

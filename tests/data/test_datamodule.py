@@ -1,4 +1,4 @@
-"""Lightning's own machinery keeps the loader's place, and two processes share a batch."""
+"""The data module in Lightning: resuming, validation in mid-epoch, two processes."""
 
 import multiprocessing
 import os
@@ -14,8 +14,8 @@ from data.listops import ListOps
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-class Watch(pl.LightningModule):
-    """Notes which examples come by, and stops after `stop` steps."""
+class Recorder(pl.LightningModule):
+    """Records the examples it sees; stops after `stop` steps."""
 
     def __init__(self, stop: int | None = None):
         super().__init__()
@@ -35,7 +35,7 @@ class Watch(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class Save(pl.Callback):
+class SaveAt(pl.Callback):
     def __init__(self, path, step):
         self.path, self.step = path, step
 
@@ -52,27 +52,27 @@ def trainer(tmp_path, steps, **named):
 
 
 @pytest.mark.parametrize("step", [1, 5, 8, 13, 16])
-def test_a_run_resumed_at_any_step_sees_what_an_undisturbed_one_does(tmp_path, step):
-    """Eight batches an epoch, twenty steps: begun, mid-epoch and at an epoch's end."""
+def test_resumed_run_sees_the_same_examples(tmp_path, step):
+    """Eight batches per epoch, twenty steps: stopped at the first step, in mid-epoch and at an epoch's end."""
 
     def data():
         return ListOps(batch_size=8, root=tmp_path, source="toy", seed=4)
 
-    whole = Watch()
-    trainer(tmp_path, 20).fit(whole, datamodule=data())
-    assert len(whole.seen) == 20
-    assert whole.seen[:8] != whole.seen[8:16]
+    uninterrupted = Recorder()
+    trainer(tmp_path, 20).fit(uninterrupted, datamodule=data())
+    assert len(uninterrupted.seen) == 20
+    assert uninterrupted.seen[:8] != uninterrupted.seen[8:16]
 
-    first, then = Watch(stop=step), Watch()
+    first, then = Recorder(stop=step), Recorder()
     path = tmp_path / "at.ckpt"
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        trainer(tmp_path, 20, callbacks=[Save(path, step)]).fit(first, datamodule=data())
+        trainer(tmp_path, 20, callbacks=[SaveAt(path, step)]).fit(first, datamodule=data())
     trainer(tmp_path, 20).fit(then, datamodule=data(), ckpt_path=path, weights_only=True)
-    assert first.seen + then.seen == whole.seen
+    assert first.seen + then.seen == uninterrupted.seen
 
 
-def test_validation_in_the_middle_of_an_epoch_disturbs_nothing(tmp_path):
-    often, never = Watch(), Watch()
+def test_validation_in_mid_epoch_changes_no_batch(tmp_path):
+    often, never = Recorder(), Recorder()
     named = {"batch_size": 8, "root": tmp_path, "source": "toy"}
     trainer(tmp_path, 20, val_check_interval=3).fit(often, datamodule=ListOps(**named))
     trainer(tmp_path, 20, limit_val_batches=0).fit(never, datamodule=ListOps(**named))
@@ -94,7 +94,7 @@ def _join(rank: int, port: int, root, results) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_prepare_once_and_see_together_what_one_sees(tmp_path):
+def test_two_processes_share_the_prepared_data(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,9 +112,9 @@ def test_two_processes_prepare_once_and_see_together_what_one_sees(tmp_path):
     assert first + second == [y for b in task.test_dataloader() for y in b.y.tolist()]
 
 
-@pytest.mark.parametrize(("asked", "rows"), [(None, 8), (3, 3)])
-def test_evaluation_takes_larger_batches(tmp_path, asked, rows):
-    data = ListOps(batch_size=2, eval_batch_size=asked, root=tmp_path, source="toy")
+@pytest.mark.parametrize(("argument", "rows"), [(None, 8), (3, 3)])
+def test_evaluation_uses_larger_batches(tmp_path, argument, rows):
+    data = ListOps(batch_size=2, eval_batch_size=argument, root=tmp_path, source="toy")
     data.prepare_data()
     data.setup()
     assert len(next(iter(data.train_dataloader())).y) == 2

@@ -1,4 +1,4 @@
-"""The task that data/README.md has one write: its files and commands work as they stand there."""
+"""The example task of data/README.md: its files and commands work as printed."""
 
 import importlib.util
 import re
@@ -16,7 +16,7 @@ from data.prepared import DataError
 from helpers.documented_files import write_files
 from lra.paths import ROOT
 
-SECTION = (ROOT / "data" / "README.md").read_text().partition("## A task of one's own")[2].partition("## ")[0]
+SECTION = (ROOT / "data" / "README.md").read_text().partition("## Add a task")[2].partition("## ")[0]
 COMMANDS = re.findall(r"^ {4}(\.venv/bin/python .*)$", SECTION, re.M)
 
 
@@ -24,7 +24,7 @@ def write_example(folder: Path) -> None:
     assert write_files(SECTION, folder) == ["data/majority.py", "configs/task/majority.yaml"]
 
 
-def test_the_task_is_prepared_verified_and_shared_out(tmp_path, monkeypatch):
+def test_example_task_gives_batches(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     write_example(tmp_path)
     spec = importlib.util.spec_from_file_location("data.majority", tmp_path / "data/majority.py")
@@ -47,7 +47,7 @@ def test_the_task_is_prepared_verified_and_shared_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.nightly
-def test_its_commands_succeed_in_a_copy_of_the_repository(tmp_path):
+def test_commands_succeed_in_a_copy(tmp_path):
     for name in ("configs", "data", "lra", "models", "scripts", "results/published"):
         ignored = shutil.ignore_patterns("__pycache__", "prepared", "raw", "downloads")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)

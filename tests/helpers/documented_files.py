@@ -1,11 +1,11 @@
-"""The files that a page has its reader write: code blocks whose first line is a comment with the file's place."""
+"""The files that a page asks its reader to write: code blocks whose first line is a comment with the path."""
 
 import re
 from pathlib import Path
 
 
 def write_files(page: str, folder: Path) -> list[str]:
-    """Puts them below a folder; returns their places."""
+    """Write them below a folder; returns their paths."""
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", page, flags=re.DOTALL)
     for place, text in blocks:
         target = folder / place

@@ -1,4 +1,4 @@
-"""Folders as the official releases have them, with a handful of made-up examples (see the fixture `small`)."""
+"""Folders in the layout of the official releases, with a few made-up examples (see the fixture `small`)."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from data import listops, retrieval
-from data.generators import listops as rules
+from data.generators import listops as generator
 
 
 def ready(task):
@@ -17,20 +17,20 @@ def ready(task):
 
 def official_listops(place: Path) -> Path:
     place.mkdir(parents=True)
-    made = rules.generate(50, seed=1)
+    made = generator.generate(50, seed=1)
     begin = 0
     for split, n in listops.COUNTS.items():
         lines = ["Source\tTarget"]
         for i in range(begin, begin + n):
             tokens = made.tokens[made.offsets[i] : made.offsets[i + 1]]
-            lines.append(f"{rules.to_text(tokens, parentheses=True)}\t{made.labels[i]}")
+            lines.append(f"{generator.to_text(tokens, parentheses=True)}\t{made.labels[i]}")
         (place / f"basic_{split}.tsv").write_text("\n".join(lines) + "\n")
         begin += n
     return place
 
 
 def official_pathfinder(place: Path, size: int = 32) -> Path:
-    """20 images in two lists whose names sort otherwise as text than as numbers."""
+    """20 images in two lists whose names sort differently as text and as numbers."""
     level = place / "curv_contour_length_14"
     (level / "metadata").mkdir(parents=True)
     rng = np.random.default_rng(0)
