@@ -15,7 +15,8 @@ from lra.records.benchmark import load_bench
 from lra.records.published import load_published
 from lra.records.store import load_all
 from lra.tables.build import main_scale, table_files
-from lra.tables.comparison import render_rich
+from lra.tables.comparison import scale_table
+from lra.tables.formats import terminal
 
 
 def arguments() -> argparse.Namespace:
@@ -41,7 +42,8 @@ def main() -> int:
     if not args.quiet:
         shown = args.scale or main_scale(records)
         console = Console(width=None if sys.stdout.isatty() else 200)
-        console.print(render_rich(records, published, shown, room=console.width))
+        table = scale_table(records, published, shown, every_task=False)
+        console.print(terminal(table, room=console.width))
         console.print(f"[dim]{len(files)} files in {args.out}[/dim]")
     return 0
 

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 
 from markupsafe import Markup
@@ -34,6 +35,11 @@ class Series:
     def label(self) -> str:
         return self.row.label
 
+    @cached_property
+    def groups(self) -> dict[str, SeedGroup]:
+        """The row's seed groups by task."""
+        return {task: cell.seeds for task, cell in self.row.cells.items()}
+
     @property
     def end_label(self) -> str | None:
         """The label at the end of a line; grey lines have none."""
@@ -47,9 +53,8 @@ class Figure:
     chart: Markup
 
 
-def task_figures(series: Sequence[Series], task: str) -> list[Figure]:
+def task_figures(groups: Sequence[tuple[Series, SeedGroup]]) -> list[Figure]:
     """Learning curves of one task, and accuracy against speed and size; without those that have no data."""
-    groups = [(s, s.row.cells[task].seeds) for s in series]
     chance = groups[0][1].data.chance
     found = [
         curve_figure(groups, "Accuracy", "validation, percent", lambda p: p.val_accuracy, chance),
@@ -67,7 +72,7 @@ def overview_figures(series: Sequence[Series], tasks: Sequence[str]) -> list[Fig
     for title, unit, cost in COSTS:
         points = []
         for s in series:
-            groups = [s.row.cells[task].seeds for task in tasks]
+            groups = [s.groups[task] for task in tasks]
             costs = [value for group in groups if (value := cost(group))]
             if len(costs) == len(tasks):
                 memory = max(group.peak_memory_mib or 0.0 for group in groups)

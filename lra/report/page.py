@@ -20,7 +20,7 @@ from lra.report import figures
 from lra.report.figures import Series
 from lra.report.svg import COLOURS
 from lra.tables import comparison
-from lra.tables.aggregate import Aggregate, Cell, Column, Row, SeedGroup, aggregate, learned
+from lra.tables.aggregate import Aggregate, Column, Row, SeedGroup, aggregate, learned
 from lra.tables.comparison import HOLE, percent
 from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency
 from lra.tables.formats import Entry
@@ -167,39 +167,37 @@ def table_cell(row: Row, column: Column, results: Aggregate) -> dict[str, Any]:
 
 def overview(series: Sequence[Series], columns: Sequence[Column]) -> dict[str, Any] | None:
     """Charts over the tasks that most models have run; None if these are fewer than two."""
-    counts = {c.task: sum(was_tried(s.row, c.task) for s in series) for c in columns}
+    counts = {c.task: sum(was_tried(s, c) for s in series) for c in columns}
     # tasks that nearly as many models have run as the commonest task
     shared = [c for c in columns if counts[c.task] and counts[c.task] >= 0.8 * max(counts.values())]
-    chosen = [s for s in series if not s.row.data_set and all(was_tried(s.row, c.task) for c in shared)]
+    chosen = [s for s in series if not s.row.data_set and all(was_tried(s, c) for c in shared)]
     if len(shared) < 2 or len(chosen) < 2:
         return None
-    cells = [s.row.cells[c.task] for s in chosen for c in shared]
     charts = figures.overview_figures(chosen, [c.task for c in shared])
-    titles = [c.title for c in shared]
-    return {"figures": charts, "titles": titles, "devices": devices(cells)} if charts else None
+    machines = devices(s.groups[c.task] for s in chosen for c in shared)
+    return {"figures": charts, "titles": [c.title for c in shared], "devices": machines} if charts else None
 
 
-def was_tried(row: Row, task: str) -> bool:
-    return task in row.cells and bool(row.cells[task].seeds.tried)
+def was_tried(series: Series, column: Column) -> bool:
+    return column.task in series.groups and bool(series.groups[column.task].tried)
 
 
-def devices(cells: Iterable[Cell]) -> list[str]:
-    return sorted({r.hardware.device for cell in cells for r in cell.seeds.runs})
+def devices(groups: Iterable[SeedGroup]) -> list[str]:
+    return sorted({r.hardware.device for group in groups for r in group.runs})
 
 
 def task_section(series: Sequence[Series], column: Column) -> dict[str, Any]:
-    chosen = [s for s in series if column.task in s.row.cells]
-    cells = [s.row.cells[column.task] for s in chosen]
-    ranked = sorted(chosen, key=lambda s: -(s.row.cells[column.task].seeds.mean_of_ended or 0.0))
-    data = cells[0].seeds.data
+    groups = [(s, s.groups[column.task]) for s in series if column.task in s.groups]
+    ranked = sorted(groups, key=lambda pair: -(pair[1].mean_of_ended or 0.0))
+    data = groups[0][1].data
     return {
         "id": column.task,
         "title": column.title,
         "data": data,
         "kind": KINDS[data.kind],
-        "devices": devices(cells),
-        "figures": figures.task_figures(chosen, column.task),
-        "values_behind": [(s, chart_values(s.row.cells[column.task].seeds)) for s in ranked],
+        "devices": devices(group for _, group in groups),
+        "figures": figures.task_figures(groups),
+        "values_behind": [(s, chart_values(group)) for s, group in ranked],
     }
 
 
@@ -224,8 +222,8 @@ def chart_values(group: SeedGroup) -> list[str]:
 
 def kernel_cards(series: Sequence[Series], column: Column) -> Iterator[dict[str, Any]]:
     """Convolution kernels before and after training, of the strongest models of a task that have them."""
-    having = [s for s in strongest_first(series) if column.task in s.row.cells]
-    runs = [(s, r) for s in having for r in [r for r in s.row.cells[column.task].seeds.runs if r.kernels][:1]]
+    groups = [(s, s.groups[column.task]) for s in strongest_first(series) if column.task in s.groups]
+    runs = [(s, r) for s, group in groups for r in [r for r in group.runs if r.kernels][:1]]
     for s, run in runs[:KERNEL_MODELS]:
         charts = []
         for k in run.kernels:

@@ -4,13 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import rich.console
-
 from lra.records import significance
 from lra.records.published import TASKS, Published, PublishedRow
 from lra.records.record import Git, Hardware, Record
 from lra.tables.aggregate import Aggregate, Cell, Column, Outcome, Row, SeedGroup, aggregate
-from lra.tables.formats import Entry, Table, terminal
+from lra.tables.formats import Entry, Table
 
 HOLE, FAIL, RUNNING, UNTUNED, ON_TEST, UNVERIFIED, LIKE_BEST = "—", "✗", "…", "†", "‡", "?", "≈"
 KIND_SIGNS = {"official": "", "generated": "ᵍ", "subset": "ˢ", "toy": "ᵗ"}
@@ -79,24 +77,21 @@ def cell_entry(cell: Cell | None) -> Entry:
     return replace(entry, bold=cell.best)
 
 
-def scale_table(
-    records: Sequence[Record], published: Published, scale: str, *, every_task: bool = True, papers: bool = True
-) -> Table:
+def scale_table(records: Sequence[Record], published: Published, scale: str, *, every_task: bool = True) -> Table:
     """The main table of one scale: measured rows, each model's published row below.
 
     At scale paper, and if nothing was run, published rows of models without runs are shown too.
     every_task  show the six tasks even if some were not run
-    papers      show published rows
     """
-    return table_of(aggregate(records, published, scale), every_task=every_task, papers=papers)
+    return table_of(aggregate(records, published, scale), every_task=every_task)
 
 
-def table_of(results: Aggregate, *, every_task: bool = True, papers: bool = True, list_failures: bool = True) -> Table:
+def table_of(results: Aggregate, *, every_task: bool = True, list_failures: bool = True) -> Table:
     columns = results.columns if every_task else results.measured_columns
     body = [chance_row(columns)] if results.rows else []
     for model in results.models:
         body += [measured_row(row, columns) for row in model.rows]
-        if papers and model.published and (model.rows or results.scale == "paper" or not results.rows):
+        if model.published and (model.rows or results.scale == "paper" or not results.rows):
             name = f"↳ paper: {model.published.model}" if model.rows else f"{model.published.model} (paper)"
             main = next((row for row in model.rows[:1] if not row.variant), None)
             body.append(published_row(name, model.published, columns, main, model.published.six_task_average))
@@ -105,13 +100,8 @@ def table_of(results: Aggregate, *, every_task: bool = True, papers: bool = True
     notes = [AVERAGE_RULE, *measured_notes(results, columns, list_failures=list_failures)]
     if not results.rows:
         notes.insert(0, how_to_run(results.scale))
-    notes += [published_note(results.scale)] if papers else []
+    notes.append(published_note(results.scale))
     return Table(results.scale, title, header, tuple(body), (*notes, *sign_notes(body)))
-
-
-def render_rich(records: Sequence[Record], published: Published, scale: str, *, room: int) -> rich.console.Group:
-    """The main table for a terminal `room` characters wide, with the tasks that were run."""
-    return terminal(scale_table(records, published, scale, every_task=False), room=room)
 
 
 def how_to_run(scale: str) -> str:

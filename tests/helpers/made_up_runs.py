@@ -34,8 +34,8 @@ def row_of(table: Table, label: str) -> dict[str, str]:
     return {name: str(e) for name, e in zip(table.header, row, strict=True)}
 
 
-def paper(records: list[Record], **options: bool) -> Table:
-    return scale_table(records, PUBLISHED, "paper", **options)
+def paper(records: list[Record]) -> Table:
+    return scale_table(records, PUBLISHED, "paper")
 
 
 ZOO = [
