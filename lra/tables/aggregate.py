@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from lra.records import significance
 from lra.records.published import TASKS, ModelInfo, Published, PublishedRow
@@ -239,13 +239,19 @@ class Aggregate:
         return tuple(c for c in self.columns if c.test_sets) or self.columns
 
 
+class RowKey(NamedTuple):
+    model: str
+    variant: tuple[str, ...]
+    data_set: int
+
+
 def aggregate(records: Iterable[Record], published: Published, scale: str, *, variants: bool = True) -> Aggregate:
     """Aggregate the records of one scale; without `variants` only recipes as they are, on a task's best data set."""
     groups = seed_groups(r for r in records if r.scale == scale)
     if not variants:
-        groups = {key: tasks for key, tasks in groups.items() if not key[1] and not key[2]}
+        groups = {key: tasks for key, tasks in groups.items() if not key.variant and not key.data_set}
     columns = []
-    cells: dict[Key, dict[str, Cell]] = defaultdict(dict)
+    cells: dict[RowKey, dict[str, Cell]] = defaultdict(dict)
     others = sorted({task for tasks in groups.values() for task in tasks} - set(TASKS))
     for task, title in (TASKS | {t: t for t in others}).items():
         column = {key: tasks[task] for key, tasks in groups.items() if task in tasks}
@@ -256,13 +262,14 @@ def aggregate(records: Iterable[Record], published: Published, scale: str, *, va
         columns.append(Column(task, title, next((g.data.chance for g in rivals.values()), None), len(counts)))
         best, like_best = best_of(rivals)
         for key, group in column.items():
-            paper = published.row_of(key[0])
+            paper = published.row_of(key.model)
             difference = group.difference(paper.scores.get(task)) if paper else None
             cells[key][task] = Cell(group, key in rivals, key in best, key in like_best, difference)
     rows: dict[str, list[Row]] = defaultdict(list)
     for key in groups:
         title = next(iter(cells[key].values())).seeds.runs[0].title
-        rows[key[0]].append(Row(published.model(key[0], title), title, *key[1:], cells[key]))
+        info = published.model(key.model, title)
+        rows[key.model].append(Row(info, title, key.variant, key.data_set, cells[key]))
     models = []
     for stem in dict.fromkeys([*published.models, *sorted(rows)]):
         info = rows[stem][0].info if stem in rows else published.model(stem)
@@ -270,16 +277,12 @@ def aggregate(records: Iterable[Record], published: Published, scale: str, *, va
     return Aggregate(scale, tuple(columns), tuple(models))
 
 
-# model, variant, number of the data set
-Key = tuple[str, tuple[str, ...], int]
-
-
-def seed_groups(records: Iterable[Record]) -> dict[Key, dict[str, SeedGroup]]:
+def seed_groups(records: Iterable[Record]) -> dict[RowKey, dict[str, SeedGroup]]:
     """Row -> task -> seed group, sorted by model, variant and task; of a task's data sets the better comes first."""
     runs: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for r in sorted(records, key=lambda r: (r.model, r.variant, r.task, r.seed)):
         runs[r.model, tuple(r.variant)][r.task][r.data.kind, r.data.fingerprint].append(r)
-    groups: dict[Key, dict[str, SeedGroup]] = {}
+    groups: dict[RowKey, dict[str, SeedGroup]] = {}
     for (model, variant), tasks in runs.items():
         rows: dict[int, dict[str, SeedGroup]] = defaultdict(dict)
         for task, data_sets in tasks.items():
@@ -287,11 +290,11 @@ def seed_groups(records: Iterable[Record]) -> dict[Key, dict[str, SeedGroup]]:
             order = sorted(data_sets.items(), key=lambda item: (KINDS.index(item[0][0]), -len(item[1]), item[0][1]))
             for i, (_, seeds) in enumerate(order):
                 rows[i][task] = SeedGroup(tuple(seeds))
-        groups |= {(model, variant, i): rows[i] for i in sorted(rows)}
+        groups |= {RowKey(model, variant, i): rows[i] for i in sorted(rows)}
     return groups
 
 
-def best_of(rivals: dict[Key, SeedGroup]) -> tuple[set[Key], set[Key]]:
+def best_of(rivals: dict[RowKey, SeedGroup]) -> tuple[set[RowKey], set[RowKey]]:
     """The rows with the best mean in a column, and those that do not differ from it; empty without competition."""
     scores = {key: group.mean for key, group in rivals.items() if group.mean is not None}
     if not scores or sum(group.outcome != "unfinished" for group in rivals.values()) < 2:

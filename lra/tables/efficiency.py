@@ -25,7 +25,7 @@ EFFICIENCY_TABLES = {
 
 
 @dataclass(frozen=True)
-class Column:
+class BenchColumn:
     """A column: its quantity at one point of an axis ("length", "dim"); position None if it is not on an axis."""
 
     name: str
@@ -35,7 +35,7 @@ class Column:
     position: float | None
 
     @classmethod
-    def of(cls, name: str, unit: str) -> "Column":
+    def of(cls, name: str, unit: str) -> "BenchColumn":
         found = COLUMN.fullmatch(name)
         if found is None:
             return cls(name, unit, name, "", None)
@@ -56,7 +56,7 @@ class Efficiency:
 
     name: str
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[BenchColumn, ...]
     printed: dict[tuple[str, str], Quantity]
     measured: dict[tuple[str, str], Measured]
     benches: tuple[Bench, ...]
@@ -65,18 +65,18 @@ class Efficiency:
 def efficiency(name: str, benches: Sequence[Bench], published: Published) -> Efficiency:
     """Aggregate one of EFFICIENCY_TABLES."""
     key, title = EFFICIENCY_TABLES[name]
-    mine = sorted((b for b in benches if b.table == key), key=lambda b: b.started)
+    used = sorted((b for b in benches if b.table == key), key=lambda b: b.started)
     printed = {(q.row, q.column): q for q in published.quantities if q.table == key}
-    measured = {(f.row, f.column): Measured(f.value, f.unit, b) for b in mine for f in b.rows}
+    measured = {(f.row, f.column): Measured(f.value, f.unit, b) for b in used for f in b.rows}
     units: dict[str, str] = {}
     for values in (printed, measured):
         for (_, column), value in values.items():
             units.setdefault(column, value.unit)
-    columns = [Column.of(column, unit) for column, unit in units.items()]
+    columns = [BenchColumn.of(column, unit) for column, unit in units.items()]
     # measured lengths go between the paper's; other columns stay in order, the paper's first
     if all(c.axis == "length" for c in columns):
         columns.sort(key=lambda c: c.position or 0)
-    return Efficiency(name, title, tuple(columns), printed, measured, tuple(mine))
+    return Efficiency(name, title, tuple(columns), printed, measured, tuple(used))
 
 
 def efficiency_table(name: str, benches: Sequence[Bench], published: Published) -> Table:
@@ -90,12 +90,12 @@ def efficiency_table(name: str, benches: Sequence[Bench], published: Published) 
             body.append((Entry(f"{row} (paper)", published=True), *entries))
         if any((row, c.name) in measured for c in columns):
             body.append((Entry(f"↳ here: {row}"), *(entry(measured.get((row, c.name)), c.unit) for c in columns)))
-    mine = results.benches
-    notes = [f"here: {comparison.machine(b.hardware)}, {b.started[:10]}, {b.command}" for b in mine]
-    notes += ["Commit: " + comparison.tally(comparison.commit_name(b.git) for b in mine)] if mine else []
-    notes += [note for b in mine for note in b.notes]
+    used = results.benches
+    notes = [f"here: {comparison.machine(b.hardware)}, {b.started[:10]}, {b.command}" for b in used]
+    notes += ["Commit: " + comparison.tally(comparison.commit_name(b.git) for b in used)] if used else []
+    notes += [note for b in used for note in b.notes]
     notes = notes or ["Nothing measured here yet: make bench"]
-    header = ("Model", *(c.name if c.unit in c.name else f"{c.name} [{c.unit}]" for c in columns))
+    header = ("Model", *(c.name if c.unit == c.quantity else f"{c.name} [{c.unit}]" for c in columns))
     return Table(name, results.title, header, tuple(body), (*notes, *comparison.sign_notes(body)))
 
 
