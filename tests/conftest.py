@@ -1,7 +1,6 @@
 """Set-up of all tests: blocks the network, runs randomised checks, and sums counts up at the end."""
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -38,16 +37,6 @@ def fuzz(record_property):
         record_property("inputs tried", tried)
 
     return run
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Count the inputs of tests that use Hypothesis directly."""
-    report = (yield).get_result()
-    # Hypothesis stores here what its option --hypothesis-show-statistics prints
-    tried = re.findall(r"(\d+) passing, (\d+) failing", getattr(item, "hypothesis_statistics", ""))
-    if report.when == "call" and tried:
-        report.user_properties.append(("inputs tried", sum(int(n) for pair in tried for n in pair)))
 
 
 def pytest_terminal_summary(terminalreporter):

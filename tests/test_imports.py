@@ -18,8 +18,3 @@ def test_no_module_has_a_catch_all_name():
     catch_all = {"utils", "helpers", "common", "manager", "factory", "registry", "misc"}
     names = {p.stem for folder in ("lra", "models", "data", "scripts") for p in (ROOT / folder).rglob("*.py")}
     assert names & catch_all == set()
-
-
-def test_ci_script_is_valid_bash():
-    done = subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

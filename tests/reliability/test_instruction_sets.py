@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import step
 from helpers.kernel_cases import errors, system, value_and_gradients
 from lra.ops.ssm_kernels import cpp
 from lra.ops.ssm_kernels.dispatch import nplr_spectrum
@@ -57,15 +56,3 @@ def test_cpp_kernels_match_on_every_x86_level(level, tmp_path, monkeypatch):
     finally:
         cpp.library.cache_clear()
     assert all(error < 1e-4 for error in errors(found, truth).values())
-
-
-@pytest.mark.parametrize(("flops_per_s", "sizes"), [(1e3, [2**8]), (1e11, [2**n for n in range(8, 12)])])
-def test_ceiling_stops_at_the_first_slow_size(flops_per_s, sizes):
-    measured = []
-
-    def rate(n):
-        measured.append(n)
-        return flops_per_s, 2 * n**3 / flops_per_s
-
-    assert step.grown(rate, range(8, 14)) == flops_per_s
-    assert measured == sizes

@@ -2,49 +2,27 @@
 
 import ast
 import re
-import tomllib
 
 import pytest
-from packaging.markers import Marker
-from packaging.specifiers import SpecifierSet
 
 from lra.paths import ROOT
 
 REQUIREMENTS = (ROOT / "requirements.txt").read_text()
-# (name, version, marker) of each locked package
-LOCKED = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;]+)(?: ; (.*?))? \\$", REQUIREMENTS, re.MULTILINE)
 SOURCES = [path for folder in ("lra", "models", "data", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def test_every_package_is_locked_by_hash():
     blocks = re.split(r"\n(?=\S)", REQUIREMENTS.strip())
-    assert len(blocks) == len(LOCKED) > 100
+    assert len(blocks) > 100
     for block in blocks:
-        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
+        assert re.match(r"[\w.-]+==\S+ [^\n]*\\\n +--hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
     assert "://" not in REQUIREMENTS
-
-
-def test_every_python_gets_the_same_versions():
-    """So mypy results, rounding and warnings seen with one Python hold for the others."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pythons = list(SpecifierSet(project["requires-python"]).filter(f"3.{minor}" for minor in range(30)))
-    assert len(pythons) > 1
-
-    def versions(python: str) -> set[tuple[str, str]]:
-        environment = {"python_version": python, "python_full_version": f"{python}.0"}
-        return {(name, version) for name, version, m in LOCKED if not m or Marker(m.strip()).evaluate(environment)}
-
-    assert [versions(python) ^ versions(pythons[0]) for python in pythons] == [set()] * len(pythons)
 
 
 UNPICKLING_LIBRARIES = r"(pickle|marshal|shelve|dill|joblib|cloudpickle)\b"
 UNSAFE_CALL = r"eval|exec|os\.system|.*\b(unsafe_load|full_load|read_pickle|load_from_checkpoint|hub\.load|jit\.load)"
 # calls that are safe only with this argument
-SAFE_ARGUMENT = {
-    "torch.load": "weights_only=True",
-    "np.load": "allow_pickle=False",
-    "yaml.load": "SafeLoader",
-}
+SAFE_ARGUMENT = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False", "yaml.load": "SafeLoader"}
 
 
 def unsafe(source: str) -> list[str]:
@@ -67,18 +45,7 @@ def test_no_source_runs_code_from_files(path):
     assert unsafe(path.read_text()) == []
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "torch.load(p)",
-        "np.load(p, allow_pickle=True)",
-        "pd.read_pickle(p)",
-        "eval(x)",
-        "run(x, shell=True)",
-        "fit(x, ckpt_path=p)",
-        "import pickle",
-        "from torch import load",
-    ],
-)
-def test_unsafe_code_is_detected(code):
-    assert unsafe(code)
+def test_unsafe_code_is_detected():
+    calls = ["torch.load(p)", "np.load(p, allow_pickle=True)", "pd.read_pickle(p)", "eval(x)", "run(x, shell=True)"]
+    for code in (*calls, "fit(x, ckpt_path=p)", "import pickle", "from torch import load"):
+        assert unsafe(code), code
