@@ -16,7 +16,7 @@ from lra.tables.comparison import percent
 from lra.tables.efficiency import Efficiency
 
 CURVE_POINTS = 60
-# what accuracy is plotted against: title, unit, value of a seed group
+# x axes of the accuracy charts: title, unit, value of a seed group
 COSTS: tuple[tuple[str, str, Callable[[SeedGroup], float | None]], ...] = (
     ("Accuracy against speed", "training steps a second", lambda group: group.steps_per_second),
     ("Accuracy against size", "parameters", lambda group: group.parameters),

@@ -19,7 +19,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 UNFINISHED = ("running", "interrupted", "crashed")
 
 Outcome = Literal["learned", "chance", "diverged", "oom", "unfinished"]
-# the test examples that results must share to be compared: (kind, what identifies them)
+# identifies the test examples that results must share to be compared: kind of data, and fingerprint or size
 TestSet = tuple[str, Any]
 
 
@@ -53,7 +53,7 @@ class SeedGroup:
 
     @cached_property
     def outcome(self) -> Outcome:
-        """What became of the group: learned if one seed did; diverged or out of memory if every seed tried was."""
+        """learned if one seed did, diverged or oom if every seed tried ended so, else chance."""
         if not self.tried:
             return "unfinished"
         if self.learned:
@@ -111,7 +111,7 @@ class SeedGroup:
 
     @cached_property
     def mean_of_ended(self) -> float | None:
-        """Mean test accuracy of all runs that ended well, whether or not they beat chance: what charts show."""
+        """Mean test accuracy of all runs that ended well, whether or not they beat chance; for charts."""
         return mean_of([r.test_accuracy for r in self.runs if r.status == "ok" and r.test_accuracy is not None])
 
     @property

@@ -112,10 +112,8 @@ def how_to_run(scale: str) -> str:
 
 
 def published_note(scale: str) -> str:
-    difference = "Δ: measured - published, in points"
-    other = "only scale paper is compared with them"
-    rule = "Rows marked paper: published numbers, their Avg by the same rule; "
-    return rule + (difference if scale == "paper" else other)
+    comparable = "Δ: measured - published, in points" if scale == "paper" else "only scale paper is compared with them"
+    return f"Rows marked paper: published numbers, their Avg by the same rule; {comparable}"
 
 
 def chance_row(columns: Sequence[Column]) -> tuple[Entry, ...]:
@@ -141,14 +139,15 @@ def published_row(
     doubt = (UNVERIFIED,) * (not paper.verified)
     entries = []
     for task in (c.task for c in columns):
-        if task not in paper.scores:
-            entries.append(hole(published=True))
-            continue
-        score = paper.scores[task]
         cell = measured.cells.get(task) if measured else None
         difference = f"(Δ {cell.difference:+.2f})" if cell and cell.difference is not None else ""
-        text = "".join((FAIL if score is None else f"{score:.2f}", *doubt))
-        entries.append(Entry(text, difference, published=True, signs=(*([FAIL] * (score is None)), *doubt)))
+        score = paper.scores.get(task)
+        if score is not None:
+            entries.append(Entry("".join((f"{score:.2f}", *doubt)), difference, published=True, signs=doubt))
+        elif task in paper.scores:
+            entries.append(Entry("".join((FAIL, *doubt)), published=True, signs=(FAIL, *doubt)))
+        else:
+            entries.append(hole(published=True))
     mean = hole(published=True)
     if average is not None:
         mean = Entry("".join((f"{average:.2f}", *doubt)), published=True, signs=doubt)

@@ -35,7 +35,7 @@ LATEX = {
 class Entry:
     """One cell of a printed table.
 
-    text, detail  the value, and what follows it: deviation, number of seeds, difference
+    text, detail  the value; deviation, number of seeds or difference after it
     published     not measured here; faint in the terminal
     signs         footnote signs in it, which the notes explain
     """

@@ -257,5 +257,5 @@ def ended(status: str) -> Record:
         *(([ended(status)], "paper") for status in ("running", "interrupted", "crashed")),
     ],
 )
-def test_main_scale_has_ended_runs_of_unchanged_recipes(records, scale):
+def test_main_scale_has_ended_runs(records, scale):
     assert main_scale(records) == scale

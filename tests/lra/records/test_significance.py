@@ -30,7 +30,7 @@ SEEDS = st.lists(st.floats(0.1, 0.9), min_size=2, max_size=5)
 
 @settings(max_examples=100, deadline=None)
 @given(a=SEEDS, b=SEEDS)
-def test_welch_is_the_t_test_of_unequal_variances(a, b):
+def test_welch_equals_scipy_on_the_seeds(a, b):
     if min(significance.deviation(a), significance.deviation(b)) > 1e-3:
         assert significance.welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, abs=1e-9)
 
@@ -43,7 +43,7 @@ def test_welch_of_identical_seeds():
 
 
 @pytest.mark.parametrize(("a", "b"), [((600, 1000), (560, 1000)), ((80, 200), (82, 200)), ((0, 10), (0, 20))])
-def test_two_proportions_equal_the_chi_square_test(a, b):
+def test_two_proportions_equal_chi_square(a, b):
     rows = [[a[0], a[1] - a[0]], [b[0], b[1] - b[0]]]
     expected = stats.chi2_contingency(rows, correction=False).pvalue if a[0] + b[0] else 1.0
     assert significance.two_proportions(*a, *b) == pytest.approx(expected)

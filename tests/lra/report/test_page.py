@@ -145,7 +145,7 @@ def test_chart_values_are_those_of_the_records():
     assert shown[0][1:] == ["80.00 ± 10.00ᵍ (3)", validation, "0.030", "10.7", "1,002", "900", "1.7"]
 
 
-def test_checkpoint_choice_and_failure_reason_are_shown():
+def test_checkpoint_rule_and_failure_are_shown():
     text = mini(ran("s4", "text", 0.9), failed(ran("s4", "text", 0.5, 1), "oom", "needed 9 GiB"))
     runs = section("runs", text)
     assert "on the test set" not in runs
@@ -175,7 +175,7 @@ def test_kernels_are_shown_before_and_after():
     assert 'id="kernels"' not in mini(ran("s4", "text", 0.9))
 
 
-def test_benchmarks_are_drawn_with_published_values():
+def test_benchmark_charts_have_published_lines():
     text = section("speed", page(ZOO, PUBLISHED, "mini", BENCHES))
     assert all(
         words in text for words in ("Measured here on", '<polyline class="line c0" ', "line c0 dashed", ">4096<")

@@ -1,4 +1,4 @@
-"""Charts: labels have room and never overlap, ticks are few."""
+"""SVG charts: labels have room and never overlap, ticks are few."""
 
 import itertools
 import re
@@ -11,7 +11,7 @@ from lra.report import svg
 from lra.report.svg import Axis, Bubble, Line, bubble_chart, line_chart, log_ticks, nice_ticks, overlap, spread
 
 
-def test_a_long_label_leaves_a_chart_its_room():
+def test_long_label_leaves_room():
     line = Line([(0.0, 1.0), (10.0, 2.0)], "c0", "", "S4 [" + "x" * 200 + "]")
     text = line_chart([line], "steps", "d", y_text=str)
     points = re.search(r'points="([\d.]+),\S+ ([\d.]+),', text)
@@ -36,7 +36,7 @@ BUBBLES = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(BUBBLES)
-def test_labels_of_bubbles_never_overlap(bubbles):
+def test_bubble_labels_never_overlap(bubbles):
     text = bubble_chart(bubbles, "x", "d", y_text=str)
     found = re.findall(r'<text class="label \w+" x="([\d.]+)" y="([\d.]+)">([^<]+)', text)
     boxes = [(float(x), float(y) - 10, float(x) + svg.text_width(name), float(y) + 2) for x, y, name in found]
@@ -46,7 +46,7 @@ def test_labels_of_bubbles_never_overlap(bubbles):
 
 
 @given(st.lists(st.floats(0, 100), max_size=20), st.floats(0.1, 15))
-def test_spread_keeps_labels_apart_in_order_and_inside(wanted, gap):
+def test_spread_keeps_order_and_gap(wanted, gap):
     placed = spread(wanted, gap, 0, 100)
     assert all(-1e-6 <= p <= 100 + 1e-6 for p in placed)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
@@ -62,16 +62,16 @@ def test_ticks_are_few_and_inside(low, width):
 
 
 @given(st.floats(1e-3, 1e6), st.floats(1.3, 1e6))
-def test_logarithmic_ticks_are_few_and_inside(low, factor):
+def test_log_ticks_are_few_and_inside(low, factor):
     ticks = log_ticks(low, low * factor)
     assert 2 <= len(ticks) <= 6
     assert all(low <= t <= low * factor for t in ticks)
 
 
-def test_ticks_of_a_short_logarithmic_axis_are_round():
+def test_short_log_axis_has_round_ticks():
     assert log_ticks(0.79, 1.97) == [1.0, 1.5]
 
 
-def test_an_axis_maps_its_ends_and_its_middle():
+def test_axis_maps_ends_and_middle():
     assert [Axis("", 1, 100, 0, 10, log=True)(v) for v in (1, 10, 100)] == pytest.approx([0, 5, 10])
     assert [Axis("", 0, 4, 10, 0)(v) for v in (0, 1, 4)] == pytest.approx([10, 7.5, 0])

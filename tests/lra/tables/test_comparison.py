@@ -66,7 +66,7 @@ def test_each_case_has_its_sign():
     assert row_of(table, "S4 [model.mixer.dt_min=0.1]")["ListOps"] == "≈ 58.00 (1)"
 
 
-def test_run_at_chance_counts_as_chance_in_average():
+def test_run_at_chance_counts_as_chance():
     row = row_of(paper(grid("s4", 600, 800, 800, 800, 800, 512)), "S4")
     assert (row["Path-X"], row["Avg"]) == ("✗ (1)", f"{(60 + 4 * 80 + 50) / 6:.2f}")
 

@@ -64,7 +64,7 @@ def test_measured_values_have_three_digits(value, text):
 
 
 @pytest.mark.parametrize("name", EFFICIENCY_TABLES)
-def test_tables_without_benchmarks_name_the_command(name):
+def test_empty_tables_name_the_command(name):
     table = efficiency_table(name, [], PUBLISHED)
     assert table.rows
     assert "make bench" in table.notes[0]
