@@ -109,13 +109,11 @@ def test_any_command_line_is_accepted_or_one_line(examples, fuzz, tmp_path, monk
     monkeypatch.setattr(job, "one", begin)
     monkeypatch.chdir(tmp_path)
 
-    def start(arguments: list[str]) -> None:
-        check_command_line(arguments)
-        train.main()
+    # the command sets it; this restores it
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
     def check(words):
-        arguments = list(filter(can_be_tried, words))
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        check_accepted_or_one_line(lambda: start(arguments))
+        monkeypatch.setattr(sys, "argv", ["train.py", *filter(can_be_tried, words)])
+        check_accepted_or_one_line(train.command)
 
     fuzz(check, examples, words=st.lists(WORDS, max_size=4))
