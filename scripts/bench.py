@@ -1,8 +1,8 @@
 """Benchmarks: python scripts/bench.py {kernel,layer,...} [options]; one file each, scripts/benchmarks/<name>.py.
 
-A benchmark defines `arguments(parser)` and `run(args) -> list of flat dictionaries`, one for each row of the table, and
-may define `plot(rows, path)`. If it fills a table of a paper it names it in `TABLE`, and `figures(rows)` are the cells
-that lra.tables.efficiency reads.
+A benchmark defines `arguments(parser)` and `run(args) -> rows`, flat dictionaries that are printed as a table, and
+optionally `plot(rows, path)`. One that fills a table of a paper names it in `TABLE` and defines `figures(rows)`, the
+cells that lra.tables.efficiency reads.
 """
 
 import handover
@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import warnings
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -21,80 +20,76 @@ from rich.console import Console
 from rich.table import Table
 
 from lra.io.atomic import atomic_write, ensure_writable
-from lra.io.redact import portable
-from lra.records.environment import git, hardware, versions
+from lra.records.environment import git, now
 
 BENCHMARKS = ["attention", "convolution", "kernel", "launch", "layer", "library", "loop", "lssl", "model", "step"]
-PICTURES = (".png", ".svg", ".pdf")
+IMAGE_FORMATS = (".png", ".svg", ".pdf")
 
 
 def main() -> None:
-    # PyTorch otherwise tells the terminal what its profiler, by which memory is counted, did not see
+    # otherwise PyTorch, imported after this, prints warnings of its profiler, which counts the memory
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import torch
+
+    from benchmarks import options
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    modules = {}
     for name in BENCHMARKS:
         module = importlib.import_module(f"benchmarks.{name}")
         command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
-        command.add_argument("--json", type=Path, metavar="FILE", help="write rows and conditions there")
+        command.set_defaults(module=module, plot=None)
+        command.add_argument("--json", type=Path, metavar="FILE", help="write rows and conditions to this file")
         if hasattr(module, "plot"):
-            command.add_argument("--plot", type=picture, metavar="FILE", help="draw the rows there")
+            command.add_argument("--plot", type=image_path, metavar="FILE", help="plot the rows to this file")
         module.arguments(command)
-        modules[name] = module
     args = parser.parse_args()
-
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    # a long run is seen as it goes, and says what it cannot run
+    started = now()
     warnings.simplefilter("ignore")
-    module = modules[args.command]
     try:
-        for name in ("json", "plot"):
-            if path := getattr(args, name, None):
-                ensure_writable(path.parent, f"--{name}=/some/file")
-        rows = module.run(args)
+        for option in ("json", "plot"):
+            if path := getattr(args, option):
+                ensure_writable(path.parent, f"--{option}=/some/file")
+        if getattr(args, "threads", None):
+            torch.set_num_threads(args.threads)
+        rows = args.module.run(args)
         Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
-        keep(module, rows, args, started)
+        if args.json:
+            write_json(args.module, rows, args, options.conditions(args, started))
+        if args.plot:
+            args.module.plot(rows, args.plot)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"bench.py {args.command}: {error}")
 
 
-def picture(text: str) -> Path:
-    """The name of a picture on the command line."""
-    if Path(text).suffix not in PICTURES:
-        raise argparse.ArgumentTypeError(f"{text}: a picture's name ends with {', '.join(PICTURES)}")
+def image_path(text: str) -> Path:
+    if Path(text).suffix not in IMAGE_FORMATS:
+        raise argparse.ArgumentTypeError(f"{text} does not end in {', '.join(IMAGE_FORMATS)}")
     return Path(text)
 
 
-def keep(module: ModuleType, rows: list[dict], args: argparse.Namespace, started: str) -> None:
-    """Write the files that were asked for; the older ones stay where one cannot be written."""
-    if args.json:
-        paper = hasattr(module, "TABLE")
-        content = {
-            **({"table": module.TABLE} if paper else {"benchmark": args.command}),
-            "command": portable(" ".join(["python", "scripts/bench.py", *sys.argv[1:]])),
-            "started": started,
-            "git": git().model_dump(),
-            "hardware": hardware(getattr(args, "device", "cpu")).model_dump(),
-            "versions": versions(),
-            **({"peer": git(args.peer).model_dump()} if getattr(args, "peer", None) else {}),
-            "rows": module.figures(rows) if paper else rows,
-        }
-        atomic_write(args.json, json.dumps(content, indent=1) + "\n", hint="--json=/some/file")
-    if getattr(args, "plot", None):
-        module.plot(rows, args.plot)
+def write_json(module: ModuleType, rows: list[dict], args: argparse.Namespace, conditions: dict) -> None:
+    """Write the rows with the conditions they were measured under."""
+    paper = hasattr(module, "TABLE")
+    content = {
+        **({"table": module.TABLE} if paper else {"benchmark": args.command}),
+        **conditions,
+        **({"peer": git(args.peer).model_dump()} if getattr(args, "peer", None) else {}),
+        "rows": module.figures(rows) if paper else rows,
+    }
+    atomic_write(args.json, json.dumps(content, indent=1) + "\n", hint="--json=/some/file")
 
 
 def table(rows: list[dict]) -> Table:
-    """The rows as they are, one column for each key; a hole is a dash."""
+    """The rows as a table with a column for each key; a missing value is a dash."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = Table(*columns)
     for row in rows:
-        out.add_row(*(show(row.get(column)) for column in columns))
+        out.add_row(*(cell(row.get(column)) for column in columns))
     return out
 
 
-def show(value: object) -> str:
+def cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

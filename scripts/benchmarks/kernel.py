@@ -1,28 +1,24 @@
-"""S4's and S4D's convolution kernels, parameters to taps: error against float64, time and memory of every backend.
+"""S4's and S4D's convolution kernels from their parameters: error against float64, time and memory by backend.
 
-The two-sided kernel of H features, state N, length L, as a layer builds it, for every backend that can run here. "first
-call" is all that a process waits for at first: finding out whether the backend runs, loading or building it, one pass
-forward and one each way.
+The two-sided kernel of H features, state N, length L, by every backend that can run here. "first call" is the time
+before everything is warm: availability check, load or build, the first forward pass and the first of both passes.
 """
 
 import argparse
-import copy
 import os
 import tempfile
-import time
+from itertools import product
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks import options, s4_repo
+from benchmarks.options import MODELS, Row
 from lra.io.atomic import write_figure
-from lra.ops.ssm_kernels.dispatch import BACKENDS, unavailable_reason
-from lra.profiling.timing import timed
-from models.s4 import S4
-from models.s4d import S4D
+from lra.ops.ssm_kernels.dispatch import BACKENDS
 
-MODELS = {"s4": S4, "s4d": S4D}
-# features on which errors are measured: the float64 definition is slow
+# features for the errors: the float64 reference is slow
 FEATURES = 8
 
 
@@ -33,42 +29,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--L", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--backends", nargs="+", default=[*reversed(BACKENDS)], choices=BACKENDS)
     options.arguments(parser, peer=True)
-    parser.add_argument("--cold", action="store_true", help="build compiled and Triton kernels anew, in empty caches")
+    parser.add_argument("--cold", action="store_true", help="build compiled and Triton kernels again, in empty caches")
 
 
-def run(args: argparse.Namespace) -> list[dict]:
-    torch.set_num_threads(args.threads or torch.get_num_threads())
-    if args.cold:
-        with tempfile.TemporaryDirectory() as folder:
+def run(args: argparse.Namespace) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        if args.cold:
             os.environ |= {"XDG_CACHE_HOME": folder, "TRITON_CACHE_DIR": folder}
-            return every(args)
-    return every(args)
+        rows = []
+        for model, H, N, L in product(args.model, args.H, args.N, args.L):
+            sizes = f"{model} H {H} N {N} L {L}"
+            for backend, ready_seconds in options.available(args.backends, args.device):
+                print(f"{sizes} {backend}", flush=True)
+                rows.append(measure(model, H, N, L, backend, args))
+                rows[-1]["first call s"] += ready_seconds
+            for path in args.peer_path if args.peer and model == "s4" else ():
+                print(f"{sizes} peer, {path}", flush=True)
+                rows.append(s4_repo.row("kernel", args, path, H=H, N=N, L=L))
+        return rows
 
 
-def every(args: argparse.Namespace) -> list[dict]:
-    rows = []
-    for model in args.model:
-        for H in args.H:
-            for N in args.N:
-                for L in args.L:
-                    for backend in args.backends:
-                        start = time.perf_counter()
-                        if reason := unavailable_reason(backend, args.device):
-                            print(f"{backend}: {reason}")
-                            continue
-                        ready = time.perf_counter() - start
-                        print(f"{model} H {H} N {N} L {L} {backend}", flush=True)
-                        rows.append(measure(model, H, N, L, backend, args.device, args.repeats))
-                        rows[-1]["first call s"] += ready
-                    for path in args.peer_path if args.peer and model == "s4" else ():
-                        print(f"s4 H {H} N {N} L {L} peer, {path}", flush=True)
-                        rows.append(s4_repo.row("kernel", args, path, H=H, N=N, L=L))
-    return rows
-
-
-def measure(model: str, H: int, N: int, L: int, backend: str, device: str, repeats: int) -> dict:
+def measure(model: str, H: int, N: int, L: int, backend: str, args: argparse.Namespace) -> Row:
     torch.manual_seed(0)
-    layer = MODELS[model](H, L, d_state=N, backend=backend).to(device)
+    layer = MODELS[model](H, L, d_state=N, backend=backend).to(args.device)
 
     def forward() -> torch.Tensor:
         return layer.kernel(L)
@@ -77,49 +60,45 @@ def measure(model: str, H: int, N: int, L: int, backend: str, device: str, repea
         forward().sum().backward()
         layer.zero_grad(set_to_none=True)
 
-    # before anything else has used the backend
-    ahead, both = timed(forward, device, repeats=repeats), timed(backward, device, repeats=repeats)
-    value, gradient = relative_errors(model, N, L, backend, device)
-    reference_value, reference_gradient = relative_errors(model, N, L, "reference", device)
+    # first, so that nothing has used the backend before
+    columns, measured = options.passes(forward, backward, args)
+    value, gradient = relative_errors(model, N, L, backend, args.device)
+    reference_value, reference_gradient = relative_errors(model, N, L, "reference", args.device)
     return {
         "model": model, "H": H, "N": N, "L": L, "backend": backend,
-        "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,
-        "first call s": ahead.first_seconds + both.first_seconds,
-        "peak MiB": both.peak_bytes / 2**20, "peak / kernel": both.peak_bytes / (4 * 2 * H * L),
+        "forward ms": columns["forward ms"], "forward+backward ms": columns["forward+backward ms"],
+        "first call s": sum(m.first_seconds for m in measured),
+        "peak MiB": columns["peak MiB"], "peak / kernel": measured[1].peak_bytes / (4 * 2 * H * L),
         "value error": value, "of float32 reference": reference_value,
         "gradient error": gradient, "of float32 reference ": reference_gradient,
     }  # fmt: skip
 
 
 def relative_errors(model: str, N: int, L: int, backend: str, device: str) -> tuple[float, float]:
-    """Of the kernel, and the worst of the parameters' gradients, against the definition in float64, in the 2-norm."""
+    """2-norm errors of the kernel and of the worst gradient of a parameter, against the float64 reference."""
     torch.manual_seed(0)
     layer = MODELS[model](FEATURES, L, d_state=N, backend=backend).to(device)
-    exact = copy.deepcopy(layer).double()
-    exact.backend = "reference"
+    exact = options.reference_copy(layer)
     weight = torch.randn(2, FEATURES, L, dtype=torch.float64, device=device)
     results = []
     for module in (layer, exact):
         kernel = module.kernel(L)
-        names = [name for name, p in module.named_parameters() if not name.startswith(("D", "out"))]
-        gradients = torch.autograd.grad(kernel, [module.get_parameter(name) for name in names], weight.to(kernel.dtype))
-        results.append((kernel, *gradients))
-    value, *gradients = (((a - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True))
-    return value, max(gradients)
+        parameters = [p for name, p in module.named_parameters() if not name.startswith(("D", "out"))]
+        results.append((kernel, *torch.autograd.grad(kernel, parameters, weight.to(kernel.dtype))))
+    return options.relative_errors(*results)
 
 
-def plot(rows: list[dict], path: Path) -> None:
+def plot(rows: list[Row], path: Path) -> None:
     """Forward and backward time against length, one line for each backend."""
-    from matplotlib.figure import Figure
-
     shapes = sorted({(row["model"], row["H"], row["N"]) for row in rows})
     figure = Figure(figsize=(5 * len(shapes), 4), layout="constrained")
     for axes, shape in zip(figure.subplots(1, len(shapes), squeeze=False)[0], shapes, strict=True):
-        of_shape = [row for row in rows if (row["model"], row["H"], row["N"]) == shape]
-        for backend in dict.fromkeys(row["backend"] for row in of_shape):
-            ran = [row for row in of_shape if row["backend"] == backend and row.get("forward+backward ms")]
-            points = sorted((row["L"], row["forward+backward ms"]) for row in ran)
-            axes.loglog(*zip(*points, strict=True), marker="o", label=backend, base=2) if points else None
+        points: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            if (row["model"], row["H"], row["N"]) == shape and row.get("forward+backward ms"):
+                points.setdefault(row["backend"], []).append((row["L"], row["forward+backward ms"]))
+        for backend, line in points.items():
+            axes.loglog(*zip(*sorted(line), strict=True), marker="o", label=backend, base=2)
         axes.set(title="{} kernel, H {}, N {}".format(*shape), xlabel="length", ylabel="forward + backward, ms")
         axes.set_yscale("log", base=10)
         axes.grid(alpha=0.3)

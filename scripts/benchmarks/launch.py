@@ -1,17 +1,14 @@
-"""Launch shapes of the Triton kernels: which blocks and warps are fastest on this GPU."""
+"""Launch parameters of the Triton kernels: which block sizes and numbers of warps are fastest on this GPU."""
 
 import argparse
-import itertools
 from collections.abc import Callable
+from itertools import product
 
 import torch
 
+from benchmarks.options import MODELS, Row
 from lra.ops.ssm_kernels.dispatch import unavailable_reason
 from lra.profiling.timing import timed
-from models.s4 import S4
-from models.s4d import S4D
-
-MODELS = {"s4": S4, "s4d": S4D}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=20)
 
 
-def run(args: argparse.Namespace) -> list[dict]:
+def run(args: argparse.Namespace) -> list[Row]:
     if reason := unavailable_reason("triton", args.device):
         raise RuntimeError(f"the Triton kernels cannot run: {reason}")
     from triton.runtime.errors import OutOfResources
@@ -43,21 +40,21 @@ def run(args: argparse.Namespace) -> list[dict]:
         try:
             return 1e3 * timed(work, args.device, repeats=args.repeats).seconds
         except OutOfResources:
-            return None  # more registers or shared memory than a processor of this device has
+            return None  # needs more registers or shared memory than the device has
 
-    rows = []
-    kept = dict(backend.REDUCE)
-    for block, warps in itertools.product((128, 256, 512, 1024), (2, 4, 8)):
+    rows: list[Row] = []
+    default = dict(backend.REDUCE)
+    for block, warps in product((128, 256, 512, 1024), (2, 4, 8)):
         backend.SUMS = {"BLOCK": block, "num_warps": warps}
         rows.append({"sums": f"{block}, {warps} warps", "reduction": "-", "forward ms": ms(forward),
                      "forward+backward ms": ms(backward)})  # fmt: skip
     best = min((row for row in rows if row["forward ms"]), key=lambda row: row["forward ms"])["sums"]
     backend.SUMS = {"BLOCK": int(best.split(",")[0]), "num_warps": int(best.split()[1])}
-    for poles, block, warps in itertools.product((1, 2, 4, 8), (32, 64, 128, 256), (1, 2, 4)):
+    for poles, block, warps in product((1, 2, 4, 8), (32, 64, 128, 256), (1, 2, 4)):
         if not 32 * warps <= poles * block <= 256 * warps:
             continue
         backend.REDUCE = {"POLES": poles, "BLOCK": block, "num_warps": warps}
         rows.append({"sums": best, "reduction": f"{poles} x {block}, {warps} warps", "forward ms": None,
                      "forward+backward ms": ms(backward)})  # fmt: skip
-    backend.REDUCE = kept
+    backend.REDUCE = default
     return rows

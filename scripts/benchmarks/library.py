@@ -1,8 +1,8 @@
 """Our layers against those of transformers and torch, at equal size and on the same input.
 
-One layer's forward and backward pass on rows without padding, no dropout, float32. Where the library's module ends
-before the map of the output, such a map is put behind it. Both take turns, and "times as fast" is the median over
-rounds of the library's time by ours, so that what else the machine does falls on both alike.
+Forward and backward pass of one layer on rows without padding, no dropout, float32. If the library's module has no
+output map, one is added. Both take turns; "times as fast" is the median over rounds of the library's time divided by
+ours.
 """
 
 import argparse
@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import options
-from lra.profiling.timing import peak_bytes, seconds
+from benchmarks.options import Row
+from lra.errors import UserError
+from lra.profiling.parameters import count_parameters
+from lra.profiling.timing import peak_bytes
 from models.bigbird import BigBird
 from models.fnet import FNet
 from models.gru import GRU
@@ -30,7 +33,7 @@ from models.transformer import Attention
 
 
 class Library(nn.Module):
-    """A module of a library and the map of the output, called on x (B, L, D)."""
+    """A library's module and the output map, called on x (B, L, D)."""
 
     def __init__(self, inner: nn.Module, call: Callable[[Tensor], Tensor], out: nn.Module | None = None):
         super().__init__()
@@ -42,15 +45,15 @@ class Library(nn.Module):
 
 
 def from_transformers(name: str, config: str, module: str, **settings: object) -> tuple[nn.Module, object]:
-    """(the module, its file) of transformers.models.<name>."""
+    """(a module, the Python file it is from) of transformers.models.<name>."""
     try:
         file = import_module(f"transformers.models.{name}.modeling_{name}")
         configuration = import_module(f"transformers.models.{name}.configuration_{name}")
     except ImportError as error:
-        raise RuntimeError(f"the library transformers is not here ({error}): make setup installs it") from None
+        raise UserError(f"the library transformers is not installed ({error})", hint="make setup") from None
     make = getattr(file, module)
-    made = getattr(configuration, config)(**settings)
-    return make(made) if name not in ("longformer", "mamba", "mamba2") else make(made, 0), file
+    layer = [0] if name in ("longformer", "mamba", "mamba2") else []
+    return make(getattr(configuration, config)(**settings), *layer), file
 
 
 def torch_attention(D: int, H: int, B: int, L: int) -> Library:
@@ -59,7 +62,7 @@ def torch_attention(D: int, H: int, B: int, L: int) -> Library:
 
 
 def torch_recurrent(make: type[nn.Module], packed: bool, D: int, H: int, B: int, L: int) -> Library:
-    """Of rows that may be padded torch asks them packed; ``packed`` false is its call without that care."""
+    """torch's recurrent layer; packed: as torch needs it for padded rows."""
     inner, lengths = make(D, D // 2, batch_first=True, bidirectional=True), torch.full((B,), L)
 
     def call(x: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ def mamba2(D: int, H: int, B: int, L: int) -> Library:
     return Library(inner, inner)
 
 
-# name: ours from (D, L, H), and theirs from (D, H, B, L)
+# name: ours from (D, L, H), the library's from (D, H, B, L)
 PAIRS: dict[str, tuple[Callable[[int, int, int], nn.Module], Callable[[int, int, int, int], Library]]] = {
     "transformer": (lambda D, L, H: Attention(D, L, n_heads=H), torch_attention),
     "lstm": (lambda D, L, H: LSTM(D, L), partial(torch_recurrent, nn.LSTM, True)),
@@ -154,10 +157,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.arguments(parser)
 
 
-def run(args: argparse.Namespace) -> list[dict]:
-    torch.set_num_threads(args.threads or torch.get_num_threads())
+def run(args: argparse.Namespace) -> list[Row]:
     if args.device != "cpu":
-        raise ValueError(f"--device {args.device}: the masks of some libraries are made for the cpu; it is cpu only")
+        raise UserError(f"--device {args.device}: some libraries create their masks on the cpu", hint="--device cpu")
     rows = []
     for name in args.models:
         for length in args.lengths:
@@ -167,13 +169,11 @@ def run(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def compare(name: str, length: int, args: argparse.Namespace) -> dict:
-    """One line of the table."""
+def compare(name: str, length: int, args: argparse.Namespace) -> Row:
     torch.manual_seed(0)
     ours, theirs = PAIRS[name][0](args.D, length, args.heads), PAIRS[name][1](args.D, args.heads, args.B, length)
     x = torch.randn(args.B, length, args.D, requires_grad=True)
     mask = torch.ones(args.B, length, dtype=torch.bool)
-    device = torch.device(args.device)
 
     def step(net: nn.Module) -> None:
         net(x, mask).sum().backward()
@@ -183,16 +183,12 @@ def compare(name: str, length: int, args: argparse.Namespace) -> dict:
     steps = [partial(step, net) for net in (ours, theirs)]
     for work in steps:
         work()
-    times = [[seconds(work, device) for work in steps] for _ in range(args.repeats)]
-    peaks = [peak_bytes(work, device) for work in steps]
+    rounds = options.in_turns(steps, args.device, args.repeats)
+    peaks = [peak_bytes(work, torch.device(args.device)) for work in steps]
+    ms, library_ms = (1e3 * statistics.median(times) for times in zip(*rounds, strict=True))
     return {
         "model": name, "L": length, "B": args.B, "D": args.D,
-        "parameters": count(ours), "library parameters": count(theirs),
-        "ms": 1e3 * statistics.median(t[0] for t in times), "library ms": 1e3 * statistics.median(t[1] for t in times),
-        "times as fast": statistics.median(t[1] / t[0] for t in times),
+        "parameters": count_parameters(ours), "library parameters": count_parameters(theirs),
+        "ms": ms, "library ms": library_ms, "times as fast": options.median_ratio(rounds, 1, 0),
         "MB": peaks[0] / 1e6, "library MB": peaks[1] / 1e6,
     }  # fmt: skip
-
-
-def count(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())

@@ -1,12 +1,12 @@
-"""What a run costs beside its training steps: the loop around them, and the start before them.
+"""Overhead of a run: the loop around the training steps, and the start-up before them.
 
-Each (task, model) is a whole run by `scripts/train.py` in a process of its own, watched from outside:
+Each (task, model) is a whole run of `scripts/train.py` in a separate process:
 
-    first step  seconds from the start of the process to the end of its first step; data is prepared already
-    step        time from the end of a step to the end of the next
-    work        of it, from the call of the optimiser's step to its end: forward, backward, clipping, update
-    host        the rest: data, hooks, logging, progress bar. On CUDA both are times of the device's own clock, so
-                that what the host does while the device is busy costs nothing
+    first step  seconds from the start of the process to the end of its first step; data is already prepared
+    step        time from the end of one step to the end of the next
+    work        the part of it in the training step: forward, backward, clipping, update
+    host        the rest: data, hooks, logging, progress bar. On CUDA both are device times, so host work that overlaps
+                with the device does not count
 """
 
 import argparse
@@ -22,24 +22,24 @@ from typing import Any
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from lra.errors import UserError
 from lra.paths import ROOT
 
-WARM = 5  # steps that are not counted
+WARMUP = 5  # steps not counted
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", nargs="+", default=["listops", "pathfinder", "pathx"])
-    parser.add_argument("--model", nargs="+", default=["s4", "transformer"])
-    parser.add_argument("--scale", default="mini")
+    from benchmarks import options  # not in the measured process
+
+    options.config_arguments(parser, ["listops", "pathfinder", "pathx"], ["s4", "transformer"], "mini")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as for scripts/train.py")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch on the CPU; all of them if not given")
+    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; default: all")
 
 
 def run(args: argparse.Namespace) -> list[dict]:
-    if args.steps <= WARM:
-        raise ValueError(f"--steps {args.steps}: {WARM + 1} at least, the first {WARM} are not counted")
+    if args.steps <= WARMUP:
+        raise UserError(f"--steps {args.steps}: the first {WARMUP} are not counted", hint=f"--steps {WARMUP + 1}")
     rows = []
     for task in args.task:
         for model in args.model:
@@ -49,31 +49,31 @@ def run(args: argparse.Namespace) -> list[dict]:
             words += [f"trainer={'gpu' if args.device == 'cuda' else 'cpu'}"]
             words += [f"trainer.threads={args.threads}"] if args.threads else []
             print(f"{model} on {task}", flush=True)
-            watched([*words, *args.set])  # prepares the data, and fills the file system's cache
+            watched([*words, *args.set])  # prepares the data and warms the file system's cache
             rows.append({"task": task, "model": model, "scale": args.scale, **watched([*words, *args.set])})
     return rows
 
 
 def watched(words: list[str]) -> dict[str, float]:
-    """Costs of the run of a command line, made in a process and folders of its own."""
+    """Run a command line in a separate process and temporary folders; return its costs."""
     with tempfile.TemporaryDirectory() as folder:
-        here = [f"results={folder}/results", f"runs={folder}/runs"]
+        folders = [f"results={folder}/results", f"runs={folder}/runs"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
-        command = [sys.executable, "-m", "benchmarks.loop", f"{folder}/answer.json", *words, *here]
-        began = time.time()
+        command = [sys.executable, "-m", "benchmarks.loop", f"{folder}/answer.json", *words, *folders]
+        start = time.time()
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
-        seen = json.loads(Path(folder, "answer.json").read_text())
-    step, work = seen["step"], seen["work"]
+        answer = json.loads(Path(folder, "answer.json").read_text())
+    step, work = answer["step"], answer["work"]
     return {
-        "first step s": seen["first"] - began, "step ms": 1e3 * step, "work ms": 1e3 * work,
+        "first step s": answer["first"] - start, "step ms": 1e3 * step, "work ms": 1e3 * work,
         "host ms": 1e3 * (step - work), "host share": 1 - work / step,
     }  # fmt: skip
 
 
 class Stopwatch(Callback):
-    """Marks the end of each step, and beginning and end of the work in it."""
+    """Records the end of each step, and start and end of the work in it."""
 
     def __init__(self) -> None:
         self.first: float | None = None  # time.time() at the end of the first step
@@ -111,24 +111,25 @@ class Stopwatch(Callback):
             self.first = time.time()
 
     def answer(self) -> dict[str, float | None]:
+        """Time of the first step's end, and mean seconds of a step and of its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        counted = len(self.ends) - WARM
-        work = sum(self.seconds(*pair) for pair in self.works[WARM:])
-        step = self.seconds(self.ends[WARM - 1], self.ends[-1])
+        counted = len(self.ends) - WARMUP
+        work = sum(self.seconds(*pair) for pair in self.works[WARMUP:])
+        step = self.seconds(self.ends[WARMUP - 1], self.ends[-1])
         return {"first": self.first, "step": step / counted, "work": work / counted}
 
 
 def main(answer: str, *words: str) -> int:
-    """The run of a command line with a stopwatch among its callbacks; what that saw goes to the file `answer`."""
+    """Run a command line with a stopwatch as a callback; write its answer to a file."""
     from lra.config.compose import composed
     from lra.training import run
 
-    watch, usual = Stopwatch(), run.make_trainer
+    watch, make_trainer = Stopwatch(), run.make_trainer
 
     def with_watch(*args: Any, callbacks: list[Callback], **kwargs: Any) -> Any:
-        # the first to hear of a step's end: what the others do there counts as host
-        return usual(*args, callbacks=[watch, *callbacks], **kwargs)
+        # first, so that the time of the other callbacks counts as host
+        return make_trainer(*args, callbacks=[watch, *callbacks], **kwargs)
 
     run.make_trainer = with_watch
     from lra.launch import job

@@ -1,12 +1,11 @@
-"""A whole state-space model of a recipe by every kernel backend: error against float64, time and memory.
+"""A whole state-space model of a recipe by kernel backend: error against float64, time and memory.
 
-Sizes are those of the task's recipe, input is random. Errors are of the scores and of the whole gradient of the loss on
-one example, without dropout and with batch norm by its running averages, against the same model in float64 with the
-kernels' definition.
+Sizes are those of the task's recipe; input is random. Errors are of the scores and of the whole gradient of the loss on
+one example, without dropout and with running batch-norm averages, against the same model in float64 with the reference
+kernels.
 """
 
 import argparse
-import copy
 from pathlib import Path
 
 import torch
@@ -14,42 +13,35 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from benchmarks import options, plots
-from benchmarks.step import batch_size, composed, random_batch
-from lra.config import tuned
-from lra.ops.ssm_kernels import dispatch
-from lra.profiling.timing import timed
+from benchmarks.options import Row
+from benchmarks.step import batch_size, configuration, random_batch
+from lra.errors import UserError
+from lra.ops.ssm_kernels.dispatch import BACKENDS
+from lra.task import Batch
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", nargs="+", default=["listops", "image"])
-    parser.add_argument("--model", nargs="+", default=["s4", "s4d"])
-    parser.add_argument("--scale", default="paper")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as for scripts/train.py")
-    parser.add_argument("--B", type=int, default=None, help="examples of a batch at most; the recipe's if not given")
-    parser.add_argument("--backends", nargs="+", default=[*reversed(dispatch.BACKENDS)], choices=dispatch.BACKENDS)
+    options.config_arguments(parser, ["listops", "image"], ["s4", "s4d"], "paper")
+    parser.add_argument("--B", type=int, help="largest batch size; default: the recipe's")
+    parser.add_argument("--backends", nargs="+", default=[*reversed(BACKENDS)], choices=BACKENDS)
     options.arguments(parser)
 
 
-def run(args: argparse.Namespace) -> list[dict]:
-    torch.set_num_threads(args.threads or torch.get_num_threads())
-    tuned.offer()
+def run(args: argparse.Namespace) -> list[Row]:
     rows = []
     for task in args.task:
         for model in args.model:
-            for backend in args.backends:
-                if reason := dispatch.unavailable_reason(backend, args.device):
-                    print(f"{backend}: {reason}")
-                    continue
+            for backend, _ in options.available(args.backends, args.device):
                 print(f"{model} on {task}, {backend}", flush=True)
                 rows.append(measure(task, model, backend, args))
     return rows
 
 
-def measure(task: str, model: str, backend: str, args: argparse.Namespace) -> dict:
+def measure(task: str, model: str, backend: str, args: argparse.Namespace) -> Row:
     torch.manual_seed(0)
-    cfg = composed(task, model, args)
+    cfg = configuration(task, model, args)
     if "backend" not in cfg.model.mixer:
-        raise ValueError(f"{model} has no kernel backend: choose among the models that have, such as s4, s4d and dss")
+        raise UserError(f"--model {model} has no kernel backend", hint="a state-space model such as s4, s4d or dss")
     cfg.model.mixer.backend = backend
     spec, B = instantiate(cfg.task).spec, batch_size(cfg, args)
     net = instantiate(cfg.model, spec=spec).to(args.device)
@@ -63,36 +55,28 @@ def measure(task: str, model: str, backend: str, args: argparse.Namespace) -> di
         nn.functional.cross_entropy(forward(), batch.y).backward()
         net.zero_grad(set_to_none=True)
 
-    ahead, both = timed(forward, args.device, repeats=args.repeats), timed(backward, args.device, repeats=args.repeats)
-    return {
-        "task": task, "model": model, "B": B, "L": spec.max_len, "backend": backend,
-        "forward ms": 1e3 * ahead.seconds, "forward+backward ms": 1e3 * both.seconds,
-        "peak MiB": both.peak_bytes / 2**20, "value error": value, "gradient error": gradient,
-    }  # fmt: skip
+    columns, _ = options.passes(forward, backward, args)
+    sizes = {"task": task, "model": model, "B": B, "L": spec.max_len, "backend": backend}
+    return sizes | columns | {"value error": value, "gradient error": gradient}
 
 
-def relative_errors(net: nn.Module, batch) -> tuple[float, float]:
-    """Of the scores, and of the whole gradient, in the 2-norm."""
-    exact = copy.deepcopy(net).double()
-    for module in exact.modules():
-        if hasattr(module, "backend"):
-            module.backend = "reference"
+def relative_errors(net: nn.Module, batch: Batch) -> tuple[float, float]:
+    """2-norm errors of the scores and of the whole gradient."""
     results = []
-    for model in (net.eval(), exact.eval()):
+    for model in (net.eval(), options.reference_copy(net).eval()):
         dtype = next(model.parameters()).dtype
         scores = model(batch.x.to(dtype) if batch.x.is_floating_point() else batch.x, batch.mask)
         gradients = torch.autograd.grad(nn.functional.cross_entropy(scores, batch.y), [*model.parameters()])
         results.append((scores, torch.cat([g.double().flatten() for g in gradients])))
     net.train()
-    value, gradient = (((a - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True))
-    return value, gradient
+    return options.relative_errors(*results)
 
 
-def plot(rows: list[dict], path: Path) -> None:
+def plot(rows: list[Row], path: Path) -> None:
     plots.grouped(
         rows,
         path,
         group=lambda row: f"{row['model']}, {row['task']}, B {row['B']}",
         name=lambda row: row["backend"],
-        title="the whole model of a recipe by every kernel backend",
+        title="whole model of a recipe, by kernel backend",
     )

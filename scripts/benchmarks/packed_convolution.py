@@ -1,9 +1,9 @@
-"""A convolution for a GPU that waits to be measured: `bench.py convolution --device cuda` compares it with ours.
+"""Candidate convolution for GPUs, not measured yet: `bench.py convolution --device cuda` compares it with ours.
 
-Two rows of the batch are the parts of one complex signal: the kernel is real, so they come out apart again, and the
-transform needs none of the passes that one of real numbers makes before and after. Copies, padding and masks are one
-pass each way, the product with the kernel's spectrum one more; counted so, about half as much memory is moved as by
-lra.ops.fftconv. If it wins it takes that one's place on CUDA, else it goes.
+Two rows of the batch are the real and imaginary part of one complex signal. The kernel is real, so they stay separate,
+and the transform skips the extra passes of a real FFT. Copy, padding and mask are one pass each way, the product with
+the kernel's spectrum is another; by this count it moves about half as much memory as lra.ops.fftconv. It will replace
+that code on CUDA if it is faster, and be removed otherwise.
 
 B batch, H features, L length, n the length of the transform; float32.
 """
@@ -16,14 +16,14 @@ from torch.autograd.function import once_differentiable
 
 from lra.ops.fftconv import LARGE_BLOCK, circular_kernel, kernel_gradient, transform_length
 
-# positions, features and warps of a program that copies; complex numbers and warps of one that multiplies
+# block sizes of the copying and of the multiplying kernels
 TILE = {"POSITIONS": 64, "FEATURES": 32, "num_warps": 4}
 FLAT = {"BLOCK": 512, "num_warps": 4}
 
 
 @triton.jit
 def place(first, B, H, L, POSITIONS: tl.constexpr, FEATURES: tl.constexpr):
-    """Positions, features and pair of a program, the row of the batch that is the pair's real part, what exists."""
+    """Positions, features, pair and first row of a program; masks of the elements that exist, for both rows."""
     l = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     h = tl.program_id(1) * FEATURES + tl.arange(0, FEATURES)
     pair = tl.program_id(2)
@@ -34,13 +34,13 @@ def place(first, B, H, L, POSITIONS: tl.constexpr, FEATURES: tl.constexpr):
 
 @triton.jit
 def real_positions(mask, row, l, B, L):
-    """The mask (B, L) of a row at positions l, as one line; False past the last row."""
+    """The mask (B, L) of a row at positions l, shape (1, l); False past the last row."""
     return (tl.load(mask + row * L + l, mask=(l < L) & (row < B), other=0) != 0)[None, :]
 
 
 @triton.jit
 def in_pairs(pair, h, l, H, n):
-    """Offsets of both parts of z (pairs, H, n, 2) at (pair, h, l)."""
+    """Offsets of real and imaginary parts in z (pairs, H, n, 2) at (pair, h, l)."""
     offset = 2 * ((pair.to(tl.int64) * H + h[:, None]) * n + l[None, :])
     return offset[:, :, None] + tl.arange(0, 2)[None, None, :]
 
@@ -50,7 +50,7 @@ def pack(
     u, mask, z, first, B, H, L, n, uB, uH, uL,
     MASKED: tl.constexpr, POSITIONS: tl.constexpr, FEATURES: tl.constexpr,
 ):  # fmt: skip
-    """z[p] = u[first + 2 p] + i u[first + 2 p + 1], zero where masked and past L; any strides of u."""
+    """z[p] = u[first + 2 p] + i u[first + 2 p + 1], zero where masked and past L; u may have any strides."""
     l, h, pair, row, even, odd = place(first, B, H, L, POSITIONS, FEATURES)
     if MASKED:
         even &= real_positions(mask, row, l, B, L)
@@ -82,7 +82,7 @@ def unpack(
 
 @triton.jit
 def numbers(size, BLOCK: tl.constexpr):
-    """Offsets of the parts of a program's complex numbers, and which of them exist."""
+    """Offsets of the real and imaginary parts of a program's numbers, and a mask of those that exist."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     offset = 2 * i[:, None] + tl.arange(0, 2)[None, :]
     return offset, offset < 2 * size
@@ -90,7 +90,7 @@ def numbers(size, BLOCK: tl.constexpr):
 
 @triton.jit
 def multiply(z, k, pairs, size, BLOCK: tl.constexpr):
-    """z[p] *= k for every pair; `size` complex numbers each."""
+    """z[p] *= k for every pair p; each has `size` complex numbers."""
     at, exists = numbers(size, BLOCK)
     k_re, k_im = tl.split(tl.load(k + at, mask=exists, other=0.0))
     for _ in range(pairs):
@@ -101,7 +101,7 @@ def multiply(z, k, pairs, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def multiply_backward(u, g, k, d, pairs, size, BLOCK: tl.constexpr):
-    """d += sum_p conj(u[p]) g[p], the gradient of k; then g[p] *= conj(k)."""
+    """d += sum_p conj(u[p]) g[p], the gradient of k; g[p] *= conj(k)."""
     at, exists = numbers(size, BLOCK)
     k_re, k_im = tl.split(tl.load(k + at, mask=exists, other=0.0))
     d_re, d_im = tl.split(tl.load(d + at, mask=exists, other=0.0))
@@ -117,7 +117,7 @@ def multiply_backward(u, g, k, d, pairs, size, BLOCK: tl.constexpr):
 
 
 class Packed(torch.autograd.Function):
-    """`lra.ops.fftconv.LongConvFunction`: u (B, H, L), kernel (K, H, M), D (H,) or None, mask (B, L) or None -> (B, H, L)."""
+    """Same arguments and result as `lra.ops.fftconv.LongConvFunction`."""
 
     @staticmethod
     def forward(ctx, u: Tensor, kernel: Tensor, D: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -125,9 +125,9 @@ class Packed(torch.autograd.Function):
         n = transform_length(u.shape[-1], kernel)
         k, y = torch.fft.fft(circular_kernel(kernel, D, u.shape[-1], n)), torch.empty_like(u)
         for first, pairs in blocks(u, n):
-            z = torch.fft.fft(taken(u, mask, first, pairs, n))
+            z = torch.fft.fft(packed_rows(u, mask, first, pairs, n))
             multiply[flat(k)](torch.view_as_real(z), torch.view_as_real(k), pairs, k.numel(), **FLAT)
-            put(torch.fft.ifft(z), None, y, first)
+            unpack_rows(torch.fft.ifft(z), None, y, first)
         return y
 
     @staticmethod
@@ -138,32 +138,32 @@ class Packed(torch.autograd.Function):
         k, du = torch.fft.fft(circular_kernel(kernel, D, L, n)), torch.empty_like(u)
         d = torch.zeros_like(k)
         for first, pairs in blocks(u, n):
-            z, g = (torch.fft.fft(taken(x, m, first, pairs, n)) for x, m in ((u, mask), (dy, None)))
+            z, g = (torch.fft.fft(packed_rows(x, m, first, pairs, n)) for x, m in ((u, mask), (dy, None)))
             arrays = (torch.view_as_real(x) for x in (z, g, k, d))
             multiply_backward[flat(k)](*arrays, pairs, k.numel(), **FLAT)
             del z
-            put(torch.fft.ifft(g), mask, du, first)
-        taps = torch.fft.ifft(d).real
-        return du, kernel_gradient(taps, kernel, L), None if D is None else taps[:, 0].clone(), None
+            unpack_rows(torch.fft.ifft(g), mask, du, first)
+        circular = torch.fft.ifft(d).real
+        return du, kernel_gradient(circular, kernel, L), None if D is None else circular[:, 0].clone(), None
 
 
 def blocks(u: Tensor, n: int) -> list[tuple[int, int]]:
-    """First row and number of pairs of each block; of an odd batch the last pair is half empty."""
+    """First row and number of pairs of each block; in an odd batch the last pair has only one row."""
     B, H, _ = u.shape
     most = max(1, LARGE_BLOCK // (2 * H * n))
     return [(first, min(most, (B - first + 1) // 2)) for first in range(0, B, 2 * most)]
 
 
-def taken(x: Tensor, mask: Tensor | None, first: int, pairs: int, n: int) -> Tensor:
-    """Pairs of rows of x as complex signals (pairs, H, n), masked and padded."""
+def packed_rows(x: Tensor, mask: Tensor | None, first: int, pairs: int, n: int) -> Tensor:
+    """Pairs of rows of x as complex signals (pairs, H, n), masked and zero-padded."""
     z = torch.empty(pairs, x.shape[1], n, 2, device=x.device)
     sizes = (first, *x.shape, n, *x.stride())
     pack[tiles(n, x, pairs)](x, x if mask is None else mask, z, *sizes, MASKED=mask is not None, **TILE)
     return torch.view_as_complex(z)
 
 
-def put(z: Tensor, mask: Tensor | None, y: Tensor, first: int) -> None:
-    """Complex signals into rows of y (B, H, L), masked and cut off."""
+def unpack_rows(z: Tensor, mask: Tensor | None, y: Tensor, first: int) -> None:
+    """Write complex signals to rows of y (B, H, L), masked and cut to L."""
     sizes = (first, *y.shape, z.shape[-1], *y.stride())
     parts = torch.view_as_real(z)
     unpack[tiles(y.shape[-1], y, len(z))](

@@ -1,8 +1,10 @@
-"""Times of several implementations side by side, a group of bars for each size."""
+"""Bar chart of forward and backward times, a group of bars for each size."""
 
 import math
 from collections.abc import Callable
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from lra.io.atomic import write_figure
 
@@ -10,22 +12,22 @@ from lra.io.atomic import write_figure
 def grouped(
     rows: list[dict], path: Path, *, group: Callable[[dict], str], name: Callable[[dict], str], title: str
 ) -> None:
-    """Forward and backward time of every row that has one; `group` and `name` say where a row stands."""
-    from matplotlib.figure import Figure
-
-    groups, names = (list(dict.fromkeys(map(of, rows))) for of in (group, name))
+    """Plot every row that has a time; `group` and `name` give its place on the axis and in the legend."""
+    groups, names = (list(dict.fromkeys(map(key, rows))) for key in (group, name))
+    rows = [row for row in rows if row.get("forward+backward ms")]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(names)
-    times = [row["forward+backward ms"] for row in rows if row.get("forward+backward ms")]
-    for place, one in enumerate(names):
-        ran = [row for row in rows if name(row) == one and row.get("forward+backward ms")]
-        at = [groups.index(group(row)) + (place - (len(names) - 1) / 2) * width for row in ran]
-        bars = axes.bar(at, [row["forward+backward ms"] for row in ran], width, label=one)
-        axes.bar_label(bars, [f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in bars.datavalues], fontsize=8)
+    for i, label in enumerate(names):
+        labelled = [row for row in rows if name(row) == label]
+        x = [groups.index(group(row)) + (i - (len(names) - 1) / 2) * width for row in labelled]
+        times = [row["forward+backward ms"] for row in labelled]
+        bars = axes.bar(x, times, width, label=label)
+        axes.bar_label(bars, [f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times], fontsize=8)
     axes.set_yscale("log")
-    if times:
-        # from a whole power of ten below the least, for an axis cut at a bar makes nothing of it; above, the legend
+    if rows:
+        times = [row["forward+backward ms"] for row in rows]
+        # from the power of ten below the shortest bar, with room for the legend above
         axes.set_ylim(10 ** math.floor(math.log10(min(times)) - 0.3), 5 * max(times))
     axes.set_xticks(range(len(groups)), groups)
     axes.set(ylabel="forward + backward, ms", title=title)

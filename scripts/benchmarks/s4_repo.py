@@ -1,11 +1,11 @@
-"""Times the widely used implementation, state-spaces/s4, from a checkout of its own, in a process of its own.
+"""Time the S4 authors' implementation, a checkout of state-spaces/s4, in a separate process.
 
 As a command: s4_repo.py CHECKOUT {kernel,layer,step} {cuda,keops,plain} DEVICE THREADS REPEATS B H N L [SIZES], where
-SIZES is a JSON object. It needs einops beside our requirements.
+SIZES is a JSON object. It needs einops in addition to our requirements.
 
-cuda   its CUDA extension, built beforehand in the checkout (extensions/kernels)
-keops  its KeOps path; on a CPU pykeops is told to use the CPU, for as it stands it asks for a GPU and fails
-plain  plain PyTorch: what runs when neither is installed
+cuda   its CUDA extension, built before in the checkout (extensions/kernels)
+keops  its KeOps path; on a CPU we make pykeops use the CPU, since it asks for a GPU and fails otherwise
+plain  plain PyTorch, used if neither is installed
 """
 
 import argparse
@@ -16,12 +16,13 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def row(
     what: str, args: argparse.Namespace, path: str, *, H: int, N: int, L: int, B: int = 1, sizes: dict | None = None
 ) -> dict:
-    """A row of the benchmark; times are None, with the last line of the error, where the peer fails."""
+    """A row of the benchmark; if the peer fails, without times but with a note, the last line of the error."""
     threads = args.threads or 0
     numbers = [str(n) for n in (threads, args.repeats, B, H, N, L)]
     command = [sys.executable, __file__, str(args.peer.resolve()), what, path, args.device, *numbers]
@@ -29,7 +30,7 @@ def row(
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     size = {"model": "s4", **({"B": B} if what == "layer" else {}), "H": H, "N": N, "L": L, "backend": f"peer, {path}"}
     if child.returncode:
-        lines = child.stderr.strip().splitlines() or [f"ended with status {child.returncode}"]
+        lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
         return size | {"note": lines[-1][:120]}
     return size | json.loads(child.stdout.splitlines()[-1])
 
@@ -37,9 +38,9 @@ def row(
 def main() -> None:
     checkout, what, path, device = sys.argv[1:5]
     threads, repeats, B, H, N, L = (int(n) for n in sys.argv[5:11])
-    sys.path.insert(0, checkout)  # which is no package that could be installed
+    sys.path.insert(0, checkout)  # it is not an installable package
     if device == "cpu":
-        # what needs more memory than the machine has ends here with an error, instead of ending others
+        # running out of memory must end this process and not others
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         resource.setrlimit(resource.RLIMIT_AS, (memory - 2**31, memory - 2**31))
 
@@ -54,8 +55,9 @@ def main() -> None:
         call = Genred.__call__
         Genred.__call__ = lambda self, *args, backend="CPU", **named: call(self, *args, backend="CPU", **named)
     spec = importlib.util.spec_from_file_location("peer_s4", Path(checkout) / "models/s4/s4.py")
-    s4 = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(s4)
+    assert spec is not None
+    s4: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(s4)  # type: ignore[union-attr]
     if path == "cuda" and not s4.has_cuda_extension:
         sys.exit("the checkout's CUDA extension is not built")
     s4.has_cuda_extension = path == "cuda"
@@ -89,7 +91,7 @@ def main() -> None:
 
 def training_step(s4, device, repeats, *, H, N, L, rows, n_layers, prenorm, norm, dropout, tie_dropout, n_ssm, dt_min,
                   dt_max, vocab_size, n_classes, bf16, lr, weight_decay) -> dict:  # fmt: skip
-    """Their blocks in a residual stack between embedding and linear head, with AdamW over their parameter groups."""
+    """Its blocks in a residual stack between embedding and linear head, with AdamW on its parameter groups."""
     import torch
     from torch import nn
 
@@ -134,9 +136,10 @@ def training_step(s4, device, repeats, *, H, N, L, rows, n_layers, prenorm, norm
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    taken = timed(step, device, repeats=repeats)
-    held = sum(p.numel() for p in net.parameters())
-    return {"forward+backward ms": 1e3 * taken.seconds, "peak MiB": taken.peak_bytes / 2**20, "parameters": held}
+    measured = timed(step, device, repeats=repeats)
+    n_parameters = sum(p.numel() for p in net.parameters())
+    return {"forward+backward ms": 1e3 * measured.seconds, "peak MiB": measured.peak_bytes / 2**20,
+            "parameters": n_parameters}  # fmt: skip
 
 
 if __name__ == "__main__":

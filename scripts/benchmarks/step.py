@@ -1,18 +1,18 @@
-"""A whole training step of each (model, task) recipe: speed, memory and share of the hardware's floor.
+"""A whole training step of each (model, task) recipe: speed, memory and share of the hardware limit.
 
-Model, loss, gradient clipping and optimiser at the recipe's sizes, on a batch of random input without padding. The
-floor is the time of a step that only did what cannot be avoided, at the rates measured on this device just before:
+Model, loss, gradient clipping and optimiser at the recipe's sizes, on a batch of random input without padding. "floor"
+is the time of a step that does only what cannot be avoided, at rates measured on this device just before. It is the
+larger of
 
-    bytes   12 passes over the (B, L, D) activations of every layer: the forward pass reads and writes them at the
-            mixing along the length and at the mixing across features (4), the backward pass reads what came in and
-            reads and writes gradients at both (8); and 40 for every parameter in float32 (three reads in the two
-            passes and the optimiser, its gradient and two moments read and written)
-    FLOPs   three times those of a forward pass, as `lra.profiling.flops` counts them
+    bytes   12 passes over the (B, L, D) activations of every layer: forward reads and writes them for mixing along the
+            length and across features (4), backward reads the inputs and reads and writes gradients for both (8); plus
+            40 bytes per float32 parameter (three reads, and gradient and two moments read and written)
+    FLOPs   three times those of a forward pass, counted by `lra.profiling.flops`
 
-whichever takes longer; bytes move at the rate of a copy, FLOPs at that of a matrix product in the run's precision.
+with bytes at the rate of a copy and FLOPs at that of a matrix product in the run's precision.
 
-Several ways (`--as float32 bf16 compile`) take turns, and "times as fast" is the median over rounds of the first one's
-time by that of the row.
+Variants (`--as float32 bf16 compile`) take turns; "times as fast" is the median over the rounds of the first variant's
+time divided by the row's.
 """
 
 import argparse
@@ -21,16 +21,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import hydra
 import torch
 from hydra.utils import instantiate
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from benchmarks import options, s4_repo
-from lra.config import tuned
+from benchmarks.options import Row
+from lra.config.compose import composed
+from lra.errors import UserError
 from lra.io.atomic import write_figure
-from lra.paths import CONFIGS
 from lra.profiling.flops import forward_flops
 from lra.profiling.parameters import count_parameters
 from lra.profiling.timing import peak_bytes, seconds
@@ -47,49 +48,40 @@ WAYS = {
     "compile+graph": "both",
     "bf16+compile+graph": "all three",
 }
-# seconds of one call at which a ceiling is taken as measured
+# a rate counts as measured once a call takes this many seconds
 CALIBRATION = 0.05
 TASKS = ["listops", "text", "retrieval", "image", "pathfinder", "pathx"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", nargs="+", default=TASKS)
-    parser.add_argument("--model", nargs="+", default=["s4"])
-    parser.add_argument("--scale", default="paper")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="as for scripts/train.py, for every row"
-    )
-    parser.add_argument("--B", type=int, default=None, help="examples of a batch at most; the recipe's if not given")
+    options.config_arguments(parser, TASKS, ["s4"], "paper")
+    parser.add_argument("--B", type=int, help="largest batch size; default: the recipe's")
     meaning = ", ".join(f"{way}: {what}" for way, what in WAYS.items() if what)
     parser.add_argument("--as", dest="ways", nargs="+", choices=WAYS, default=["float32"], metavar="WAY", help=meaning)
     options.arguments(parser, peer=True)
-    parser.add_argument("--profile", type=Path, metavar="FILE", help="print where the time goes, and write a trace")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="print the slowest operators, and write a trace")
 
 
-def run(args: argparse.Namespace) -> list[dict]:
-    torch.set_num_threads(args.threads or torch.get_num_threads())
-    tuned.offer()
+def run(args: argparse.Namespace) -> list[Row]:
     device = torch.device(args.device)
     if device.type != "cuda" and (graphs := [way for way in args.ways if "graph" in way]):
-        raise ValueError(f"--as {' '.join(graphs)}: only CUDA has graphs: leave it out, or give --device cuda")
+        raise UserError(f"--as {' '.join(graphs)}: only CUDA has graphs", hint="--device cuda")
     rates = {"bytes": byte_rate(device)} | {precision(way): flop_rate(device, precision(way)) for way in args.ways}
     products = [f"{rate / 1e9:.0f} GFLOP/s in {kind}" for kind, rate in rates.items() if kind != "bytes"]
-    print(f"ceilings: {rates['bytes'] / 1e9:.1f} GB/s, {', '.join(products)}", flush=True)
+    print(f"rates: {rates['bytes'] / 1e9:.1f} GB/s, {', '.join(products)}", flush=True)
     rows = []
     for task in args.task:
         for model in args.model:
             print(f"{model} on {task}", flush=True)
-            cfg = composed(task, model, args)
+            cfg = configuration(task, model, args)
             rows += measure(cfg, task, model, args, rates)
             if args.peer and model == "s4":
                 rows += [peer_row(cfg, task, path, args) for path in args.peer_path]
     return rows
 
 
-def composed(task: str, model: str, args: argparse.Namespace) -> DictConfig:
-    words = [f"task={task}", f"model={model}", f"scale={args.scale}", *args.set]
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose("train", overrides=words)
+def configuration(task: str, model: str, args: argparse.Namespace) -> DictConfig:
+    return composed([f"task={task}", f"model={model}", f"scale={args.scale}", *args.set])["cfg"]
 
 
 def batch_size(cfg: DictConfig, args: argparse.Namespace) -> int:
@@ -100,8 +92,8 @@ def precision(way: str) -> torch.dtype:
     return torch.bfloat16 if "bf16" in way else torch.float32
 
 
-def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, rates: dict) -> list[dict]:
-    """A row for each way of taking the step."""
+def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, rates: dict) -> list[Row]:
+    """A row for each variant."""
     device, spec, B = torch.device(args.device), instantiate(cfg.task).spec, batch_size(cfg, args)
     nets, steps = [], []
     for way in args.ways:
@@ -109,23 +101,23 @@ def measure(cfg: DictConfig, task: str, model: str, args: argparse.Namespace, ra
         nets.append(instantiate(cfg.model, spec=spec))
         steps.append(training_step(nets[-1].to(device), random_batch(spec, B).to(device), cfg, way))
     flops = 3 * B * forward_flops(nets[0], spec, longest=spec.max_len)
-    rows_in, held = B * (1 + spec.paired), count_parameters(nets[0])
+    sequences, n_parameters = B * (1 + spec.paired), count_parameters(nets[0])
     first = [seconds(step, device) for step in steps]
-    # so many that what is recorded has been; the memory of a recording is taken when it is made
+    # enough steps that graphs have been recorded, because recording takes the most memory
     peaks = [max(peak_bytes(step, device) for _ in range(WARMUP_PASSES + 1)) for step in steps]
-    times = [[seconds(step, device) for step in steps] for _ in range(args.repeats)]
+    rounds = options.in_turns(steps, device, args.repeats)
     table = []
     for i, way in enumerate(args.ways):
-        taken = statistics.median(round_[i] for round_ in times)
-        moved = 12 * rows_in * spec.max_len * cfg.model.d_model * cfg.model.n_layers * precision(way).itemsize
-        moved += 40 * held
+        duration = statistics.median(times[i] for times in rounds)
+        moved = 12 * sequences * spec.max_len * cfg.model.d_model * cfg.model.n_layers * precision(way).itemsize
+        moved += 40 * n_parameters
         floor = max(moved / rates["bytes"], flops / rates[precision(way)])
         table.append({
-            "task": task, "model": model, "as": way, "B": B, "L": spec.max_len, "parameters": held,
-            "ms": 1e3 * taken, "times as fast": statistics.median(round_[0] / round_[i] for round_ in times),
-            "steps/s": 1 / taken, "examples/s": B / taken,
+            "task": task, "model": model, "as": way, "B": B, "L": spec.max_len, "parameters": n_parameters,
+            "ms": 1e3 * duration, "times as fast": options.median_ratio(rounds, 0, i),
+            "steps/s": 1 / duration, "examples/s": B / duration,
             "peak MiB": peaks[i] / 2**20, "first step s": first[i],
-            "GB": moved / 1e9, "GFLOP": flops / 1e9, "floor ms": 1e3 * floor, "share of floor": floor / taken,
+            "GB": moved / 1e9, "GFLOP": flops / 1e9, "floor ms": 1e3 * floor, "share of floor": floor / duration,
         })  # fmt: skip
         if args.profile:
             parts = [args.profile.stem, model, task, *[way] * (len(args.ways) > 1)]
@@ -147,7 +139,7 @@ def random_batch(spec: TaskSpec, B: int) -> Input:
 
 
 def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, way: str) -> Callable[[], None]:
-    """Forward, backward, clipping and optimiser, as in a run of this configuration."""
+    """Forward, backward, gradient clipping and optimiser, as in a run of this configuration."""
     if "compile" in way:
         for block in net.encoder.blocks:  # type: ignore[union-attr]
             block.compile()
@@ -173,8 +165,8 @@ def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, way: str) -> Ca
     return step
 
 
-def peer_row(cfg: DictConfig, task: str, path: str, args: argparse.Namespace) -> dict:
-    """Their layers at the same sizes, in their own residual blocks, under their own parameter groups; the first way."""
+def peer_row(cfg: DictConfig, task: str, path: str, args: argparse.Namespace) -> Row:
+    """The S4 repository's layers at the same sizes, with its parameter groups, in the first variant."""
     spec, m, mixer = instantiate(cfg.task).spec, cfg.model, cfg.model.mixer
     B = batch_size(cfg, args)
     sizes = {
@@ -194,22 +186,23 @@ def peer_row(cfg: DictConfig, task: str, path: str, args: argparse.Namespace) ->
 
 
 def byte_rate(device: torch.device) -> float:
-    """Bytes a second of a large copy, read and written."""
-    return grown(partial(copy_rate, device), range(23, 29))
+    """Bytes per second of a large copy, reads and writes counted."""
+    return rate_when_slow(partial(copy_rate, device), range(23, 29))
 
 
 def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product."""
-    return grown(partial(product_rate, device, dtype), range(8, 14))
+    """FLOPs per second of a large matrix product."""
+    return rate_when_slow(partial(product_rate, device, dtype), range(8, 14))
 
 
-def grown(rate: Callable[[int], tuple[float, float]], exponents: range) -> float:
-    """The rate at the first size 2^exponent that takes CALIBRATION seconds, or at the largest: a slow device, or one
-    that emulates a type of number, stops early.
+def rate_when_slow(rate: Callable[[int], tuple[float, float]], exponents: range) -> float:
+    """The rate at the first size 2^exponent that takes CALIBRATION seconds, or at the largest.
+
+    This stops early on a slow device, or one that emulates a number format.
     """
     for exponent in exponents:
-        found, taken = rate(2**exponent)
-        if taken > CALIBRATION:
+        found, duration = rate(2**exponent)
+        if duration > CALIBRATION:
             break
     return found
 
@@ -217,29 +210,27 @@ def grown(rate: Callable[[int], tuple[float, float]], exponents: range) -> float
 def copy_rate(device: torch.device, n: int) -> tuple[float, float]:
     source = torch.ones(n, device=device)
     target = torch.empty_like(source)
-    taken = best(lambda: target.copy_(source), device)
-    return 2 * source.nbytes / taken, taken
+    duration = best(lambda: target.copy_(source), device)
+    return 2 * source.nbytes / duration, duration
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, n: int) -> tuple[float, float]:
-    # of random numbers: ones let a GPU run faster than any real product does
+    # random numbers, because a GPU is faster on ones
     a = torch.randn(n, n, device=device).to(dtype)
-    taken = best(lambda: a @ a, device)
-    return 2 * n**3 / taken, taken
+    duration = best(lambda: a @ a, device)
+    return 2 * n**3 / duration, duration
 
 
 def best(work: Callable[[], object], device: torch.device) -> float:
+    """Shortest of five calls, in seconds."""
     work()
     return min(seconds(work, device) for _ in range(5))
 
 
 def profile(step: Callable[[], None], path: Path) -> None:
-    """The operators that take longest as a table on the screen; every event, for a trace viewer, in `path`."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
+    """Print the slowest operators; write every event to `path`, for a trace viewer."""
     on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
+    with torch.profiler.profile() as profiler:  # of all devices
         for _ in range(3):
             step()
         if on_gpu:
@@ -248,13 +239,11 @@ def profile(step: Callable[[], None], path: Path) -> None:
     print(profiler.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=50))
     path.parent.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(path))
-    print(f"trace: {path} (opens in a browser's chrome://tracing or in Perfetto)")
+    print(f"trace: {path} (open it in chrome://tracing or Perfetto)")
 
 
-def plot(rows: list[dict], path: Path) -> None:
-    """Steps a second of every row, by task."""
-    from matplotlib.figure import Figure
-
+def plot(rows: list[Row], path: Path) -> None:
+    """Milliseconds per step of every row."""
     rows = [row for row in rows if row.get("ms")]
     figure = Figure(figsize=(8, 0.4 * len(rows) + 1), layout="constrained")
     axes = figure.subplots()
@@ -266,5 +255,5 @@ def plot(rows: list[dict], path: Path) -> None:
     bars = axes.barh(labels, [row["ms"] for row in rows], color=[f"C{'peer' in row['model']:d}" for row in rows])
     axes.bar_label(bars, [f"{row['ms']:.3g}" for row in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="ms a training step")
+    axes.set(xscale="log", xlabel="ms per training step")
     write_figure(figure, path, dpi=120)

@@ -1,4 +1,4 @@
-"""The convolution that waits for a GPU is the convolution, as far as a machine without one can tell."""
+"""The candidate GPU convolution equals ours, in the interpreter, and compiles for a GPU."""
 
 import os
 import subprocess
@@ -33,8 +33,8 @@ from lra.ops.ssm_kernels.triton.backend import interpreted
         (5, 4, 1, 1, 2, True, True),
     ],
 )
-def test_two_rows_as_one_signal_are_the_same_convolution(B, H, L, M, K, skip, masked, device, monkeypatch):
-    """An odd batch in blocks, more features than a tile, a kernel shorter than the input, any layout."""
+def test_packed_convolution_equals_ours(B, H, L, M, K, skip, masked, device, monkeypatch):
+    """Odd batches in blocks, more features than a tile, short kernels, any layout."""
     monkeypatch.setattr(packed, "LARGE_BLOCK", 4 * H * 80)
     torch.manual_seed(0)
     random = lambda *shape: torch.randn(*shape, device=device, requires_grad=True)  # noqa: E731
@@ -50,9 +50,9 @@ def test_two_rows_as_one_signal_are_the_same_convolution(B, H, L, M, K, skip, ma
         assert (ours - theirs).abs().max() <= 1e-5 * ours.abs().max()
 
 
-def test_they_are_the_same_when_interpreted():
+def test_packed_convolution_when_interpreted():
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", __file__, "-k", "same_convolution and cpu"],
+        [sys.executable, "-m", "pytest", __file__, "-k", "equals_ours and cpu"],
         env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]
@@ -61,7 +61,7 @@ def test_they_are_the_same_when_interpreted():
 
 @pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET=1: there is nothing to compile")
 @pytest.mark.parametrize("kernel", [packed.pack, packed.unpack, packed.multiply, packed.multiply_backward])
-def test_its_passes_compile_for_a_gpu(kernel, monkeypatch, tmp_path):
+def test_kernels_compile_for_gpu(kernel, monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     copies = kernel in (packed.pack, packed.unpack)
     sizes = {"MASKED": True, **packed.TILE} if copies else dict(packed.FLAT)
