@@ -1,4 +1,4 @@
-"""Where LRA's code and the papers differ both can be had, and the defaults are LRA's: models/README.md."""
+"""Variants of models/README.md where LRA's code and the papers differ; the defaults are LRA's."""
 
 import re
 
@@ -7,14 +7,14 @@ import torch
 from omegaconf import OmegaConf
 
 from helpers.compose import CONFIGS, classifier, compose
-from lra.config.overrides import check_targets
+from lra.config.schema import check_targets
 from lra.task import TaskSpec
 
 PAGE = (CONFIGS.parent / "models/README.md").read_text()
 PAGE = PAGE[PAGE.index("Where the LRA code and a paper differ") :]
 ROWS = re.findall(r"^\| (`.*`) \| .* \| (.*) \|$", PAGE, re.M)
 
-# protocol of the LRA code, model by model: where the value is found, and what it is
+# settings of the LRA code: model, task, keys and values
 LRA = [
     ("local_attention", "listops", {"model.mixer.block": 50}),
     ("local_attention", "image", {"model.mixer.block": 64, "model.pool": "mean"}),
@@ -43,7 +43,7 @@ def alternatives() -> list[tuple[str, list[str]]]:
             for words in re.findall(r"`([^`]+)`", cell):
                 if "=" not in words and words[0] != "[":
                     continue
-                # a list alone is one of the parts named before
+                # a list without a key is another value of mixer.parts
                 words = f"mixer.parts={words}" if words.startswith("[") else words
                 if model == "hgrn2":
                     words = words.replace("mixer.", "encoder.")
@@ -55,7 +55,7 @@ def prefixed(word: str) -> str:
     return f"+model.{word[1:]}" if word.startswith("+") else f"model.{word}"
 
 
-def net(model: str, words: list[str]):
+def build(model: str, words: list[str]):
     if words and words[0].startswith("model="):
         model, words = words[0].removeprefix("model="), words[1:]
     cfg = compose("task=text", f"model={model}", "scale=smoke", "model.d_model=16", *(prefixed(w) for w in words))
@@ -75,22 +75,22 @@ def scores(net):
 
 
 @pytest.mark.parametrize(("model", "words"), alternatives())
-def test_an_alternative_runs_and_is_another_model(model, words):
-    y = scores(net(model, words))
+def test_alternative_changes_the_model(model, words):
+    y = scores(build(model, words))
     assert y.isfinite().all()
-    if words[0] != "mixer.redraw_steps=1000":  # which shows after a thousand steps only
-        assert not torch.allclose(y, scores(net(model, [])))
+    if words[0] != "mixer.redraw_steps=1000":  # no difference in the first thousand steps
+        assert not torch.allclose(y, scores(build(model, [])))
 
 
 @pytest.mark.parametrize(("model", "task", "values"), LRA)
-def test_what_the_lra_code_runs_is_the_default(model, task, values):
+def test_defaults_are_those_of_the_lra_code(model, task, values):
     cfg = compose(f"task={task}", f"model={model}")
     assert {key: OmegaConf.select(cfg, key) for key in values} == values
 
 
-def test_every_model_of_lras_table_that_leaves_a_choice_has_a_row():
-    named = {model for models, _ in ROWS for model in re.findall(r"`(\w+)`", models)}
-    assert {model for model, _, _ in LRA} - {"local_attention", "reformer_reversible"} <= named
+def test_models_with_variants_have_a_row():
+    listed = {model for models, _ in ROWS for model in re.findall(r"`(\w+)`", models)}
+    assert {model for model, _, _ in LRA} - {"local_attention", "reformer_reversible"} <= listed
     assert {words[0] for model, words in alternatives() if model == "synthesizer"} == {
         f"mixer.parts=[{parts}]" for parts in ("random,dot", "dense", "random", "factorised_dense", "factorised_random")
     }

@@ -1,3 +1,5 @@
+"""The GRU against torch's on packed rows, and against its equations."""
+
 import pytest
 import torch
 from torch import nn
@@ -18,13 +20,10 @@ def test_obeys_its_equations():
     torch.manual_seed(0)
     model = GRU(4, 16, d_state=3, bidirectional=False).double()
     rnn, x = model.forwards, torch.randn(9, 4, dtype=torch.float64)
-    h = x.new_zeros(3)
-    states = []
+    h, states = x.new_zeros(3), []
     for step in x:
-        (xr, xz, xn), (hr, hz, hn) = (
-            (rnn.weight_ih_l0 @ step + rnn.bias_ih_l0).chunk(3),
-            (rnn.weight_hh_l0 @ h + rnn.bias_hh_l0).chunk(3),
-        )
+        xr, xz, xn = (rnn.weight_ih_l0 @ step + rnn.bias_ih_l0).chunk(3)
+        hr, hz, hn = (rnn.weight_hh_l0 @ h + rnn.bias_hh_l0).chunk(3)
         new = (xn + (xr + hr).sigmoid() * hn).tanh()
         h = (1 - (xz + hz).sigmoid()) * new + (xz + hz).sigmoid() * h
         states.append(h)

@@ -1,8 +1,11 @@
+"""HGRN2 against a loop over positions."""
+
 import math
 
 import pytest
 import torch
 
+from helpers.comparison import assert_same, ragged
 from models.hgrn2 import HGRN2, LEAST_GATE, Recurrence, expanded_recurrence
 
 
@@ -12,7 +15,7 @@ def build(**arguments) -> HGRN2:
     return HGRN2(**(sizes | arguments)).double().eval()
 
 
-def loop(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, log_f: torch.Tensor) -> torch.Tensor:
+def loop(q, k, v, log_f):
     state, outputs = 0.0, []
     for t in range(q.shape[1]):
         state = log_f[:, t, ..., None].exp() * state + k[:, t, ..., None] * v[:, t, :, None, :]  # (B, H, K, K)
@@ -26,14 +29,10 @@ def test_chunks_equal_a_loop(length):
     q, k, v, gate = torch.randn(4, 2, length, 3, 4, dtype=torch.float64)
     log_f = (LEAST_GATE + (1 - LEAST_GATE) * (3 * gate).sigmoid()).log()
     inputs = [part.clone().requires_grad_() for part in (q, k, v, log_f)]
-    actual, expected = expanded_recurrence(*inputs), loop(*inputs)
-    torch.testing.assert_close(actual, expected)
-    weight = torch.randn_like(actual)
-    grads = [torch.autograd.grad((y * weight).sum(), inputs) for y in (actual, expected)]
-    torch.testing.assert_close(*grads)
+    assert_same(expanded_recurrence(*inputs), loop(*inputs), inputs)
 
 
-def test_the_fastest_decay_stays_exact_in_float32():
+def test_fastest_decay_is_exact_in_float32():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 64, 2, 128)
     log_f = torch.full_like(q, math.log(LEAST_GATE)).requires_grad_()
@@ -54,28 +53,27 @@ def test_gates_follow_the_equations():
     torch.testing.assert_close(model(x, torch.ones(1, 9, dtype=torch.bool), bound), expected)
 
 
-def test_bounds_rise_with_depth_and_stay_below_one():
+def test_gate_bounds_rise_with_depth():
     model = build()
     torch.nn.init.normal_(model.shares)
     bounds = model.bounds(torch.zeros(1, 1, 8, dtype=torch.float64))
     shares = model.shares.softmax(0)
     torch.testing.assert_close(bounds, torch.stack([LEAST_GATE + 0 * shares[0], shares[0], shares[0] + shares[1]]))
-    assert bool((bounds.diff(dim=0) > 0).all())
-    assert bool((bounds < 1).all())
+    assert (bounds.diff(dim=0) > 0).all()
+    assert (bounds < 1).all()
 
 
-def test_the_second_direction_reads_each_row_from_its_last_real_position():
+def test_second_direction_starts_at_the_last_real_position():
     model = build(bidirectional=True)
     for block in model.blocks:
         block.backwards.load_state_dict(block.forwards.state_dict())
-    x = torch.randn(2, 40, 8, dtype=torch.float64)
-    mask = torch.arange(40) < torch.tensor([40, 5])[:, None]
+    x, mask = ragged(8, 40, 5)
     y = model(x, mask)
     for row, length in enumerate((40, 5)):
-        turned = model(x[row : row + 1, :length].flip(1), mask[row : row + 1, :length])
-        torch.testing.assert_close(turned.flip(1)[0], y[row, :length])
+        reversed_output = model(x[row : row + 1, :length].flip(1), mask[row : row + 1, :length])
+        torch.testing.assert_close(reversed_output.flip(1)[0], y[row, :length])
 
 
-def test_heads_that_do_not_fit_are_refused():
+def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="head_dim: 3"):
         build(head_dim=3)

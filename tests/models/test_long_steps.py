@@ -1,6 +1,6 @@
-"""Every model takes a training step at the length of Text within 12 GB, those of linear cost also at that of Path-X.
+"""A training step fits into 12 GB: of every model at the length of Text, of linear models also at that of Path-X.
 
-At the sizes of the S4 paper's efficiency table: 4 layers, 600,000 parameters, one row.
+Sizes are those of the S4 paper's efficiency table: 4 layers, 600,000 parameters, one row.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from lra.profiling.timing import peak_bytes
 pytestmark = pytest.mark.nightly
 
 GB_12 = 12e9
-# cost that grows with the square of the length, or (LSSL) with a state of every position for every feature
+# quadratic in the length, or (LSSL) with a state for every position and feature
 NOT_LINEAR = {"transformer", "rope_transformer", "synthesizer", "mega", "megalodon", "lssl"}
 
 
 def peak(model: str, length: int) -> float:
-    """Bytes that the tensors of a step hold at most, parameters and the optimiser's moments with them."""
+    """Peak bytes of a training step, with parameters, gradients and the optimiser's moments."""
     parser = argparse.ArgumentParser()
     bench.arguments(parser)
     torch.manual_seed(0)
@@ -34,10 +34,10 @@ def peak(model: str, length: int) -> float:
 
 
 @pytest.mark.parametrize("model", names("model"))
-def test_a_step_at_4096_positions_fits(model):
+def test_step_at_4096_positions_fits(model):
     assert peak(model, 4096) < GB_12
 
 
 @pytest.mark.parametrize("model", sorted(set(names("model")) - NOT_LINEAR))
-def test_a_step_of_linear_cost_at_16384_positions_fits(model):
+def test_linear_step_at_16384_positions_fits(model):
     assert peak(model, 16384) < GB_12

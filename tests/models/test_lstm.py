@@ -1,3 +1,5 @@
+"""The LSTM against torch's on packed rows, and against its equations."""
+
 import pytest
 import torch
 from torch import nn
@@ -29,7 +31,7 @@ def test_obeys_its_equations():
     torch.testing.assert_close(actual[0], model.out(torch.stack(states)))
 
 
-def test_a_new_network_remembers():
+def test_forget_gates_start_with_bias_one():
     model = LSTM(6, 16, d_state=5)
     for direction in (model.forwards, model.backwards):
         assert torch.equal((direction.bias_ih_l0 + direction.bias_hh_l0)[5:10], torch.ones(5))

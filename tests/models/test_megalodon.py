@@ -1,3 +1,5 @@
+"""Megalodon against its recurrence and equations."""
+
 import math
 
 import pytest
@@ -5,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.comparison import assert_same, by_row, ragged
 from models.megalodon import ComplexMovingAverage, Megalodon, SequenceNorm
 
 
@@ -14,134 +17,101 @@ def build(**arguments) -> Megalodon:
     return Megalodon(**(sizes | arguments)).double().eval()
 
 
-def same_gradients(actual: torch.Tensor, expected: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:
-    weight = torch.randn_like(actual)
-    grads = [torch.autograd.grad((y * weight).sum(), inputs, allow_unused=True) for y in (actual, expected)]
-    torch.testing.assert_close(*grads)
-
-
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_norm_is_group_norm_of_what_is_real(causal):
+def test_norm_is_group_norm_of_the_real_positions(causal):
     torch.manual_seed(0)
     norm = SequenceNorm(6, n_groups=2, causal=causal).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    x = torch.randn(3, 9, 6, dtype=torch.float64, requires_grad=True)
-    lengths = (9, 5, 1)
-    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
 
-    def group_norm(part: torch.Tensor) -> torch.Tensor:
-        """Of one row (t, D), over all its positions."""
-        return F.group_norm(part.T[None], 2, norm.weight, norm.bias, eps=1e-5)[0].T
+    def group_norm(row):
+        """One row (t, D), over all its positions."""
+        return F.group_norm(row.T[None], 2, norm.weight, norm.bias, eps=1e-5)[0].T
 
-    expected = []
-    for row, length in zip(x, lengths, strict=True):
-        past = [group_norm(row[: t + 1])[-1] for t in range(length)]
-        expected.append(torch.stack(past) if causal else group_norm(row[:length]))
-    actual, expected = norm(x, mask)[mask], torch.cat(expected)
-    torch.testing.assert_close(actual, expected)
-    same_gradients(actual, expected, (x, norm.weight, norm.bias))
+    def naive(row):
+        return torch.stack([group_norm(row[: t + 1])[-1] for t in range(len(row))]) if causal else group_norm(row)
+
+    x, mask = ragged(6, 9, 5, 1)
+    assert_same(norm(x, mask)[mask], by_row(naive, x, mask), [x, norm.weight, norm.bias])
 
 
-def test_norms_take_all_positions_for_classification():
+@pytest.mark.parametrize(("options", "causal"), [({}, False), ({"norm": "timestep"}, True)])
+def test_only_the_timestep_norm_is_causal(options, causal):
     # appendix C of the paper; the timestep norm is for language models
-    model = build()
-    assert [m.causal for m in model.modules() if isinstance(m, SequenceNorm)] == [False, False]
-    model = build(norm="timestep")
-    assert [m.causal for m in model.modules() if isinstance(m, SequenceNorm)] == [True, True]
+    assert [m.causal for m in build(**options).modules() if isinstance(m, SequenceNorm)] == [causal, causal]
 
 
 @pytest.mark.parametrize(("width", "groups"), [(16, 1), (64, 2), (104, 2), (128, 4)])
-def test_groups_divide_any_width(width, groups):
-    model = Megalodon(d_model=width, n_layers=1, max_len=8, dropout=0.0)
-    assert model.norm.n_groups == groups
+def test_default_groups_divide_the_width(width, groups):
+    assert Megalodon(d_model=width, n_layers=1, max_len=8, dropout=0.0).norm.n_groups == groups
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_norm_is_exact_far_from_zero(causal):
+def test_norm_is_exact_far_from_zero(causal):
     x, mask = 100 + torch.randn(1, 4096, 32), torch.ones(1, 4096, dtype=torch.bool)
     norm = SequenceNorm(32, n_groups=1, causal=causal)
     torch.testing.assert_close(norm(x, mask).double(), norm.double()(x.double(), mask), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_the_moving_average_obeys_its_recurrence(bidirectional):
+def test_moving_average_obeys_its_recurrence(bidirectional):
     torch.manual_seed(0)
     model = ComplexMovingAverage(3, n_orders=4, bidirectional=bidirectional).double()
     nn.init.normal_(model.gamma)
-    x = torch.randn(1, 11, 3, dtype=torch.float64, requires_grad=True)
+    x, _ = ragged(3, 11)
     expected = model.omega * x[0]
     alpha, delta = model.alpha.sigmoid(), model.delta.sigmoid()
     angle = model.theta.sigmoid()[..., None] * torch.arange(1, 5) * 2 * math.pi / 4
     q = (1 - alpha * delta) * torch.polar(torch.ones_like(angle), angle)
     gamma = torch.view_as_complex(model.gamma)
     for direction in range(1 + bidirectional):
-        h, reads = torch.zeros_like(q[0]), []
-        for given in x[0] if direction == 0 else x[0].flip(0):
+        h, outputs = torch.zeros_like(q[0]), []
+        for u in x[0] if direction == 0 else x[0].flip(0):
             before = h
-            h = q[direction] * h + alpha[direction] * given[:, None]
-            # from the right, a position hears of those beyond it
-            heard = h if direction == 0 else q[direction] * before
-            reads.append((gamma[direction] * heard).sum(-1).real / 2)
-        reads = torch.stack(reads)
-        expected = expected + (reads if direction == 0 else reads.flip(0))
-    actual = model(x)[0]
-    torch.testing.assert_close(actual, expected)
-    same_gradients(actual, expected, (x, *model.parameters()))
+            h = q[direction] * h + alpha[direction] * u[:, None]
+            # from the right, the position itself does not count
+            state = h if direction == 0 else q[direction] * before
+            outputs.append((gamma[direction] * state).sum(-1).real / 2)
+        outputs = torch.stack(outputs)
+        expected = expected + (outputs if direction == 0 else outputs.flip(0))
+    assert_same(model(x)[0], expected, [x, *model.parameters()])
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
-def test_a_block_obeys_its_equations(chunk):
-    model = build(chunk=chunk)
-    block = model.blocks[0]
+def test_block_obeys_its_equations(chunk):
+    block = build(chunk=chunk).blocks[0]
     layer = block.attention
     for p in (layer.scale, layer.shift):
         nn.init.normal_(p)
-    x = torch.randn(3, 11, 8, dtype=torch.float64, requires_grad=True)
-    lengths = (11, 6, 1)
-    mask = torch.arange(11) < torch.tensor(lengths)[:, None]
-    expected = []
-    for row, length in enumerate(lengths):
-        given = x[row, :length]
-        h = block.norm(given[None], mask[row : row + 1, :length])[0]
+
+    def naive(x):
+        h = block.norm(x[None], torch.ones(1, len(x), dtype=torch.bool))[0]
         z, reset, bypass = layer.maps(layer.norm(layer.average(h[None])[0])).split([4, 16, 8], dim=-1)
         heads = []
         for head in range(2):
-            part = z[:, 2 * head : 2 * head + 2]
-            part = part / (part.square().sum(-1, keepdim=True) + 2e-5).sqrt()
-            q, k = (
-                part * layer.scale[i, 2 * head : 2 * head + 2] + layer.shift[i, 2 * head : 2 * head + 2] for i in (0, 1)
-            )
-            v = F.silu(layer.value(h))[:, 8 * head : 8 * head + 8]
-            rows = []
-            for t in range(length):
+            part = slice(2 * head, 2 * head + 2)
+            unit = z[:, part] / (z[:, part].square().sum(-1, keepdim=True) + 2e-5).sqrt()
+            # two features are one complex number
+            q, k = (torch.view_as_complex(unit * layer.scale[i, part] + layer.shift[i, part]) for i in (0, 1))
+            v, rows = F.silu(layer.value(h))[:, 8 * head : 8 * head + 8], []
+            for t in range(len(x)):
                 start = 0 if chunk is None else t // chunk * chunk
-                end = length if chunk is None else min(start + chunk, length)
-                scores = []
-                for s in range(start, end):
-                    # two features are one complex number, turned by one radian a position
-                    turned = torch.polar(torch.tensor(1.0), torch.tensor(float(t - s))).to(torch.complex128)
-                    pair = (
-                        torch.view_as_complex(q[t].contiguous())
-                        * turned
-                        * torch.view_as_complex(k[s].contiguous()).conj()
-                    )
-                    scores.append(pair.real)
-                rows.append(torch.stack(scores).softmax(0) @ v[start:end])
+                end = len(x) if chunk is None else min(start + chunk, len(x))
+                # rotated by one radian per position
+                rotation = torch.polar(torch.ones(end - start), t - torch.arange(start, end, dtype=torch.float32))
+                rows.append((q[t] * rotation.to(q.dtype) * k[start:end].conj()).real.softmax(0) @ v[start:end])
             heads.append(torch.stack(rows))
         y = bypass + layer.out(torch.cat(heads, -1) * F.silu(reset))
-        expected.append(given + block.feed(given + y))
-    actual, expected = block(x, mask)[mask], torch.cat(expected)
-    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
-    weight = torch.randn_like(actual)
-    grads = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (actual, expected)]
-    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
+        return x + block.feed(x + y)
+
+    x, mask = ragged(8, 11, 6, 1)
+    assert_same(block(x, mask)[mask], by_row(naive, x, mask), [x], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [({"norm_groups": 3}, "norm_groups: 3"), ({"n_heads": 3}, "n_heads: 3"), ({"norm": "layer"}, "norm: 'layer'")],
 )
-def test_what_does_not_fit_is_refused(arguments, named):
+def test_bad_options_are_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
         build(**arguments)

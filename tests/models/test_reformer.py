@@ -5,7 +5,10 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.models.reformer.configuration_reformer import ReformerConfig
+from transformers.models.reformer.modeling_reformer import LSHSelfAttention
 
+from helpers.comparison import assert_same, by_row, dense_attention, ragged
 from models.reformer import LSHAttention, ReversibleEncoder, hash_buckets
 
 
@@ -42,81 +45,61 @@ def loop(mixer, row):
 
 @pytest.mark.parametrize("n_hashes", [1, 3])
 @pytest.mark.parametrize("lengths", [(16, 9), (15, 4, 3), (5, 1)])
-def test_sorted_chunks_equal_the_loop_over_positions(n_hashes, lengths, assert_same, ragged):
+def test_equals_a_loop_over_positions(n_hashes, lengths):
     torch.manual_seed(0)
     mixer = LSHAttention(8, 32, chunk=4, n_buckets=4, n_hashes=n_hashes, n_heads=2, d_qkv=6).double().eval()
     x, mask = ragged(8, *lengths, total=max(lengths) + 6)
-    rows = []
-    for row, length in zip(x, lengths, strict=True):
-        y = loop(mixer, row[:length])
-        rows.append(torch.cat([y, torch.zeros(x.shape[1] - length, 8, dtype=y.dtype)]))
-    # the query-key weights have no gradient where every position sees one other only
-    assert_same(mixer(x, mask), torch.stack(rows), [x, *mixer.parameters()], mask)
+    assert_same(mixer(x, mask)[mask], by_row(partial(loop, mixer), x, mask), [x, *mixer.parameters()])
 
 
-def test_equals_the_transformers_library(assert_same, ragged):
-    library = pytest.importorskip("transformers.models.reformer.modeling_reformer")
-    configuration = pytest.importorskip("transformers.models.reformer.configuration_reformer")
-    config = configuration.ReformerConfig(
-        hidden_size=8,
-        num_attention_heads=2,
-        attention_head_size=4,
-        lsh_attn_chunk_length=4,
-        lsh_num_chunks_before=1,
-        lsh_num_chunks_after=0,
-        num_buckets=4,
-        num_hashes=1,
-        hash_seed=3,
-        is_decoder=False,
-        lsh_attention_probs_dropout_prob=0.0,
-    )
+def test_equals_transformers_library():
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "attention_head_size": 4, "num_buckets": 4, "num_hashes": 1}
+    chunks = {"lsh_attn_chunk_length": 4, "lsh_num_chunks_before": 1, "lsh_num_chunks_after": 0}
+    options = {"hash_seed": 3, "is_decoder": False, "lsh_attention_probs_dropout_prob": 0.0}
     torch.manual_seed(0)
-    theirs = library.LSHSelfAttention(config).double().eval()
+    theirs = LSHSelfAttention(ReformerConfig(**sizes, **chunks, **options)).double().eval()
     ours = LSHAttention(8, 24, chunk=4, n_buckets=4, n_heads=2).double().eval()
-    theirs.query_key.weight.data.copy_(ours.qk.weight)
-    theirs.value.weight.data.copy_(ours.v.weight)
+    theirs.query_key.load_state_dict(ours.qk.state_dict())
+    theirs.value.load_state_dict(ours.v.state_dict())
     torch.manual_seed(3)
     ours.rotations.copy_(torch.randn(2, 4, 1, 2, dtype=torch.float64))
     x, mask = ragged(8, 24, 24)
-    y = theirs(x).hidden_states
-    assert_same(ours(x, mask), ours.out(y), [x, ours.out.weight], mask)
+    assert_same(ours(x, mask), ours.out(theirs(x).hidden_states), [x, ours.out.weight])
 
 
-def test_close_vectors_share_a_bucket_more_often_than_distant_ones():
+def test_close_vectors_often_share_a_bucket():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 1, 500, 16, generator=generator)
     rotations = torch.randn(1, 16, 64, 4, generator=generator)
     shares = []
     for noise in (0.1, 0.5, 2.0):
         near = x + noise * torch.randn(x.shape, generator=generator)
-        same = hash_buckets(x, rotations) == hash_buckets(near, rotations)
-        shares.append(same.float().mean().item())
+        shares.append((hash_buckets(x, rotations) == hash_buckets(near, rotations)).float().mean().item())
     assert shares[0] > 0.85
     assert shares[0] > shares[1] + 0.1 > shares[2] + 0.2
 
 
-def test_more_rounds_come_closer_to_exact_attention(dense_attention):
+def test_more_rounds_approach_exact_attention():
     errors = {}
     for n_hashes in (1, 4, 16):
         torch.manual_seed(0)
         mixer = LSHAttention(16, 256, chunk=16, n_buckets=16, n_hashes=n_hashes, n_heads=2).double().eval()
-        # well separated queries: attention is concentrated, which is what hashing finds
+        # well separated queries concentrate the attention, which is what hashing finds
         x = 6 * torch.randn(1, 32, 16, dtype=torch.float64).repeat(1, 8, 1)
         x = x + torch.randn(1, 256, 16, dtype=torch.float64)
-        q = mixer.qk(x).unflatten(-1, (2, 8))
-        v = mixer.v(x).unflatten(-1, (2, 8))
+        q, v = mixer.qk(x).unflatten(-1, (2, 8)), mixer.v(x).unflatten(-1, (2, 8))
         allowed = ~torch.eye(256, dtype=torch.bool)[None, None]
         # dense_attention divides by sqrt(K)
         exact = mixer.out(dense_attention(q * 8**0.5, F.normalize(q, dim=-1), v, allowed))
         y = mixer(x, torch.ones(1, 256, dtype=torch.bool))
         errors[n_hashes] = ((y - exact).norm() / exact.norm()).item()
-    # not to zero: a pair that meets in several rounds counts as often, as in the authors' code
+    # not to zero: a pair that meets in several rounds counts several times, as in the authors' code
     assert errors[1] > 1.5 * errors[4]
     assert errors[4] > 1.1 * errors[16]
     assert errors[16] < 0.2
 
 
-def test_training_draws_new_rotations_and_evaluation_keeps_its_own(ragged):
+def test_only_training_draws_new_rotations():
     torch.manual_seed(0)
     mixer = LSHAttention(8, 64, chunk=4, n_buckets=4).double()
     x, mask = ragged(8, 64)
@@ -125,21 +108,19 @@ def test_training_draws_new_rotations_and_evaluation_keeps_its_own(ragged):
     assert torch.equal(mixer(x, mask), mixer(x, mask))
 
 
-def test_an_odd_number_of_buckets_is_refused():
+def test_odd_number_of_buckets_is_refused():
     with pytest.raises(ValueError, match="n_buckets 5 is not a positive even number"):
         LSHAttention(8, 16, n_buckets=5)
 
 
-def reversible_encoder(n_layers, *, reversible, d_model=8, dropout=0.2):
+def reversible_encoder(n_layers, *, reversible, dropout=0.2):
     torch.manual_seed(0)
     mixer = partial(LSHAttention, chunk=4, n_buckets=4, n_heads=2)
-    return ReversibleEncoder(
-        d_model, 64, n_layers=n_layers, mixer=mixer, d_ff=12, dropout=dropout, reversible=reversible
-    )
+    return ReversibleEncoder(8, 64, n_layers=n_layers, mixer=mixer, d_ff=12, dropout=dropout, reversible=reversible)
 
 
-def test_recomputed_layers_give_the_values_and_gradients_of_stored_ones(ragged):
-    # dropout and rotations are random while training: the recomputation must meet the same numbers
+def test_recomputed_layers_equal_stored_ones():
+    # dropout and rotations are random in training: the recomputation must use the same numbers
     results = []
     for reversible in (True, False):
         encoder = reversible_encoder(3, reversible=reversible).double()
@@ -151,22 +132,21 @@ def test_recomputed_layers_give_the_values_and_gradients_of_stored_ones(ragged):
         weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y) * mask[..., None]
         (y * weight).sum().backward()
         results.append([y[mask], x.grad, after, *(p.grad for p in encoder.parameters())])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*results)
 
 
-def test_reversible_layers_keep_a_memory_independent_of_their_number():
+def test_reversible_memory_is_independent_of_depth():
     def saved_elements(n_layers, *, reversible):
         encoder = reversible_encoder(n_layers, reversible=reversible)
         sizes = {}
-        own = {p.data_ptr() for p in encoder.parameters()}
+        parameters = {p.data_ptr() for p in encoder.parameters()}
 
-        def note(tensor):
-            if tensor.data_ptr() not in own:
+        def record(tensor):
+            if tensor.data_ptr() not in parameters:
                 sizes[tensor.data_ptr()] = tensor.numel()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
             y = encoder(torch.randn(1, 64, 8, requires_grad=True), torch.ones(1, 64, dtype=torch.bool))
         assert y.grad_fn is not None
         return sum(sizes.values())
@@ -175,6 +155,6 @@ def test_reversible_layers_keep_a_memory_independent_of_their_number():
     assert saved_elements(6, reversible=False) > 4 * saved_elements(1, reversible=False)
 
 
-def test_the_network_is_four_times_as_wide_as_the_model_unless_told():
-    made = [ReversibleEncoder(8, 16, n_layers=1, mixer=LSHAttention, d_ff=d_ff) for d_ff in (None, 5)]
-    assert [encoder.networks[0][1].out_features for encoder in made] == [32, 5]
+def test_default_d_ff_is_four_times_d_model():
+    encoders = [ReversibleEncoder(8, 16, n_layers=1, mixer=LSHAttention, d_ff=d_ff) for d_ff in (None, 5)]
+    assert [encoder.networks[0][1].out_features for encoder in encoders] == [32, 5]

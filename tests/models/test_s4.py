@@ -1,4 +1,4 @@
-"""S4 against the dense recurrence it stands for."""
+"""S4 against the dense recurrence it computes."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.recurrent_steps import stepped
+from helpers.comparison import step_through
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import bilinear, nplr, ssm_kernel, ssm_recurrence, transition
 from models.s4 import S4, dense
@@ -14,10 +14,11 @@ from models.s4 import S4, dense
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 )
+MEASURES = ["legs", "legt", "fout", "random", "diagonal"]
 
 
 def causal(d_model=4, max_len=32, **options) -> S4:
-    """In float64, with the poles of the measure as exact as that."""
+    """A one-sided layer in float64, with the poles of the measure in the same precision."""
     torch.manual_seed(0)
     layer = S4(d_model, max_len, bidirectional=False, **options).double().eval()
     A, P, B, _ = nplr(options.get("init", "legs"), options.get("d_state", 64))
@@ -37,7 +38,7 @@ def mask_of(x):
 
 @pytest.mark.parametrize("L", [1, 7, 64, 1000, 4096])
 @pytest.mark.parametrize("N", [1, 2, 4, 16, 64])
-def test_kernel_equals_the_dense_recurrence_of_hippo_legs(N, L):
+def test_kernel_equals_the_dense_recurrence(N, L):
     layer = causal(2, L, d_state=N)
     row = 2 * (layer.true_C()[0] @ nplr("legs", N).V.mH).real  # C in the coordinates of HiPPO
     kernel = layer.kernel(L)[0]
@@ -46,7 +47,7 @@ def test_kernel_equals_the_dense_recurrence_of_hippo_legs(N, L):
         assert (kernel[h] - expected).abs().max() <= 1e-8 * expected.abs().max()
 
 
-def test_convolution_equals_the_recurrence_with_its_skip():
+def test_convolution_equals_the_recurrence():
     layer = causal(2, 50, d_state=8)
     u = torch.randn(3, 50, 2, dtype=torch.float64)
     row = 2 * (layer.true_C()[0] @ nplr("legs", 8).V.mH).real
@@ -57,8 +58,8 @@ def test_convolution_equals_the_recurrence_with_its_skip():
 
 
 @pytest.mark.parametrize("init", ["legt", "fout"])
-def test_gradients_are_right_also_where_poles_lie_on_the_imaginary_axis(init):
-    """In float32 the definition alone would lose them; lra.ops.ssm_kernels.dispatch is told to be precise."""
+def test_gradients_of_imaginary_poles_are_exact(init):
+    """The reference in float32 would lose them; `precise` computes in float64."""
     torch.manual_seed(0)
     layer = S4(8, 1024, init=init, n_ssm=8, backend="reference")
     exact = copy.deepcopy(layer).double()
@@ -70,59 +71,56 @@ def test_gradients_are_right_also_where_poles_lie_on_the_imaginary_axis(init):
             assert (layer.get_parameter(name).grad - p.grad).norm() < 1e-3 * p.grad.norm(), name
 
 
-@pytest.mark.parametrize("init", ["legs", "legt", "fout", "random", "diagonal"])
-def test_step_equals_convolution_for_every_measure(init):
+@pytest.mark.parametrize("init", MEASURES)
+def test_steps_equal_the_convolution(init):
     layer = causal(init=init, d_state=7, n_ssm=2)
     x = torch.randn(2, 32, 4, dtype=torch.float64)
-    expected = layer(x, mask_of(x))
-    torch.testing.assert_close(stepped(layer, x), expected, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(step_through(layer, x), layer(x, mask_of(x)), rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("init", ["legs", "legt", "fout", "random", "diagonal"])
-def test_real_form_of_the_state_is_the_measures_own_matrix(init):
-    """Same eigenvalues: the two differ by a change of basis."""
+@pytest.mark.parametrize("init", MEASURES)
+def test_real_state_matrix_has_the_same_eigenvalues(init):
     form = nplr(init, 6)
     real, _ = dense(form.A, form.B, form.P)
-    expected = torch.linalg.eigvals(form.dense()[0])
-    order = lambda z: sorted(z.tolist(), key=lambda v: (round(v.real, 6), v.imag))  # noqa: E731
-    torch.testing.assert_close(
-        torch.tensor(order(torch.linalg.eigvals(real))), torch.tensor(order(expected)), rtol=1e-6, atol=1e-6
+    ours, expected = (
+        sorted(torch.linalg.eigvals(matrix).tolist(), key=lambda v: (round(v.real, 6), v.imag))
+        for matrix in (real, form.dense()[0])
     )
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(expected), rtol=1e-6, atol=1e-6)
 
 
-class Elements(TorchDispatchMode):
-    """Counts the numbers that operators make."""
+class ElementCounter(TorchDispatchMode):
+    """Counts the elements of all results."""
 
-    made = 0
+    count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        self.made += sum(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
+        self.count += sum(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
         return out
 
 
-def test_a_step_costs_in_proportion_to_the_state():
-    made = []
+def test_cost_of_a_step_is_linear_in_the_state():
+    counts = []
     for N in (64, 256):
         layer = causal(d_state=N)
         layer.setup_step()
         x, state = torch.randn(2, 4, dtype=torch.float64), layer.default_state(2)
-        with Elements() as counted:
+        with ElementCounter() as counter:
             layer.discrete.step(x, state)
-        made.append(counted.made)
-    assert made[1] <= 4 * made[0]
-    # no matrix of the state anywhere
-    assert made[0] < 2 * 4 * 64**2
+        counts.append(counter.count)
+    assert counts[1] <= 4 * counts[0]
+    assert counts[0] < 2 * 4 * 64**2  # no dense matrix of the state
 
 
-def test_second_kernel_reads_the_sequence_from_the_right():
+def test_second_kernel_reads_from_the_right():
     torch.manual_seed(0)
     layer = S4(3, 20).double().eval()
     mirrored = copy.deepcopy(layer)
     with torch.no_grad():
         mirrored.D.zero_()
         layer.D.zero_()
-        # the right-hand kernel starts one position away, the left-hand one at the position itself
+        # the second kernel starts one position away, the first one at the position itself
         layer.C[0].zero_()
         mirrored.C.copy_(layer.C.flip(0))
         mirrored.C[1].zero_()
@@ -133,16 +131,7 @@ def test_second_kernel_reads_the_sequence_from_the_right():
     assert right[..., -1].abs().max() < 1e-12
 
 
-def test_padding_never_reaches_a_real_position():
-    torch.manual_seed(0)
-    layer = S4(4, 40).double().eval()
-    x = torch.randn(1, 30, 4, dtype=torch.float64)
-    longer = torch.cat([x, torch.full((1, 10, 4), 9.0, dtype=torch.float64)], 1)
-    mask = torch.arange(40)[None] < 30
-    torch.testing.assert_close(layer(longer, mask)[:, :30], layer(x, mask_of(x)))
-
-
-def test_preparing_for_another_length_keeps_the_kernel():
+def test_another_length_keeps_the_kernel():
     layer = causal(max_len=100)
     kernel = layer.kernel(100).detach()
     layer.prepare(400)
@@ -152,39 +141,21 @@ def test_preparing_for_another_length_keeps_the_kernel():
     torch.testing.assert_close(layer.kernel(100), kernel, rtol=1e-8, atol=1e-8)
 
 
-def test_half_the_sampling_rate_gives_every_second_value_of_the_continuous_kernel():
-    """dt twice as long: the taps at half the rate are the sums of two, to the order of the step."""
+def test_half_the_rate_sums_pairs_of_taps():
     layer = causal(max_len=2000, d_state=4, dt_min=1e-3, dt_max=1e-3)
     fine = layer.kernel(2000).detach()
     layer.prepare(1000, rate=0.5)
-    coarse = layer.kernel(1000)
-    torch.testing.assert_close(coarse, fine.unflatten(-1, (-1, 2)).sum(-1), rtol=2e-2, atol=2e-3)
+    # to the order of the step size
+    torch.testing.assert_close(layer.kernel(1000), fine.unflatten(-1, (-1, 2)).sum(-1), rtol=2e-2, atol=2e-3)
 
 
-def test_input_longer_than_prepared_for_is_refused_with_the_cure():
-    layer = S4(2, 16)
-    x = torch.zeros(1, 17, 2)
-    with pytest.raises(ValueError, match=r"prepared for 16 positions, the input has 17: call prepare\(17\)"):
-        layer(x, mask_of(x))
-
-
-def test_length_is_part_of_the_checkpoint():
-    trained, other = S4(2, 16), S4(2, 32)
-    other.load_state_dict(trained.state_dict())
-    assert other.length == 16
-    torch.testing.assert_close(other.kernel(16), trained.kernel(16))
-
-
-def test_two_sided_layer_has_no_step_and_an_unprepared_one_says_so():
-    with pytest.raises(RuntimeError, match="reads the future"):
-        S4(2, 8).setup_step()
-    layer = S4(2, 8, bidirectional=False)
-    with pytest.raises(RuntimeError, match=r"call setup_step\(\) first"):
-        layer.step(torch.zeros(1, 2), layer.default_state(1))
+def test_too_long_input_is_refused_with_a_hint():
+    with pytest.raises(ValueError, match=r"16 positions, input has 17; hint: call prepare\(17\)"):
+        S4(2, 16).kernel(17)
 
 
 @pytest.mark.parametrize("glu", [True, False])
-def test_the_output_is_gated_only_if_told_to(glu):
+def test_glu_is_optional(glu):
     torch.manual_seed(0)
     layer, x = S4(4, 8, glu=glu), torch.randn(2, 8, 4)
     value, gate = layer.out(x).split([4, 4 * glu], -1)
@@ -192,7 +163,7 @@ def test_the_output_is_gated_only_if_told_to(glu):
     assert layer(x, mask_of(x)).shape == x.shape
 
 
-def test_kernel_parameters_declare_their_rates_and_no_weight_decay():
+def test_rates_can_differ_by_parameter():
     groups = S4(4, 8, lr={"dt": None, "A": 1e-3, "B": 2e-3}).optim
     assert groups["log_dt"] == {"weight_decay": 0.0}
     assert groups["P"] == groups["A_imag"] == groups["A_log_decay"] == {"weight_decay": 0.0, "lr": 1e-3}
@@ -200,20 +171,22 @@ def test_kernel_parameters_declare_their_rates_and_no_weight_decay():
     assert set(groups) == {"log_dt", "A_log_decay", "A_imag", "P", "B"}
 
 
-def test_bad_options_are_one_clear_line():
-    with pytest.raises(ValueError, match="3 copies do not divide 4 features"):
-        S4(4, 8, n_ssm=3)
-    with pytest.raises(ValueError, match="activation: 'tanh' is not one of"):
-        S4(4, 8, activation="tanh")
-    with pytest.raises(ValueError, match="measure 'lin'"):
-        S4(4, 8, init="lin")
-    with pytest.raises(ValueError, match="lr: C is none of A, B, dt"):
-        S4(4, 8, lr={"C": 1e-3})
-    with pytest.raises(ValueError, match="kernel backend 'cuda' is unknown"):
-        S4(4, 8, backend="cuda").kernel(8)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_ssm": 3}, "3 copies do not divide 4 features"),
+        ({"activation": "tanh"}, "activation: 'tanh'"),
+        ({"init": "lin"}, "measure 'lin'"),
+        ({"lr": {"C": 1e-3}}, "lr: C"),
+        ({"backend": "cuda"}, "'cuda' is unknown"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        S4(4, 8, **options).kernel(8)
 
 
-def test_tied_copies_equal_independent_ones_and_collect_their_gradients():
+def test_tied_copies_sum_their_gradients():
     torch.manual_seed(0)
     tied, free = S4(6, 8, n_ssm=2).double(), S4(6, 8, n_ssm=6).double()
     state = tied.state_dict()
@@ -228,8 +201,7 @@ def test_tied_copies_equal_independent_ones_and_collect_their_gradients():
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_fast_backend_trains_like_the_definition(device):
-    """One step of every parameter, float32."""
+def test_fast_backend_has_the_gradients_of_the_reference(device):
     torch.manual_seed(0)
     fast = S4(8, 200, d_state=16).to(device)
     slow = copy.deepcopy(fast)

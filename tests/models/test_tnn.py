@@ -1,6 +1,9 @@
+"""TNN against a dense Toeplitz matrix."""
+
 import pytest
 import torch
 
+from helpers.comparison import assert_same, by_row, ragged
 from models.tnn import TNN
 
 
@@ -14,26 +17,23 @@ def build(**arguments) -> TNN:
 @pytest.mark.parametrize("position_layers", [0, 2])
 def test_equals_the_dense_toeplitz_matrix(decay, position_layers):
     unit = build(decay=decay, position_layers=position_layers, expand=1.5).blocks[0].toeplitz
-    x = torch.randn(3, 11, 4, dtype=torch.float64, requires_grad=True)
-    lengths = (11, 6, 1)
-    mask = torch.arange(11) < torch.tensor(lengths)[:, None]
-    expected = []
-    for row, length in enumerate(lengths):
-        u, v = (part * part.sigmoid() for part in unit.maps(x[row, :length]).chunk(2, dim=-1))
-        y = torch.zeros_like(v)
-        for i in range(length):
-            for j in range(length):
+
+    def naive(row):
+        u, v = (part * part.sigmoid() for part in unit.maps(row).chunk(2, dim=-1))
+        y = []
+        for i in range(len(row)):
+            total = 0.0
+            for j in range(len(row)):
                 h = unit.positions.first.weight[:, 0] * (i - j) + unit.positions.first.bias
                 for layer in [*unit.positions.layers, unit.positions.last]:
                     h = layer((h / h.square().mean().sqrt()).clamp(min=0))
-                y[i] = y[i] + decay ** abs(i - j) * h * v[j]
-        expected.append(unit.out(u * y))
-    actual, expected = unit(x, mask)[mask], torch.cat(expected)
-    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-8)
-    weight = torch.randn_like(actual)
-    inputs = (x, *unit.parameters())
-    grads = [torch.autograd.grad((y * weight).sum(), inputs) for y in (actual, expected)]
-    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-8)
+                total = total + decay ** abs(i - j) * h * v[j]
+            y.append(total)
+        return unit.out(u * torch.stack(y))
+
+    x, mask = ragged(4, 11, 6, 1)
+    expected = by_row(naive, x, mask)
+    assert_same(unit(x, mask)[mask], expected, [x, *unit.parameters()], rtol=1e-6, atol=1e-8)
 
 
 def test_decay_weakens_far_positions():
@@ -43,12 +43,12 @@ def test_decay_weakens_far_positions():
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.5])
-def test_a_decay_outside_its_range_is_refused(decay):
+def test_decay_out_of_range_is_refused(decay):
     with pytest.raises(ValueError, match="decay"):
         build(decay=decay)
 
 
-def test_the_toeplitz_unit_alone_starts_small():
+def test_only_the_toeplitz_unit_starts_small():
     torch.manual_seed(0)
     block = TNN(d_model=128, n_layers=1, max_len=16, dropout=0.0).blocks[0]
     for layer in (block.toeplitz.maps, block.toeplitz.out):
