@@ -20,8 +20,8 @@ def pool_sequence(x: Tensor, mask: Tensor, how: str) -> Tensor:
 class Head(nn.Module):
     """Pooling, then a linear classifier or one with a hidden layer.
 
-    Two documents with one label (LRA Retrieval; Tay et al. 2021, section 2.2.3) become features [a, b, a * b, a - b] and
-    always get a hidden layer, as in the S4 repository's pair decoder.
+    Two documents with one label (LRA Retrieval; Tay et al. 2021, section 2.2.3) become features [a, b, a * b, a - b]
+    and always get a hidden layer, as in the S4 repository's pair decoder.
     """
 
     def __init__(self, spec: TaskSpec, d_input: int, *, pool: str = "mean", hidden: int = 0):

@@ -20,13 +20,13 @@ class ExamplePredictions(Callback):
     data  a prepared data module; its `shown(split, i)` returns the i-th example for display
     """
 
-    def __init__(self, data: Any, count: int = N_EXAMPLES):
-        self.data, self.count = data, count
+    def __init__(self, data: Any):
+        self.data = data
         self.examples: list[Example] = []
 
     def on_test_start(self, trainer, pl_module) -> None:
         n = self.data.counts["test"] // trainer.world_size
-        self._wanted = set(np.linspace(0, n - 1, min(self.count, n)).round().astype(int).tolist())
+        self._wanted = set(np.linspace(0, n - 1, min(N_EXAMPLES, n)).round().astype(int).tolist())
         self._seen, self._left = 0, MAX_TOTAL
         self.examples = []
 

@@ -32,7 +32,7 @@ L = 16
 def fake_graphs(monkeypatch):
     """CPU graphs by the fake recorder, which needs every computation to be an operator of PyTorch."""
     for module in (scan, selective_scan):
-        monkeypatch.setattr(module, "compiled_here", lambda device: False)
+        monkeypatch.setattr(module, "runs_compiled", lambda device: False)
     monkeypatch.setattr(dispatch, "ORDER", {"cpu": ("reference",)})
     dispatch.reset_backends_used()
     monkeypatch.setattr(cuda_graphs, "cuda_graph_recorder", lambda: record)

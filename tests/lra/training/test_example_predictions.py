@@ -1,4 +1,4 @@
-"""Examples are what was tested, kernels what the layers have: small, and where they say they are."""
+"""Example predictions and kernel snapshots of a record: true to the test and the model, and small."""
 
 import base64
 import io
@@ -16,14 +16,13 @@ from lra.records.pictures import grey, signed
 from lra.records.record import Example
 from lra.records.store import load
 from lra.training import example_predictions, kernel_snapshots
-from lra.training.example_predictions import Samples
 
 GOLDEN = load(ROOT / "tests" / "golden" / "record.json")
 
 
-def test_all_examples_together_are_the_test(tmp_path, monkeypatch):
-    monkeypatch.setattr(example_predictions, "BUDGET", 10**6)
-    monkeypatch.setattr(Samples.__init__, "__defaults__", (10**6,))
+def test_examples_agree_with_the_test(tmp_path, monkeypatch):
+    for limit in ("N_EXAMPLES", "MAX_TOTAL"):
+        monkeypatch.setattr(example_predictions, limit, 10**6)
     record = small_run(tmp_path, "training.steps=20")
     assert len(record.examples) == record.n_test
     assert sum(e.label == e.predicted for e in record.examples) == record.test_correct > 0
@@ -33,7 +32,7 @@ def test_all_examples_together_are_the_test(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["pathfinder", "image", "retrieval"])
-def test_a_record_with_examples_stays_small(task, tmp_path):
+def test_record_with_examples_is_small(task, tmp_path):
     record = small_run(tmp_path, f"task={task}", "model=s4", "model.mixer.backend=reference")
     assert record.examples
     assert all((e.text is None) != (e.picture is None) for e in record.examples)
@@ -43,7 +42,7 @@ def test_a_record_with_examples_stays_small(task, tmp_path):
     assert {k.picture_after is not None for k in record.kernels} == {task in ("pathfinder", "image")}
 
 
-def test_an_input_that_looks_like_a_path_is_kept_as_it_is(tmp_path):
+def test_examples_are_not_redacted_as_paths(tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (16, 16), np.uint8)
     picture = grey(pixels)
     assert picture.count("/") > 2
@@ -57,13 +56,13 @@ def opened(picture: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(picture)))
 
 
-def test_a_grey_picture_is_the_pixels():
+def test_grey_picture_keeps_the_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     assert (np.asarray(opened(grey(pixels))) == pixels).all()
     assert opened(grey(np.zeros((128, 128), np.uint8))).size == (64, 64)
 
 
-def test_a_signed_picture_has_two_colours_and_is_clear_at_zero():
+def test_signed_picture_is_transparent_at_zero():
     values = np.array([[-1.0, 0.0], [0.5, 1.0]])
     rgba = np.asarray(opened(signed(values)).convert("RGBA"))
     assert rgba[0, 1, 3] == 0
@@ -73,7 +72,7 @@ def test_a_signed_picture_has_two_colours_and_is_clear_at_zero():
 
 
 @pytest.mark.parametrize("length", [1, 2, 9, 100, 16_384])
-def test_an_envelope_holds_every_value(length):
+def test_envelope_bounds_every_value(length):
     kernel = np.random.default_rng(0).normal(size=length)
     starts = kernel_snapshots.ranges(length)
     assert starts[0] == 0
@@ -84,16 +83,14 @@ def test_an_envelope_holds_every_value(length):
         assert (a, b) == pytest.approx((at.min(), at.max()), rel=5e-3)
 
 
-def test_kernels_are_those_of_the_first_and_last_layer(tmp_path):
+def test_first_and_last_kernel_are_kept(tmp_path):
     record = small_run(tmp_path, "model=s4", "model.mixer.backend=reference", "training.steps=8", "model.n_layers=3")
     assert {k.layer for k in record.kernels} == {0, 2}
     assert all(k.before != k.after for k in record.kernels)
     assert small_run(tmp_path / "other").kernels == []
 
 
-def test_what_else_is_called_kernel_is_left_alone():
-    """A model of one's own may have a feature map of that name."""
-
+def test_other_methods_named_kernel_are_ignored():
     class FeatureMap(torch.nn.Module):
         def kernel(self, x):
             raise AssertionError(x)
@@ -107,12 +104,11 @@ def test_what_else_is_called_kernel_is_left_alone():
             return torch.ones(2, 3, length)
 
     assert kernel_snapshots.forward_kernels(torch.nn.Sequential(FeatureMap(), Short()), 8) == {}
-    assert {
-        i: k.shape for i, k in kernel_snapshots.forward_kernels(torch.nn.Sequential(FeatureMap(), Long()), 8).items()
-    } == {0: (3, 8)}
+    kernels = kernel_snapshots.forward_kernels(torch.nn.Sequential(FeatureMap(), Long()), 8)
+    assert {i: k.shape for i, k in kernels.items()} == {0: (3, 8)}
 
 
-def test_a_kernel_that_is_not_finite_is_left_out():
+def test_non_finite_kernels_are_left_out():
     good, bad = torch.ones(4, 8), torch.full((4, 8), float("nan"))
     kept = kernel_snapshots.before_and_after({0: good, 1: good}, {0: 2 * good, 1: bad}, picture=False)
     assert {k.layer for k in kept} == {0}

@@ -1,3 +1,5 @@
+"""Parameter groups declared by modules, and the schedules of the papers."""
+
 import math
 
 import pytest
@@ -19,7 +21,7 @@ def net():
     return nn.Sequential(Kernel(), nn.Linear(3, 2), Kernel())
 
 
-def test_groups_are_what_the_modules_declare():
+def test_groups_follow_the_declarations():
     groups = {
         frozenset(g["names"]): {k: v for k, v in g.items() if k in ("lr", "weight_decay")} for g in param_groups(net())
     }
@@ -36,14 +38,14 @@ def test_every_parameter_is_in_one_group():
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
 
 
-def test_an_override_of_no_parameter_raises():
+def test_override_of_an_unknown_name_raises():
     model = net()
     model[0].optim["log_DT"] = {"lr": 1.0}
     with pytest.raises(AttributeError, match="log_DT"):
         param_groups(model)
 
 
-def test_overrides_reach_the_optimiser_and_survive_the_schedule():
+def test_overrides_survive_the_schedule():
     optimizer = adamw(net(), lr=0.01, weight_decay=0.05, betas=[0.8, 0.9], eps=1e-6)
     assert {(g["betas"], g["eps"]) for g in optimizer.param_groups} == {((0.8, 0.9), 1e-6)}
     assert sorted((g["lr"], g["weight_decay"]) for g in optimizer.param_groups) == [
@@ -59,34 +61,34 @@ def test_overrides_reach_the_optimiser_and_survive_the_schedule():
     assert rates[1] / rates[0] == pytest.approx(10)
 
 
-def test_cosine_warms_up_and_ends_at_nothing():
+def test_cosine_warms_up_and_ends_at_zero():
     factor = schedule("cosine", 100, 0.1)
     assert [factor(s) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert factor(55) == pytest.approx(0.5)
     assert factor(100) == pytest.approx(0.0, abs=1e-12)
     assert all(factor(s) >= factor(s + 1) for s in range(10, 100))
-    # no steps are left after the warm-up
+    # warm-up only
     assert schedule("cosine", 10, 10)(10) == 1.0
 
 
-def test_linear_warms_up_and_ends_at_nothing():
+def test_linear_warms_up_and_ends_at_zero():
     factor = schedule("linear", 100, 0.2)
     assert [factor(s) for s in (0, 9, 19, 20)] == pytest.approx([0.05, 0.5, 1.0, 1.0])
     assert [factor(s) for s in (60, 80, 100, 101)] == pytest.approx([0.5, 0.25, 0.0, 0.0])
     assert schedule("linear", 10, 0)(0) == 1.0
-    # a last step of its own, and none
+    # one step after the warm-up, and none
     assert schedule("linear", 10, 9)(9) == 1.0
     assert schedule("linear", 10, 10)(10) == 0.0
 
 
 def test_constant_warms_up_and_stays():
-    # a warm-up in steps instead of a share of them
+    # warm-up in steps
     factor = schedule("constant", 100, 20)
     assert [factor(s) for s in (0, 9, 19, 50)] == pytest.approx([0.05, 0.5, 1.0, 1.0])
     assert schedule("constant", 100, 0)(0) == 1.0
 
 
-def test_inverse_square_root_is_the_published_one():
+def test_inverse_sqrt_matches_the_lra_repository():
     # google-research/long-range-arena: constant * linear_warmup * rsqrt_decay
     factor = schedule("inverse_sqrt", 5000, 1000)
     assert factor(0) == pytest.approx(1 / 1000 / math.sqrt(1000))
@@ -94,6 +96,6 @@ def test_inverse_square_root_is_the_published_one():
     assert factor(3999) == pytest.approx(1 / math.sqrt(4000))
 
 
-def test_an_unknown_schedule_is_named():
+def test_unknown_schedule_is_named():
     with pytest.raises(ValueError, match="cosin"):
         schedule("cosin", 10, 0.1)

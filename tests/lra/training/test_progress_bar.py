@@ -1,4 +1,4 @@
-"""What is said of a run: a bar on a terminal, else few lines, and always where it goes on."""
+"""Progress of a run: a bar on a terminal, otherwise a few lines; a resumed run names its step."""
 
 import io
 import time
@@ -9,19 +9,19 @@ import pytest
 from rich.console import Console
 
 from lra.console import duration, log_interval
-from lra.training import learning_curve
-from lra.training.learning_curve import Curve
+from lra.training import progress_bar
+from lra.training.learning_curve import LearningCurve
 from lra.training.progress_bar import ProgressBar
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3 * 3600, "3.0 h"), (75 * 3600, "3.1 days")]
 )
-def test_a_span_of_time_is_said_in_its_own_unit(seconds, text):
+def test_durations_have_a_fitting_unit(seconds, text):
     assert duration(seconds) == text
 
 
-def test_lines_without_a_terminal_are_close_at_first_and_few_in_the_end():
+def test_log_lines_become_rarer():
     at, lines = 0.0, []
     while at < 24 * 3600:
         at += log_interval(at, 5.0, 60.0)
@@ -33,11 +33,11 @@ def test_lines_without_a_terminal_are_close_at_first_and_few_in_the_end():
 
 @pytest.fixture
 def bar(monkeypatch):
-    """(a bar, its trainer, its screen, a function that lets time pass)."""
+    """(bar, its trainer, its output, a function that advances the clock)."""
     now = [time.monotonic()]
-    monkeypatch.setattr(learning_curve.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
     screen = io.StringIO()
-    bar = ProgressBar(Curve(), "S4 on listops (seed 0)", Console(file=screen, width=200))
+    bar = ProgressBar(LearningCurve(), "S4 on listops (seed 0)", Console(file=screen, width=200))
     trainer = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=1500, sanity_checking=False)
 
     def wait(seconds: float) -> None:
@@ -46,7 +46,7 @@ def bar(monkeypatch):
     return bar, trainer, screen, wait
 
 
-def test_without_a_terminal_a_line_says_steps_scores_and_time_left(bar):
+def test_log_line_has_steps_scores_and_time_left(bar):
     bar, trainer, screen, wait = bar
     bar.on_train_start(trainer, None)
     bar.on_train_batch_end(trainer, None, None, None, 0)
@@ -60,7 +60,7 @@ def test_without_a_terminal_a_line_says_steps_scores_and_time_left(bar):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_run_that_goes_on_says_from_where(bar, terminal):
+def test_resumed_run_names_its_step(bar, terminal):
     bar, trainer, screen, _ = bar
     bar.console = Console(file=screen, width=200, force_terminal=terminal)
     trainer.global_step = 400

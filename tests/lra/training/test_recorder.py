@@ -1,6 +1,5 @@
-"""The record of a run says what was run, on what, how long and how fast."""
+"""The record says what was run, on which data, how long and how fast."""
 
-from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
@@ -8,22 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import tiny_run
 from helpers.tiny_run import Majority, Pool, StopsAt, train
 from lra.nn.classifier import Classifier
 from lra.records.record import Data
 from lra.training import weights
 
 
-class Real(Majority):
-    kind = "subset"
-
-
-def test_a_record_says_what_was_run_and_on_what(tmp_path, monkeypatch):
-    cell = replace(tiny_run.cell(), notes=["of the command"])
-    monkeypatch.setattr(tiny_run, "cell", lambda: cell)
-    data = Real()
-    record = train(tmp_path, steps=200, data=data)
+def test_record_describes_run_and_data(tmp_path):
+    data = Majority()
+    data.kind = "subset"
+    record = train(tmp_path, steps=200, data=data, notes=["of the command"])
     assert record.data == Data(kind="subset", fingerprint="0" * 8, counts=data.counts, chance=19 / 32)
     assert data.majority("test") == 19 / 32 != data.majority("val")
     assert record.notes == ["of the command", "made up"]
@@ -35,24 +28,24 @@ def test_a_record_says_what_was_run_and_on_what(tmp_path, monkeypatch):
     assert record.steps_per_second == pytest.approx(median(speeds), rel=0.1)
 
 
-def test_the_numbers_of_a_record_are_those_of_its_weights(tmp_path):
+def test_recorded_scores_equal_those_of_the_weights(tmp_path):
     data = Majority()
     record = train(tmp_path, steps=24, data=data)
     model = Classifier(Majority.spec, d_model=8, n_layers=1, mixer=Pool).eval()
     model.load_state_dict(weights.load(tmp_path / "model.safetensors")[0])
-    found = {}
+    scored = {}
     with torch.no_grad():
         for split in ("val", "test"):
             x, y = data.parts[split]
             scores = model(x, torch.ones_like(x, dtype=torch.bool))
-            found[split] = float(F.cross_entropy(scores, y)), int((scores.argmax(-1) == y).sum())
+            scored[split] = float(F.cross_entropy(scores, y)), int((scores.argmax(-1) == y).sum())
     (chosen,) = (point for point in record.curve if point.step == record.selection.step)
-    assert chosen.val_loss == pytest.approx(found["val"][0], rel=1e-4)
-    assert chosen.val_accuracy == record.val_accuracy == found["val"][1] / 32
-    assert (record.test_correct, record.n_test) == (found["test"][1], 32)
+    assert chosen.val_loss == pytest.approx(scored["val"][0], rel=1e-4)
+    assert chosen.val_accuracy == record.val_accuracy == scored["val"][1] / 32
+    assert (record.test_correct, record.n_test) == (scored["test"][1], 32)
 
 
-def test_a_stopped_run_has_the_epochs_it_came_to(tmp_path):
+def test_interrupted_run_records_its_epochs(tmp_path):
     StopsAt.at, StopsAt.seen = 12, 0
     record = train(tmp_path, mixer=StopsAt)
     # 64 examples in batches of eight
