@@ -12,6 +12,7 @@ from markupsafe import Markup
 from lra.records.record import Kernel, Point, Record
 from lra.report.svg import COLOURS, Bubble, Line, bubble_chart, line_chart, scaling_chart, short_number
 from lra.tables.aggregate import Row, SeedGroup
+from lra.tables.agreement import Agreement
 from lra.tables.comparison import percent
 from lra.tables.efficiency import Efficiency
 
@@ -93,6 +94,20 @@ def bubble_figure(title: str, unit: str, points: Sequence[tuple[Series, float, f
         bubbles.append(Bubble(x, y, memory / largest, s.colour, s.label, tooltip))
     chart = bubble_chart(bubbles, unit, title, y_text=short_percent)
     return Figure(title, "test, percent; area: peak memory", Markup(chart))
+
+
+def agreement_figure(series: Sequence[Series], found: Agreement) -> Figure | None:
+    """Measured against published averages, a dot a model; None for fewer than two."""
+    colours = {s.row.model: s for s in reversed(series)}
+    dots = []
+    for p in found.pairs:
+        s = colours[p.model]
+        tooltip = f"{s.label}: {percent(p.measured)} % here, {percent(p.published)} % published"
+        dots.append(Bubble(p.published, p.measured, 0.0, s.colour, s.label, tooltip))
+    if len(dots) < 2:
+        return None
+    chart = bubble_chart(dots, "published", "Measured against published", y_text=short_percent, x_text=short_percent)
+    return Figure("Measured against published", "mean of the six tasks, percent", Markup(chart))
 
 
 def short_percent(share: float) -> str:

@@ -17,10 +17,11 @@ from lra.records.benchmark import Bench
 from lra.records.published import Published
 from lra.records.record import Example, Record
 from lra.report import figures
-from lra.report.figures import Series
+from lra.report.figures import Series, agreement_figure
 from lra.report.svg import COLOURS
 from lra.tables import comparison
 from lra.tables.aggregate import Aggregate, Column, Row, SeedGroup, aggregate, learned
+from lra.tables.agreement import AVERAGE, agreements
 from lra.tables.comparison import HOLE, percent
 from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency
 from lra.tables.formats import Entry
@@ -49,6 +50,7 @@ def page(records: Sequence[Record], published: Published, scale: str, benches: S
         "facts": facts(results.runs),
         "table_rows": table_rows(results),
         "overview": overview(series, columns),
+        "trust": trust(series, records, published, scale),
         "tasks": tasks,
         "kernels": [card for column in columns for card in kernel_cards(series, column)],
         "examples": [card for column in columns if (card := examples_card(series, column))],
@@ -176,6 +178,23 @@ def overview(series: Sequence[Series], columns: Sequence[Column]) -> dict[str, A
     charts = figures.overview_figures(chosen, [c.task for c in shared])
     machines = devices(s.groups[c.task] for s in chosen for c in shared)
     return {"figures": charts, "titles": [c.title for c in shared], "devices": machines} if charts else None
+
+
+def trust(
+    series: Sequence[Series], records: Sequence[Record], published: Published, scale: str
+) -> dict[str, Any] | None:
+    """How far the ranking agrees with the published one; None where no average can be compared."""
+    by_key = {(a.group, a.task): a for a in agreements(records, published, scale)}
+    average = by_key["all", AVERAGE]
+    if average.spearman is None:
+        return None
+    tasks = [a for (group, task), a in by_key.items() if group == "all" and task != AVERAGE]
+    return {
+        "groups": [a for (_, task), a in by_key.items() if task == AVERAGE],
+        "missed": sum(a.count(here=False, there=True) for a in tasks),
+        "compared": sum(a.count(here=False, there=True) + a.count(here=True, there=True) for a in tasks),
+        "figure": agreement_figure(series, average),
+    }
 
 
 def was_tried(series: Series, column: Column) -> bool:

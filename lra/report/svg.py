@@ -211,11 +211,25 @@ def label_room(lines: Sequence[Line]) -> float:
     return RIGHT + (max(widths) + 8 if widths else 0)
 
 
-def bubble_chart(bubbles: Sequence[Bubble], x_name: str, description: str, *, y_text: Callable[[float], str]) -> str:
-    """Bubbles over a logarithmic axis; a label without free space is omitted (the table next to it has the value)."""
+def bubble_chart(
+    bubbles: Sequence[Bubble],
+    x_name: str,
+    description: str,
+    *,
+    y_text: Callable[[float], str],
+    x_text: Callable[[float], str] | None = None,
+) -> str:
+    """Bubbles over a logarithmic axis, or a linear one of numbers shown by `x_text`.
+
+    A label without free space is omitted; the table next to the chart has the value.
+    """
     xs, ys = [b.x for b in bubbles], [b.y for b in bubbles]
     margin = 0.12 * (max(ys) - min(ys)) or 0.05
-    x = Axis(x_name, min(xs) / 1.35, max(xs) * 1.35, LEFT, WIDTH - RIGHT, log=True, text=short_number)
+    if x_text is None:
+        x = Axis(x_name, min(xs) / 1.35, max(xs) * 1.35, LEFT, WIDTH - RIGHT, log=True, text=short_number)
+    else:
+        edge = 0.12 * (max(xs) - min(xs)) or 0.05
+        x = Axis(x_name, min(xs) - edge, max(xs) + edge, LEFT, WIDTH - RIGHT, text=x_text)
     y = Axis("", min(ys) - margin, max(ys) + margin, HEIGHT - BOTTOM, TOP, text=y_text)
     parts = frame(x, y)
     widest = 11.0 if len(bubbles) <= 16 else 6.0

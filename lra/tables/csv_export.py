@@ -9,6 +9,7 @@ from lra.records.published import Published, PublishedRow
 from lra.records.record import Record
 from lra.tables import comparison
 from lra.tables.aggregate import Cell, aggregate
+from lra.tables.agreement import agreements
 from lra.tables.efficiency import efficiency
 from lra.tables.paper import PAPER_TABLES, printed_rows
 
@@ -27,6 +28,10 @@ PAPER_HEADER = (
 EFFICIENCY_HEADER = (
     *("table", "row", "column", "unit", "published", "verified", "measured"),
     *("device", "threads", "started", "commit", "command"),
+)
+AGREEMENT_HEADER = (
+    *("scale", "group", "task", "models", "spearman", "ci95_low", "ci95_high"),
+    *("learned_both", "learned_published_only", "learned_here_only"),
 )
 Line = Mapping[str, object]
 
@@ -124,6 +129,21 @@ def efficiency_csv(name: str, benches: Sequence[Bench], published: Published) ->
             line |= {"unit": printed.unit, "published": printed.value, "verified": true_or_false(printed.verified)}
         lines.append(line)
     return as_csv(EFFICIENCY_HEADER, lines)
+
+
+def agreement_csv(records: Sequence[Record], published: Published, scales: Sequence[str]) -> str:
+    """How far each scale can be trusted: a line for each group of models and task."""
+    lines: list[Line] = []
+    for a in (a for scale in scales for a in agreements(records, published, scale) if a.pairs):
+        low, high = a.interval or (None, None)
+        numbers = {"spearman": a.spearman, "ci95_low": low, "ci95_high": high}
+        lines.append({
+            "scale": a.scale, "group": a.group, "task": a.task, "models": len(a.pairs),
+            **{name: "" if value is None else f"{value:.4f}" for name, value in numbers.items()},
+            "learned_both": a.count(here=True, there=True), "learned_published_only": a.count(here=False, there=True),
+            "learned_here_only": a.count(here=True, there=False),
+        })  # fmt: skip
+    return as_csv(AGREEMENT_HEADER, lines)
 
 
 def as_csv(header: Sequence[str], lines: Iterable[Line]) -> str:
