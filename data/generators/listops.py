@@ -7,10 +7,10 @@
   (the root has depth 1);
 - an operator is one of MAX, MIN, MED, SM and has 2..max_args arguments, all uniform;
 - a tree is kept if min_len < length < max_len, counting digits, operators and closing brackets, not parentheses;
-- no tree is kept twice: the set is drawn as one and cut into splits afterwards.
+- no tree is kept twice: the set is drawn as one and then cut into splits.
 
-Draw number i of a seed has its own random stream and the kept trees stand in the order of their numbers, so the set
-depends on the seed and the rules alone, and a smaller set is the beginning of a larger one.
+Draw number i of a seed has its own random stream and the trees are kept in the order of their numbers, so the set
+depends only on the seed and the rules, and a smaller set is a prefix of a larger one.
 """
 
 import os
@@ -22,20 +22,20 @@ from typing import NamedTuple
 import numpy as np
 
 OPERATORS = ("[MAX", "[MIN", "[MED", "[SM")
-# 0 pads; 1-4 operators, 5 the closing bracket, 6-15 the digits 0-9; 16 and 17 are never drawn
+# 0 is padding; 1-4 operators, 5 the closing bracket, 6-15 the digits 0-9; 16 and 17 are never drawn
 VOCAB = ("<pad>", *OPERATORS, "]", *"0123456789", "<unk>", "<eos>")
 IDS = {token: i for i, token in enumerate(VOCAB)}
 MAX, MIN, MED, SM, CLOSE, ZERO = (IDS[token] for token in (*OPERATORS, "]", "0"))
 NINE = ZERO + 9
 
-# given up when so many draws bring fewer new trees than this
+# generation stops when so many draws give fewer new trees than this
 STALL_DRAWS, STALL_TREES = 2**20, 100
 
 Tree = int | tuple[int, list["Tree"]]
 
 
 class Expressions(NamedTuple):
-    """Expressions one after the other; number i is tokens[offsets[i]:offsets[i + 1]].
+    """Concatenated expressions; number i is tokens[offsets[i]:offsets[i + 1]].
 
     tokens   uint8, ids of VOCAB
     offsets  int64 (n + 1,)
@@ -52,7 +52,7 @@ class Expressions(NamedTuple):
 def from_text(text: str) -> np.ndarray:
     """Token ids, uint8, of an expression written with or without LRA's round parentheses, which are dropped.
 
-    raises  ValueError naming position and token if a token is unknown
+    raises  ValueError with position and token if a token is unknown
     """
     tokens = text.replace("(", " ").replace(")", " ").split()
     try:
@@ -83,40 +83,40 @@ def to_text(tokens: Sequence[int], *, parentheses: bool = False) -> str:
 def parse(tokens: Sequence[int]) -> Tree:
     """The tree of one expression: a digit 0..9, or (operator id, arguments).
 
-    raises  ValueError naming position and token where the expression is malformed
+    raises  ValueError with position and token if the expression is malformed
     """
     root: list[Tree] = []
-    opened: list[tuple[int, list[Tree]]] = [(0, root)]
+    levels: list[tuple[int, list[Tree]]] = [(0, root)]
     for position, token in enumerate(map(int, tokens)):
         name = VOCAB[token] if token < len(VOCAB) else str(token)
         where = f"position {position}: token {name!r}"
-        if len(opened) == 1 and root:
+        if len(levels) == 1 and root:
             raise ValueError(f"{where} follows a complete expression")
         if ZERO <= token <= NINE:
-            opened[-1][1].append(token - ZERO)
+            levels[-1][1].append(token - ZERO)
         elif MAX <= token <= SM:
-            opened.append((token, []))
+            levels.append((token, []))
         elif token != CLOSE:
             raise ValueError(f"{where} does not belong in an expression")
-        elif len(opened) == 1:
+        elif len(levels) == 1:
             raise ValueError(f"{where} closes nothing")
-        elif not opened[-1][1]:
+        elif not levels[-1][1]:
             raise ValueError(f"{where} closes an operator without arguments")
         else:
-            node = opened.pop()
-            opened[-1][1].append(node)
-    if len(opened) > 1:
-        raise ValueError(f"position {len(tokens)}: the expression ends inside {VOCAB[opened[-1][0]]!r}")
+            node = levels.pop()
+            levels[-1][1].append(node)
+    if len(levels) > 1:
+        raise ValueError(f"position {len(tokens)}: the expression ends inside {VOCAB[levels[-1][0]]!r}")
     if not root:
         raise ValueError("position 0: the expression is empty")
     return root[0]
 
 
 def evaluate(tokens: Sequence[int]) -> int:
-    """The value 0..9 of one expression; the definition that the compiled `evaluate_all` is judged by.
+    """The value 0..9 of one expression; the reference for the compiled `evaluate_all`.
 
-    MED of an even number of arguments is the mean of the middle two, cut down to an integer; SM is the sum modulo 10.
-    raises  ValueError naming position and token where the expression is malformed
+    MED of an even number of arguments is the mean of the middle two, rounded down; SM is the sum modulo 10.
+    raises  ValueError with position and token if the expression is malformed
     """
 
     def value(tree: Tree) -> int:
@@ -136,17 +136,17 @@ def evaluate(tokens: Sequence[int]) -> int:
 
 
 def evaluate_all(tokens: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, depths), both uint8 (n,), of all expressions at once; some sixty million tokens a second.
+    """(labels, depths), both uint8 (n,), of all expressions at once, about sixty million tokens per second.
 
-    raises  ValueError naming expression, position and token where one is malformed
+    raises  ValueError with expression, position and token if one is malformed
     """
     from data.generators import listops_loops as loops
 
     n = len(offsets) - 1
     labels, depths = np.empty(n, np.uint8), np.empty(n, np.uint8)
     levels = 255
-    room = np.empty(levels, np.uint8), np.empty((levels, 10), np.int32)
-    bad = loops.evaluate_all(tokens, offsets, labels, depths, *room)
+    buffers = np.empty(levels, np.uint8), np.empty((levels, 10), np.int32)
+    bad = loops.evaluate_all(tokens, offsets, labels, depths, *buffers)
     if bad >= 0:
         try:
             parse(tokens[offsets[bad] : offsets[bad + 1]].tolist())
@@ -170,9 +170,9 @@ def generate(
     """n distinct expressions with min_len < length < max_len, with values and depths.
 
     n         size of the whole set, all splits together: cut it, and no expression is in two of them
-    workers   threads; all cores by default, and the result is the same
+    workers   threads; all cores by default, with the same result
     progress  called with (done, n) now and then
-    raises    ValueError if the rules make no sense, or yield too few distinct trees to go on
+    raises    ValueError if the rules make no sense or give too few distinct trees
     """
     from data.generators import listops_loops as loops
 
@@ -187,7 +187,7 @@ def generate(
     draws = max(64, min(2**14, 2**24 // max_len))
 
     def chunk(first: int) -> list[tuple[bytes, int, int]]:
-        # the last tree of a full buffer may be cut off anywhere below max_len
+        # the last tree of a full buffer may be any length below max_len
         tokens = np.empty(draws * (max_len - 1) + max_len, np.uint8)
         ends, labels, depths = np.empty(draws, np.int64), np.empty(draws, np.uint8), np.empty(draws, np.uint8)
         kept = loops.draw_chunk(key, first, draws, min_len, max_len, max_args, max_depth, tokens, ends, labels, depths)
@@ -218,10 +218,10 @@ def distinct_trees(
     workers: int,
     progress: Callable[[int, int], object],
 ) -> tuple[dict[bytes, tuple[int, int]], int]:
-    """n trees or a few more, with label and depth, in the order of their draws, and how many draws that took.
+    """n trees or a few more with label and depth, in the order of their draws, and the number of draws.
 
-    chunk    what the draws from a number on give: (tree, label, depth)
-    returns  fewer where draws hardly bring new ones
+    chunk    (tree, label, depth) of `draws` draws from a number on
+    returns  fewer trees if draws hardly give new ones
     """
     trees: dict[bytes, tuple[int, int]] = {}
     submitted = drawn = checked_draws = checked_trees = 0
@@ -242,22 +242,3 @@ def distinct_trees(
         for late in pending:
             late.cancel()
     return trees, drawn
-
-
-def statistics(expressions: Expressions) -> dict[str, float | list[float]]:
-    """Figures to set beside those of other ListOps data: lengths in tokens, label shares (of 0..9), depths."""
-    lengths = np.diff(expressions.offsets)
-    low, middle, high = np.percentile(lengths, [5, 50, 95])
-    shares = np.bincount(expressions.labels, minlength=10)[:10] / len(lengths)
-    return {
-        "expressions": len(lengths),
-        "length_mean": float(lengths.mean()),
-        "length_min": int(lengths.min()),
-        "length_p5": float(low),
-        "length_p50": float(middle),
-        "length_p95": float(high),
-        "length_max": int(lengths.max()),
-        "label_shares": shares.tolist(),
-        "depth_mean": float(expressions.depths.mean()),
-        "depth_max": int(expressions.depths.max()),
-    }

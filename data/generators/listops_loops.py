@@ -1,6 +1,6 @@
-"""The compiled loops of `data.generators.listops`: drawing trees by number, evaluating many expressions at once.
+"""Compiled loops of `data.generators.listops`: draw trees by number, evaluate many expressions at once.
 
-A file of its own, imported at the first use, because importing numba takes a second. All release the interpreter lock.
+In a separate file, imported at the first use, because importing numba takes a second. All release the interpreter lock.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from data.generators.rng import below, draw_bits, open_stream
 
 @njit(nogil=True, cache=True)
 def apply(operator, counts):
-    """Value of an operator on arguments of which counts[v] have the value v. counts: (10,)."""
+    """Value of an operator on counts[v] arguments of each value v. counts: (10,)."""
     n, total, low, high = 0, 0, 10, -1
     for v in range(10):
         if counts[v]:
@@ -38,9 +38,9 @@ def apply(operator, counts):
 
 @njit(nogil=True, cache=True)
 def evaluate(tokens, operators, counts):
-    """(value, depth) of a well-formed expression; (-position - 1, 0) at the first token that breaks its form.
+    """(value, depth) of a well-formed expression; (-position - 1, 0) with the position of the first wrong token.
 
-    operators  uint8 (M,), counts int32 (M, 10): room for M levels
+    operators  uint8 (M,), counts int32 (M, 10): buffers for M levels
     """
     level, depth, result = -1, 1, -1
     for i in range(tokens.size):
@@ -81,9 +81,9 @@ def evaluate_all(tokens, offsets, labels, depths, operators, counts):
 
 @njit(nogil=True, cache=True)
 def draw_tree(stream, max_len, max_args, max_depth, out, missing):
-    """Write one tree in reading order to out[:max_len]; its length, or max_len if it would be that long or longer.
+    """Write one tree in reading order to out[:max_len]; returns its length, or max_len if it is that long or longer.
 
-    missing  int64 (max_depth,): arguments still to come at each open level
+    missing  int64 (max_depth,): arguments still to draw at each open level
     """
     length, level, least = 0, 0, 1
     missing[0] = 1
@@ -98,7 +98,7 @@ def draw_tree(stream, max_len, max_args, max_depth, out, missing):
         bits = draw_bits(stream)
         if level + 1 < max_depth and bits >> np.uint64(62) == 0:
             n = 2 + below(bits, max_args - 1)
-            # `least`: the length if every argument to come were a digit
+            # `least`: the length if every missing argument is a digit
             least += n + 1
             if least >= max_len:
                 return max_len
@@ -113,7 +113,7 @@ def draw_tree(stream, max_len, max_args, max_depth, out, missing):
 
 @njit(nogil=True, cache=True)
 def draw_chunk(key, first, count, min_len, max_len, max_args, max_depth, tokens, ends, labels, depths):
-    """Trees kept of the draws first..first+count-1, side by side in `tokens`; the number kept."""
+    """Write the kept trees of draws first..first+count-1, concatenated, to `tokens`; returns their number."""
     stream, missing = np.empty(1, np.uint64), np.empty(max_depth, np.int64)
     operators, counts = np.empty(max_depth, np.uint8), np.empty((max_depth, 10), np.int32)
     kept, end = 0, 0

@@ -1,18 +1,17 @@
-"""Pathfinder pictures at any size: do the two discs lie on the two ends of one dashed curve?
+"""Pathfinder pictures of any size: are the two discs at the two ends of one dashed curve?
 
 Linsley et al. 2018 (arXiv:1805.08315), with the parameters of the Long Range Arena (Tay et al. 2021, arXiv:2011.04006,
-`lra_benchmarks/data/pathfinder.py`). Two target curves of equal length grow in turns from nearby seeds, paddle by
-paddle; short distractors fill the rest; the discs mark both ends of one target (label 1) or one end of each (label 0).
-
-Picture number i of a seed has its own random stream: it is the same whatever its chunk, its neighbours and the number
-of workers, so a range [start, start + n) can be made now and the rest later.
+`lra_benchmarks/data/pathfinder.py`). Two target curves of equal length grow in turns from nearby seeds, one paddle
+(dash) at a time; short distractors fill the rest; the discs mark both ends of one target (label 1) or one end of each
+(label 0). Picture number i of a seed has its own random stream, so it does not depend on its chunk or the number of
+workers, and a range [start, start + n) can be generated now and the rest later.
 """
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,17 +21,17 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Settings:
-    """Parameters of one size and difficulty; lengths in pixels unless they count paddles.
+    """Parameters of one size and difficulty; lengths in pixels, unless they count paddles.
 
-    padding              rim kept free of curves
+    padding              border without curves
     seed_distance        between the first ends of both targets; the first of them keeps twice that from the border
     contour_length       paddles of a target; distractor_length, of a distractor
     continuity           the higher, the straighter
-    margins              half the gap between paddles; one is drawn for each picture
+    margins              half the gap between paddles; each picture draws one
     *_contrast           of the paddles, before the picture's range is stretched; discs have 1
-    paddle_tries         ends tried before a curve is given up; distractor_tries, curves before a distractor is;
-                         target_tries, pairs of targets before the whole picture is
-    no_overlap              curves never overlap; False is as the original generator, whose newest paddles may be crossed
+    paddle_tries         ends tried before a curve is given up; distractor_tries: curves tried for a distractor;
+                         target_tries: pairs of targets tried for a picture
+    no_overlap           curves never overlap; False: as in the original, where a curve's newest paddle may be crossed
     antialias            lines are drawn so many times larger and then reduced
     """
 
@@ -56,66 +55,34 @@ class Settings:
     antialias: int = 2
 
 
-# LRA's hard level; the distractors' paddles are shared out by `settings`. At 32, contrast 2 is multiplied by 0.75 for
-# the targets alone, as the original generator has it
+COLUMNS = ("padding", "seed_distance", "marker_radius", "continuity", "paddle_length", "paddle_thickness", "margins",
+           "target_contrast", "distractor_contrast")  # fmt: skip
+# LRA's hard level: COLUMNS, and the paddles of all distractors together. At 32 the original generator multiplies
+# contrast 2 by 0.75 for the targets only
 LRA = {
-    32: (
-        Settings(
-            32,
-            seed_distance=7,
-            marker_radius=1.5,
-            paddle_length=2,
-            paddle_thickness=0.5,
-            margins=(1,),
-            continuity=1.0,
-            target_contrast=1.5,
-            distractor_contrast=2.0,
-        ),
-        20,
-    ),
-    64: (
-        Settings(
-            64,
-            seed_distance=12,
-            marker_radius=2.5,
-            paddle_thickness=1,
-            margins=(1,),
-            target_contrast=0.8,
-            distractor_contrast=0.8,
-        ),
-        22,
-    ),
-    128: (
-        Settings(
-            128,
-            seed_distance=20,
-            marker_radius=3,
-            paddle_thickness=1.5,
-            margins=(2, 3),
-            target_contrast=0.9,
-            distractor_contrast=0.9,
-        ),
-        35,
-    ),
-    256: (Settings(256, padding=22), 30),
+    32: ((1, 7, 1.5, 1.0, 2, 0.5, (1,), 1.5, 2.0), 20),
+    64: ((1, 12, 2.5, 1.8, 5, 1, (1,), 0.8, 0.8), 22),
+    128: ((1, 20, 3, 1.8, 5, 1.5, (2, 3), 0.9, 0.9), 35),
+    256: ((22, 27, 5, 1.8, 5, 2, (3,), 1.0, 1.0), 30),
 }
 
 
 def settings(size: int, difficulty: str = "hard") -> Settings:
-    """LRA's parameters at 32, 64, 128 and 256; at other sizes those of the largest of these not above it (or of 32).
+    """LRA's parameters at 32, 64, 128 and 256; other sizes are scaled from the next smaller of these (or from 32).
 
-    The rule for other sizes: paddles, discs and margins keep their pixels; what is measured against the picture
-    (padding, seed distance, contour length) is scaled with its side and rounded down, and the number of distractor
-    paddles with its area, so that pictures are equally dense. Below 32 the contour length, at least 4, is scaled with
-    the area too: longer curves do not fit.
+    Paddles, discs and margins keep their pixels; padding, seed distance and contour length are scaled with the side
+    and rounded down, the number of distractor paddles with the area, so that pictures are equally dense. Below 32 the
+    contour length, at least 4, is scaled with the area too: longer curves do not fit.
     raises  ValueError for an unknown difficulty or a size below 16
     """
     if difficulty not in CONTOUR_LENGTHS:
         raise ValueError(f"difficulty {difficulty!r} is not one of {', '.join(CONTOUR_LENGTHS)}")
     if size < 16:
         raise ValueError(f"size {size} is below 16: no two curves fit")
-    base, distractor_paddles = LRA[max((s for s in LRA if s <= size), default=32)]
-    scale = size / base.size
+    base_size = max((s for s in LRA if s <= size), default=32)
+    values, distractor_paddles = LRA[base_size]
+    columns: dict[str, Any] = dict(zip(COLUMNS, values, strict=True))
+    base, scale = Settings(base_size, **columns), size / base_size
     contour_length = max(4, int(CONTOUR_LENGTHS[difficulty] * min(scale, scale**2)))
     distractor_length = contour_length // 3
     return replace(
@@ -141,7 +108,7 @@ class Pictures(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """Geometry of n pictures in pixels (y, x); -1 stands for a distractor that found no room.
+    """Geometry of n pictures in pixels (y, x); -1 for a distractor that did not fit.
 
     margins      uint8 (n,)
     discs        int16 (n, 2, 2)
@@ -158,7 +125,7 @@ class Metadata(NamedTuple):
 
 
 def empty_metadata(n: int, s: Settings) -> Metadata:
-    """Room for that of n pictures."""
+    """Uninitialised arrays for n pictures."""
     return Metadata(
         margins=np.empty(n, np.uint8),
         discs=np.empty((n, 2, 2), np.int16),
@@ -192,9 +159,9 @@ def generate(
     key, workers = np.uint64(seed), workers or os.cpu_count() or 1
     shape = s.paddle_length, s.paddle_thickness
     pens = [make_pen(*shape, margin, s.continuity, s.marker_radius, s.antialias) for margin in s.margins]
-    # of one type whatever was given, for each would be compiled for itself
-    known = replace(s, target_contrast=float(s.target_contrast), distractor_contrast=float(s.distractor_contrast))
-    rules = Rules(*(getattr(known, name) for name in Rules._fields))
+    # always floats: each type would be compiled separately
+    typed = replace(s, target_contrast=float(s.target_contrast), distractor_contrast=float(s.distractor_contrast))
+    rules = Rules(*(getattr(typed, name) for name in Rules._fields))
     images, labels = np.empty((n, s.size, s.size), np.uint8), np.empty(n, np.uint8)
     metadata = empty_metadata(n, s)
 
@@ -221,13 +188,13 @@ def generate(
 def verify_pictures(
     discs: np.ndarray, targets: np.ndarray, s: Settings, *, images: np.ndarray | None = None, start: int = 0
 ) -> np.ndarray:
-    """Labels, uint8 (n,), derived from the curves alone: 1 where both discs lie on the two ends of one curve.
+    """Labels, uint8 (n,), derived from the curves: 1 if the discs are at the two ends of one curve.
 
     Checks that each target is one curve (paddles of the right length, gaps of the right width), that the curves end
-    apart, that each disc lies on an end and, with `images`, that discs and target paddles are bright there.
+    at different places, that each disc is at an end and, with `images`, that discs and target paddles are bright.
 
     discs, targets  as in `Metadata`; start  number of the first picture, for messages
-    raises          ValueError naming the first picture that fails, and why
+    raises          ValueError with the first picture that fails, and why
     """
 
     def demand(good: np.ndarray, reason: str) -> None:
@@ -237,7 +204,7 @@ def verify_pictures(
     points = targets.astype(np.float64)
     lengths = np.linalg.norm(points[:, :, :, 1] - points[:, :, :, 0], axis=-1)
     gaps = np.linalg.norm(points[:, :, 1:, 0] - points[:, :, :-1, 1], axis=-1)
-    # ends are rounded to pixels, gaps twice more: 1.5 and 3 pixels are what that can come to
+    # ends are rounded to pixels, gaps twice more: an error of at most 1.5 and 3 pixels
     demand((abs(lengths - s.paddle_length) <= 1.5).all((1, 2)), f"a paddle is not {s.paddle_length} pixels long")
     narrow, wide = 2 * min(s.margins) - 3, 2 * max(s.margins) + 3
     demand(((gaps >= narrow) & (gaps <= wide)).all((1, 2)), f"a gap is not {narrow} to {wide} pixels wide")
@@ -254,28 +221,3 @@ def verify_pictures(
         demand((np.maximum.reduce(around) > 50).all(1), "a paddle of a target is dark")
     curve = at.any(3).argmax(2)  # (n, disc)
     return (curve[:, 0] == curve[:, 1]).astype(np.uint8)
-
-
-def statistics(images: np.ndarray, labels: np.ndarray, metadata: Metadata | None = None) -> dict[str, float]:
-    """Figures to set beside those of other Pathfinder data; the last four need the curves.
-
-    lit: share of pixels above 64; paddles: of targets and distractors together; distances in pixels
-    """
-    found: dict[str, float] = {
-        "pictures": len(images),
-        "label_1": float(labels.mean()),
-        "intensity_mean": float(images.mean()),
-        "intensity_max": int(images.max()),
-        "lit": float((images > 64).mean()),
-        "blank": int((images.max((1, 2)) == images.min((1, 2))).sum()),
-    }
-    if metadata is not None:
-        apart = np.linalg.norm(np.diff(metadata.discs.astype(np.float64), axis=1)[:, 0], axis=1)
-        drawn = (metadata.distractors[..., 0, 0] >= 0).sum((1, 2)) + 2 * metadata.targets.shape[2]
-        found |= {
-            "paddles": float(drawn.mean()),
-            "distance_0": float(apart[labels == 0].mean()),
-            "distance_1": float(apart[labels == 1].mean()),
-            "restarts": float(metadata.restarts.mean()),
-        }
-    return found

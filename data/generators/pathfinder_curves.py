@@ -1,13 +1,12 @@
-"""Compiled loops of `data.generators.pathfinder`: curves that grow on a mask of occupied pixels.
+"""Compiled loops of `data.generators.pathfinder` that grow curves on a mask of occupied pixels.
 
-Imported at the first use, like compiled_pathfinder.py, which draws them, because importing numba takes a second. All
-release the interpreter lock. Plain loops over scalars: slices and array expressions take several times as long to
-compile.
+Imported at the first use, because importing numba takes a second. All release the interpreter lock. Plain loops over
+scalars: slices and array expressions take several times as long to compile.
 
 H side of the picture; P paddles of a curve; T stamps (one per direction a paddle can have); K side of a stamp; J points
-an extension may end at; pen, a `pathfinder_stamps.Pen`. Coordinates are (y, x) pixels, angles radians, masks and
-stamps uint8 with 255 for one.
-A paddle is a row of int64: near end, far end, stamp, column of the end that the stamp is centred on (0 or 2).
+where an extension may end; pen, a `pathfinder_stamps.Pen`. Coordinates are (y, x) pixels, angles radians, masks and
+stamps uint8 with 255 for true.
+A paddle is a row of int64: near end, far end, stamp, column of the end at the stamp's centre (0 or 2).
 A pivot is a row of int64: the point half a gap before the latest paddle, and the number of that paddle's heading.
 """
 
@@ -19,14 +18,14 @@ from numba import njit
 
 from data.generators.rng import draw_below, draw_unit
 
-# the original compares masks in [0, 1]: free up to 0.3, refused where two of them sum to 1.8
+# the original compares masks in [0, 1]: free up to 0.3, refused if two of them sum to 1.8
 FREE, REFUSED = 76, 459
 GUESSES = 32
 LEAST_WEIGHT, LEAST_FREE_SHARE = 1e-4, 0.01
 
 
 class Rules(NamedTuple):
-    """The scalars of `Settings` that the loops need."""
+    """The scalars of `Settings` that the loops use."""
 
     padding: int
     seed_distance: int
@@ -72,7 +71,7 @@ def stamp_on(mask, stamps, boxes, number, y, x):
 
 @njit(nogil=True, cache=True)
 def collides(mask, pen, number, y, x):
-    """Whether the mask and that of stamp `number` sum to REFUSED anywhere."""
+    """Whether the mask and the mask of stamp `number` sum to REFUSED anywhere."""
     side, reach = mask.shape[0], pen.masks.shape[1] // 2
     for k in range(pen.solid_sizes[number]):
         dy, dx = pen.solid[number, k, 0], pen.solid[number, k, 1]
@@ -116,11 +115,11 @@ def is_free(mask, pen, degree, y, x, rim):
 
 @njit(nogil=True, cache=True)
 def free_start(stream, mask, pen, degree, rim):
-    """Pixel number y * H + x, uniform over the places where a first paddle may start; -1 if there is none."""
+    """Pixel number y * H + x, uniform over the possible starts of a first paddle; -1 if there is none."""
     side, width = mask.shape[0], mask.shape[0] - 2 * rim
     if width <= 0 or pen.footprint_sizes[degree] == 0:
         return -1
-    # guessing is faster where much is free, counting where little is; both are uniform
+    # guessing is faster if much is free, counting if little is; both are uniform
     for _ in range(GUESSES):
         y, x = rim + draw_below(stream, width), rim + draw_below(stream, width)
         if is_free(mask, pen, degree, y, x, rim):
@@ -136,7 +135,7 @@ def free_start(stream, mask, pen, degree, rim):
 
 @njit(nogil=True, cache=True)
 def start_curve(stream, mask, pen, rim, near, distance, rules, paddles, row, pivots, curve):
-    """Write a curve's first paddle and its pivot: at a free place or, with near >= 0, `distance` from that pixel."""
+    """Write a curve's first paddle and pivot: at a free pixel or, with near >= 0, at `distance` from that pixel."""
     side = mask.shape[0]
     for _ in range(rules.paddle_tries):
         degree = draw_below(stream, 360)
@@ -150,7 +149,7 @@ def start_curve(stream, mask, pen, rim, near, distance, rules, paddles, row, piv
             if place < 0:
                 return False
             y, x = place // side, place % side
-        # the look at the ground is a pixel off, so that some first paddles overlap others after all
+        # the test for free pixels is one pixel off, so some first paddles overlap others
         if rules.no_overlap and near < 0 and collides(mask, pen, pen.degree_stamps[degree], y, x):
             continue
         far_y, far_x = moved(y, math.sin(angle), pen.length), moved(x, math.cos(angle), pen.length)
@@ -166,9 +165,9 @@ def start_curve(stream, mask, pen, rim, near, distance, rules, paddles, row, piv
 
 @njit(nogil=True, cache=True)
 def extend_curve(stream, mask, near_mask, pen, rules, paddles, row, newest, pivots, curve, weights):
-    """Write the next paddle of a curve: straight on is likeliest, ground near others unlikely, overlap refused.
+    """Write the next paddle of a curve: straight on is likeliest, near others unlikely, overlap refused.
 
-    newest  row of the other curve's newest paddle, which the mask lacks, or -1
+    newest  row of the other curve's newest paddle, which is not in the mask, or -1
     """
     side, heading = mask.shape[0], pivots[curve, 2]
     angle = pen.headings[heading]
@@ -217,8 +216,8 @@ def occupy(mask, near_mask, pen, paddles, row):
 
 @njit(nogil=True, cache=True)
 def grow_targets(stream, mask, near_mask, pen, rules, paddles, pivots, weights):
-    """Two curves of equal length that grow in turns, rows 0..P-1 and P..2P-1; False where one cannot go on."""
-    # a plain -1 would be a type of its own, and `start_curve` compiled once more for it
+    """Grow two curves of equal length in turns, rows 0..P-1 and P..2P-1; False if one cannot continue."""
+    # a plain -1 is another type, for which `start_curve` would be compiled again
     length, distance, near = rules.contour_length, rules.seed_distance, np.int64(-1)
     for curve in range(2):
         row = curve * length
@@ -228,8 +227,8 @@ def grow_targets(stream, mask, near_mask, pen, rules, paddles, pivots, weights):
     for k in range(1, length):
         for curve in range(2):
             row = curve * length + k
-            # a paddle is in the mask only once its curve's next one stands, for where they join both masks overlap;
-            # the original keeps it from the other curve, too, so that it may be crossed
+            # a paddle enters the mask after its curve's next one, since their masks overlap at the joint; in the
+            # original the other curve does not see it either and may cross it
             newest = -1
             if rules.no_overlap:
                 newest = k if curve else length + k - 1
@@ -244,14 +243,14 @@ def grow_targets(stream, mask, near_mask, pen, rules, paddles, pivots, weights):
 
 @njit(nogil=True, cache=True)
 def grow_distractor(stream, mask, near_mask, pen, rules, paddles, first, pivots, weights):
-    """One short curve anywhere, from row `first`; False, with both masks spoilt, where it cannot be completed."""
+    """Grow one short curve anywhere, from row `first`; False, with both masks unusable, if it cannot be completed."""
     free = 0
     for i in range(mask.shape[0]):
         for j in range(mask.shape[0]):
             free += mask[i, j] <= FREE
     if free < LEAST_FREE_SHARE * mask.size:
         return False
-    # as above: constants of no type of their own
+    # as above: no constants of another type
     rim, none, curve = np.int64(1), np.int64(-1), np.int64(0)
     if not start_curve(stream, mask, pen, rim, none, none, rules, paddles, first, pivots, curve):
         return False
@@ -272,7 +271,7 @@ def copy_to(target, source):
 
 @njit(nogil=True, cache=True)
 def clear_masks(mask, near_mask, padding, margin):
-    """Both masks with nothing but the rim in them."""
+    """Reset both masks to the border."""
     side = mask.shape[0]
     for i in range(side):
         for j in range(side):

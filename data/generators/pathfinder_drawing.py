@@ -1,4 +1,4 @@
-"""Compiled loops of `data.generators.pathfinder`: whole pictures, from the curves of compiled_curves.py (see there)."""
+"""Compiled loops of `data.generators.pathfinder` that draw pictures; pathfinder_curves.py explains the arguments."""
 
 import numpy as np
 from numba import njit
@@ -9,7 +9,7 @@ from data.generators.rng import draw_below, open_stream
 
 @njit(nogil=True, cache=True)
 def margin_choices(key, indices, n_margins, chosen):
-    """Write which of the margins each picture has: the first draw of its stream."""
+    """Write the number of each picture's margin, the first draw of its stream, to `chosen`."""
     stream = np.empty(1, np.uint64)
     for i in range(indices.size):
         open_stream(stream, key, indices[i])
@@ -29,7 +29,7 @@ def paint(image, stamp, y, x, contrast):
 
 @njit(nogil=True, cache=True)
 def fit_targets(stream, rim, near_rim, mask, near_mask, pen, rules, paddles, pivots, weights):
-    """Grow both targets from masks with nothing but the rim in them; pairs given up before, or -1 if none fitted."""
+    """Grow both targets from empty masks; returns the pairs given up before, or -1 if none fitted."""
     for given_up in range(rules.target_tries):
         copy_to(mask, rim)
         copy_to(near_mask, near_rim)
@@ -40,7 +40,7 @@ def fit_targets(stream, rim, near_rim, mask, near_mask, pen, rules, paddles, piv
 
 @njit(nogil=True, cache=True)
 def fit_distractor(stream, mask, near_mask, trial, near_trial, pen, rules, paddles, first, pivots, weights):
-    """Add a distractor to both masks, by trials on two others; where it finds no room, its paddles are at -1."""
+    """Add a distractor to both masks, by trials on two others; its paddles are -1 if it does not fit."""
     for _ in range(rules.distractor_tries):
         copy_to(trial, mask)
         copy_to(near_trial, near_mask)
@@ -55,7 +55,7 @@ def fit_distractor(stream, mask, near_mask, trial, near_trial, pen, rules, paddl
 
 @njit(nogil=True, cache=True)
 def paint_curves(image, pen, rules, paddles):
-    """image (H, H) is black but for the paddles."""
+    """Draw the paddles on a black image (H, H)."""
     for i in range(image.shape[0]):
         for j in range(image.shape[0]):
             image[i, j] = 0.0
@@ -68,8 +68,8 @@ def paint_curves(image, pen, rules, paddles):
 
 
 @njit(nogil=True, cache=True)
-def note_curves(paddles, targets, distractors):
-    """Both ends of each paddle. targets (2, P, 2, 2), distractors (D, Q, 2, 2)"""
+def save_curves(paddles, targets, distractors):
+    """Copy both ends of each paddle. targets (2, P, 2, 2), distractors (D, Q, 2, 2)"""
     length, short = targets.shape[1], distractors.shape[1]
     for k in range(paddles.shape[0]):
         for c in range(4):
@@ -82,7 +82,7 @@ def note_curves(paddles, targets, distractors):
 
 @njit(nogil=True, cache=True)
 def stretch(image, out):
-    """out, uint8 (H, H): the picture with its range stretched to 0..255."""
+    """Write the picture, its range stretched to 0..255, to out, uint8 (H, H)."""
     low, high = np.float32(np.inf), np.float32(-np.inf)
     for i in range(image.shape[0]):
         for j in range(image.shape[0]):
@@ -94,15 +94,15 @@ def stretch(image, out):
 
 @njit(nogil=True, cache=True)
 def draw_pictures(pen, rules, n_margins, key, indices, rows, images, labels, discs, targets, distractors, restarts):
-    """Draw pictures number `indices` into `rows` of the arrays; the first index that found no place, or -1.
+    """Draw pictures number `indices` into `rows` of the arrays; returns the first index that did not fit, or -1.
 
     images       uint8 (n, H, H), labels uint8 (n,), restarts int32 (n,): pairs of targets given up before one fitted
     discs        int16 (n, 2, 2); targets int16 (n, 2, P, 2, 2), distractors int16 (n, D, Q, 2, 2): both ends of each
-                 paddle in the order of the curve; -1 where a distractor found no room
+                 paddle in the order of the curve; -1 for a distractor that did not fit
     """
     side, length, short = images.shape[1], rules.contour_length, rules.distractor_length
     stream, weights, pivots = np.empty(1, np.uint64), np.empty(pen.end_stamps.size), np.empty((2, 3), np.int64)
-    # the rim alone, the picture so far, and a trial of the next distractor
+    # the border alone, the picture so far, and a trial of the next distractor
     rim, near_rim = np.empty((side, side), np.uint8), np.empty((side, side), np.uint8)
     mask, near_mask, trial, near_trial = np.empty_like(rim), np.empty_like(rim), np.empty_like(rim), np.empty_like(rim)
     clear_masks(rim, near_rim, rules.padding, pen.circle - pen.length)
@@ -119,7 +119,7 @@ def draw_pictures(pen, rules, n_margins, key, indices, rows, images, labels, dis
         for first in range(2 * length, paddles.shape[0], short):
             fit_distractor(stream, mask, near_mask, trial, near_trial, pen, rules, paddles, first, pivots, weights)
         paint_curves(image, pen, rules, paddles)
-        note_curves(paddles, targets[row], distractors[row])
+        save_curves(paddles, targets[row], distractors[row])
         one = draw_below(stream, 2)
         other = one if labels[row] else 1 - one
         for c in range(2):

@@ -1,8 +1,8 @@
-"""The stamps that Pathfinder pictures are made of: a paddle in every direction it can have, its mask, and the disc.
+"""Stamps of Pathfinder pictures: a paddle in every possible direction, its mask, and the disc.
 
-A paddle's ends are rounded to whole pixels of the enlarged drawing, so that only some dozens of different paddles
-exist. Each is drawn once by Pillow at `antialias` times the size and reduced by its Lanczos filter; the original
-generator (drewlinsley/pathfinder) draws every one anew. Letters are those of data/generators/pathfinder_curves.py.
+A paddle's ends are rounded to whole pixels of the enlarged drawing, so only some dozens of different paddles exist.
+Pillow draws each once at `antialias` times the size and reduces it by its Lanczos filter; the original generator
+(drewlinsley/pathfinder) draws each paddle again. Letters are those of data/generators/pathfinder_curves.py.
 """
 
 import math
@@ -16,19 +16,19 @@ from data.generators.pathfinder_curves import REFUSED
 
 
 class Pen(NamedTuple):
-    """What one paddle looks like in each direction; all offsets are from the end that a stamp is centred on.
+    """A paddle in each direction; offsets are from the end at the stamp's centre.
 
     length, circle, step  of a paddle; from a pivot to the paddle's far end; from a pivot to the next
     lines, masks    uint8 (T, K, K): the paddle, and the paddle with its margin
     wide_masks      uint8 (T, K + 2 * margin, same): the mask widened by the margin once more
-    mask_boxes, wide_boxes  int64 (T, 4): rows and columns outside which these are 0
-    solid           int64 (T, S, 2), solid_sizes (T,): pixels where the mask alone can come to a refusal
+    mask_boxes, wide_boxes  int64 (T, 4): bounding rows and columns of their pixels that are not 0
+    solid           int64 (T, S, 2), solid_sizes (T,): pixels where the mask is high enough for a refusal
     degree_stamps   int64 (360,): stamp of a paddle leaving its near end at -180..179 degrees
-    footprints      int64 (360, F, 2), footprint_sizes (360,): pixels a first paddle needs free; 0: it cannot start so
+    footprints      int64 (360, F, 2), footprint_sizes (360,): pixels a first paddle needs free; 0: no such start
     ends            int64 (J, 2), end_stamps (J,): offset from the pivot of each far end an extension may take, and
                     the stamp drawn from there back to the pivot
     headings        float64 (360 + J,): angles a paddle can have, whole degrees for first ones, then those of `ends`
-    preferences     float64 (360 + J, J): weight of each end after each heading where nothing is near
+    preferences     float64 (360 + J, J): weight of each end after each heading if nothing is near
     marker          uint8 (M, M): the disc
     """
 
@@ -85,7 +85,7 @@ def _ragged(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Stamps:
-    """Paddles that leave the centre of a square at any angle, each drawn at the first asking.
+    """Paddles from the centre of a square at any angle, drawn at the first request.
 
     antialias     lines are drawn so many times larger and then reduced
     reach         pixels from the centre to the square's border
@@ -119,12 +119,12 @@ class Stamps:
 
 
 def _footprint(mask: np.ndarray, circle: int) -> np.ndarray:
-    """Offsets (F, 2) of the pixels that a first paddle with this mask needs free; none: it cannot start so."""
-    # the original looks one pixel down and right of the paddle for free ground, and no further than `circle`
+    """Offsets (F, 2) of the pixels that a first paddle with this mask needs free; none: it cannot start."""
+    # the original tests one pixel down and right of the paddle, and no further than `circle`
     needed = np.argwhere(mask == 255) - len(mask) // 2 + 1
     needed = needed[(np.abs(needed) <= circle).all(1)]
-    # where a footprint lies wholly outside the picture at one of its corners, the original's dilation meets its border
-    # value there and it takes the whole picture for occupied: at 32 x 32, curves start in few directions only
+    # if a footprint is completely outside the picture at a corner, the original's dilation reads its border value there
+    # and takes the whole picture for occupied: at 32 x 32, curves start in few directions only
     corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
     return needed if all(((needed * corner) >= 0).all(1).any() for corner in corners) else needed[:0]
 
@@ -141,7 +141,7 @@ def _disc(radius: float, antialias: int) -> np.ndarray:
 def make_pen(
     length: int, thickness: float, margin: int, continuity: float, marker_radius: float, antialias: int
 ) -> Pen:
-    """All that the compiled loops must know of paddles and discs, by the names of `Settings`.
+    """Stamps and tables for the compiled loops; arguments as in `Settings`.
 
     raises  ValueError unless thickness * antialias is a whole number
     """

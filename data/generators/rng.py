@@ -1,11 +1,10 @@
-"""Random streams by number: the i-th example of a seed is the same whoever draws it, and in whatever order.
+"""Numbered random streams: the i-th example of a seed does not depend on the process or the order of drawing.
 
 SplitMix64 (Steele, Lea & Flood 2014): a counter moves by an odd constant, and a mixing function of it is the output. A
-stream is one `uint64` counter in an array of length 1; where it starts is mixed from (seed, index). Compiled; the
-constants and every operand are `uint64`, since numba turns a sum of signed and unsigned integers into a float.
+stream is a `uint64` counter in an array of length 1, whose start is mixed from (seed, index). Compiled; constants and
+operands are all `uint64`, since numba turns a sum of signed and unsigned integers into a float.
 
-numba's cache does not see that a function of another file changed, so each state of the compiled files of this folder
-has a cache of its own.
+numba's cache does not notice a change in another file, so each state of this folder's files has its own cache.
 """
 
 import hashlib
@@ -29,7 +28,7 @@ LOW_32 = np.uint64(0xFFFFFFFF)
 
 @njit(nogil=True, cache=True)
 def mixed(z):
-    """A bijection of 64-bit integers whose outputs look independent."""
+    """Mixing function: a bijection of 64-bit integers whose outputs look independent."""
     z = (z ^ (z >> S30)) * MIX_1
     z = (z ^ (z >> S27)) * MIX_2
     return z ^ (z >> S31)
@@ -37,7 +36,7 @@ def mixed(z):
 
 @njit(nogil=True, cache=True)
 def open_stream(stream, key, index):
-    """Set `stream` to the start of stream number `index` of a seed."""
+    """Set `stream` to the start of the seed's stream number `index`."""
     stream[0] = mixed(mixed(key + STEP) ^ (np.uint64(index) * MIX_2 + STEP))
 
 

@@ -46,9 +46,10 @@ def one_line(call, *arguments) -> object:
     try:
         return call(*arguments)
     except DataError as error:
-        assert str(error)
-        assert "\n" not in str(error)
-        return None
+        message = str(error)
+    assert message
+    assert "\n" not in message
+    return None
 
 
 @st.composite

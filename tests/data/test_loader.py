@@ -11,7 +11,9 @@ from data.loader import Examples, Loader
 TEXT = [bytes(range(1, n + 1)) for n in (3, 9, 1, 5, 7, 2, 8, 4, 6, 10, 3, 5)]
 
 
-def documents(eos: int | None = None, max_len: int = 8, texts: list[bytes] = TEXT, pairs: list | None = None) -> Examples:
+def of_texts(
+    eos: int | None = None, max_len: int = 8, texts: list[bytes] = TEXT, pairs: list | None = None
+) -> Examples:
     offsets = np.cumsum([0, *map(len, texts)])
     return Examples(
         torch.tensor(list(b"".join(texts)), dtype=torch.uint8),
@@ -72,7 +74,7 @@ def test_evaluation_sees_every_example_once(world, n):
 def test_two_processes_share_each_batch(length_aware):
     def batches(rank, world):
         index = np.arange(len(TEXT))
-        loader = Loader(documents(), index, 4, shuffle=True, seed=1, rank=rank, world=world, length_aware=length_aware)
+        loader = Loader(of_texts(), index, 4, shuffle=True, seed=1, rank=rank, world=world, length_aware=length_aware)
         return list(loader)
 
     for one, left, right in zip(batches(0, 1), batches(0, 2), batches(1, 2), strict=True):
@@ -113,7 +115,7 @@ def test_state_of_another_order_is_refused():
 def test_documents_are_truncated_ended_and_padded(eos):
     room = 8 if eos is None else 7
     seen = 0
-    for batch in Loader(documents(eos), np.arange(len(TEXT)), 5, shuffle=False):
+    for batch in Loader(of_texts(eos), np.arange(len(TEXT)), 5, shuffle=False):
         for x, mask, y in zip(*batch, strict=True):
             expected = list(TEXT[y][:room]) + ([] if eos is None else [eos])
             assert x[mask].tolist() == expected
@@ -127,7 +129,7 @@ def test_documents_are_truncated_ended_and_padded(eos):
 
 def test_pairs_are_all_firsts_then_all_seconds():
     pairs = [(0, 1), (2, 2), (11, 4)]
-    (batch,) = Loader(documents(pairs=pairs, max_len=20), np.arange(3), 3, shuffle=False)
+    (batch,) = Loader(of_texts(pairs=pairs, max_len=20), np.arange(3), 3, shuffle=False)
     assert batch.x.shape == batch.mask.shape == (6, 9)
     assert batch.y.tolist() == [0, 1, 2]
     documents = [TEXT[a] for a, _ in pairs] + [TEXT[b] for _, b in pairs]
@@ -136,7 +138,7 @@ def test_pairs_are_all_firsts_then_all_seconds():
 
 def test_padding_to_longest_multiple_or_maximum():
     def lengths(pad):
-        return [b.x.shape[1] for b in Loader(documents(max_len=9), np.arange(4), 1, shuffle=False, pad=pad)]
+        return [b.x.shape[1] for b in Loader(of_texts(max_len=9), np.arange(4), 1, shuffle=False, pad=pad)]
 
     assert lengths("longest") == [3, 9, 1, 5]
     assert lengths(4) == [4, 9, 4, 8]
@@ -146,7 +148,7 @@ def test_padding_to_longest_multiple_or_maximum():
 def test_length_aware_batches_have_less_padding():
     rng = np.random.default_rng(0)
     texts = [b"x" * n for n in rng.integers(1, 200, 400)]
-    examples = documents(texts=texts, max_len=200)
+    examples = of_texts(texts=texts, max_len=200)
 
     def padding(length_aware):
         batches = list(Loader(examples, np.arange(400), 8, shuffle=True, length_aware=length_aware))
@@ -157,7 +159,9 @@ def test_length_aware_batches_have_less_padding():
 
 
 def test_real_valued_input_is_affine_in_the_bytes():
-    examples = Examples(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), torch.tensor([0, 1]), 2, affine=(1 / 255, 0.5))
+    examples = Examples(
+        torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), torch.tensor([0, 1]), 2, affine=(1 / 255, 0.5)
+    )
     (batch,) = Loader(examples, np.arange(2), 2, shuffle=False)
     assert batch.x.shape == (2, 2, 1)
     assert batch.x.dtype == torch.float32
@@ -170,7 +174,7 @@ def test_real_valued_input_is_affine_in_the_bytes():
 @pytest.mark.parametrize("resident", [False, True])
 def test_batches_on_gpu_equal_those_on_cpu(resident):
     device = torch.device("cuda", 0)
-    examples = documents(eos=99)
+    examples = of_texts(eos=99)
     index = np.arange(len(TEXT))
     expected_batches = list(Loader(examples, index, 3, shuffle=True, seed=2))
     on_gpu = Loader(examples.to(device) if resident else examples, index, 3, shuffle=True, seed=2, device=device)

@@ -1,9 +1,11 @@
-"""Official files of ListOps, Pathfinder and Retrieval: read exactly, or refused in a line that names the place."""
+"""Official files of ListOps, Pathfinder and Retrieval: read exactly, or refused in one line that names the place."""
 
 import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image as Pillow
@@ -11,9 +13,8 @@ from PIL import Image as Pillow
 from data.datamodule import SPLITS
 from data.listops import ListOps
 from data.pathfinder import Pathfinder
-from data.prepared import DataError
 from data.retrieval import Retrieval
-from helpers.official_folders import official_listops, official_pathfinder, official_retrieval, ready
+from helpers.official_folders import official_listops, official_pathfinder, official_retrieval, ready, refused
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
@@ -35,10 +36,10 @@ def _relabel(path: Path, line: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda p: (p / "basic_val.tsv").unlink(), r"basic_val\.tsv: missing, though other files"),
-        (lambda p: (p / "basic_val.tsv").write_bytes(b""), r"basic_val\.tsv: no bytes"),
+        (lambda p: (p / "basic_val.tsv").write_bytes(b""), r"basic_val\.tsv: empty file"),
         (lambda p: _replace(p / "basic_train.tsv", "Source\t", "source\t"), r"basic_train\.tsv:1: header"),
         (lambda p: _replace(p / "basic_train.tsv", "[M", "[Q"), r"basic_train\.tsv:\d+: position \d+: token '\[Q"),
         (lambda p: _relabel(p / "basic_val.tsv", 2), r"basic_val\.tsv:2 is labelled \d, the expression is worth \d"),
@@ -62,16 +63,13 @@ def _relabel(path: Path, line: int) -> None:
         ),
     ],
 )
-def test_damaged_listops_files_are_one_line_that_names_the_place(small, tmp_path, damage, said):
+def test_damaged_listops_file_is_named(small, tmp_path, damage, message):
     place = official_listops(tmp_path / "listops-1000")
     damage(place)
-    with pytest.raises(DataError, match=said) as error:
-        ListOps(batch_size=2, root=tmp_path / "root", source=tmp_path).prepare_data()
-    assert "\n" not in str(error.value)
-    assert not list((tmp_path / "root").rglob("*.npy"))
+    refused(ListOps, tmp_path, message)
 
 
-def test_pathfinder_images_follow_the_numbers_of_their_lists(small, tmp_path):
+def test_pathfinder_lists_are_read_in_number_order(small, tmp_path):
     official_pathfinder(tmp_path / "pathfinder32")
     task = ready(Pathfinder(batch_size=2, root=tmp_path / "root", source=tmp_path, variant="lra"))
     assert task.opened.examples.x[:, 0].tolist() == list(range(20))
@@ -80,7 +78,7 @@ def test_pathfinder_images_follow_the_numbers_of_their_lists(small, tmp_path):
     assert task.opened.index["test"].tolist() == [18, 19]
 
 
-def test_the_s4_split_is_torchs_random_split_with_its_seed(small, tmp_path):
+def test_s4_split_is_torchs_random_split(small, tmp_path):
     official_pathfinder(tmp_path / "pathfinder32")
     task = ready(Pathfinder(batch_size=2, root=tmp_path / "root", source=tmp_path))
     parts = torch.utils.data.random_split(range(20), [16, 2, 2], generator=torch.Generator().manual_seed(42))
@@ -92,16 +90,19 @@ def _image(place: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
-        (lambda p: _image(p).write_bytes(b""), r"sample_3\.png: an image of no bytes"),
+        (lambda p: _image(p).write_bytes(b""), r"sample_3\.png: empty file"),
         (lambda p: _image(p).write_bytes(_image(p).read_bytes()[:100]), r"sample_3\.png: not a readable PNG"),
         (lambda p: _image(p).write_bytes(b"GIF89a" + bytes(100)), r"sample_3\.png: not a readable PNG"),
-        (lambda p: _image(p).unlink(), r"sample_3\.png: missing, though the metadata names it"),
+        (lambda p: _image(p).unlink(), r"sample_3\.png: missing, though the metadata lists it"),
         (lambda p: Pillow.new("L", (64, 64)).save(_image(p)), r"sample_3\.png: 64 x 64 pixels, expected 32 x 32"),
-        (lambda p: (p / "metadata" / "2.npy").unlink(), r"10 images listed, the release has 20"),
-        (lambda p: _replace(p / "metadata/2.npy", "imgs/2", "../../2"), r"2\.npy:1: '../../2/sample_0\.png' leads out"),
-        (lambda p: _replace(p / "metadata/2.npy", "imgs/2", "/etc"), r"2\.npy:1: '/etc/sample_0\.png' leads out"),
+        (lambda p: (p / "metadata/2.npy").unlink(), r"10 images listed, the release has 20"),
+        (
+            lambda p: _replace(p / "metadata/2.npy", "imgs/2", "../../2"),
+            r"npy:1: '../../2/sample_0\.png' is outside",
+        ),
+        (lambda p: _replace(p / "metadata/2.npy", "imgs/2", "/etc"), r"2\.npy:1: '/etc/sample_0\.png' is outside"),
         (lambda p: _replace(p / "metadata/2.npy", " 0 0 1.0", " 0 7 1.0"), r"2\.npy:1: expected folder, file, number"),
         (
             lambda p: np.save(p / "metadata/2.npy", np.array([["imgs/2", {}]], object), allow_pickle=True),
@@ -109,15 +110,12 @@ def _image(place: Path) -> Path:
         ),
     ],
 )
-def test_damaged_pathfinder_files_are_one_line_that_names_the_file(small, tmp_path, damage, said):
+def test_damaged_pathfinder_file_is_named(small, tmp_path, damage, message):
     damage(official_pathfinder(tmp_path / "pathfinder32"))
-    with pytest.raises(DataError, match=said) as error:
-        Pathfinder(batch_size=2, root=tmp_path / "root", source=tmp_path).prepare_data()
-    assert "\n" not in str(error.value)
-    assert not list((tmp_path / "root").rglob("*.npy"))
+    refused(Pathfinder, tmp_path, message)
 
 
-def test_lists_that_newer_generators_write_as_arrays_of_strings_are_read(small, tmp_path):
+def test_pathfinder_lists_may_be_string_arrays(small, tmp_path):
     place = official_pathfinder(tmp_path / "pathfinder32")
     path = place / "metadata" / "2.npy"
     rows = np.array([line.split() for line in path.read_text().splitlines()])
@@ -127,25 +125,25 @@ def test_lists_that_newer_generators_write_as_arrays_of_strings_are_read(small, 
     assert task.opened.examples.x[:, 0].tolist() == list(range(20))
 
 
-def test_retrieval_keeps_each_document_once_and_every_pair(small, tmp_path):
+def test_retrieval_stores_each_document_once(small, tmp_path):
     place = official_retrieval(tmp_path / "tsv_data")
     task = ready(Retrieval(batch_size=3, root=tmp_path / "root", source=tmp_path, max_len=60))
     assert task.kind == "subset"
     assert "cut to 60 positions" in " ".join(task.notes)
     assert task.opened.manifest["documents"] == 6
-    said = []
+    found = []
     for batch in task.test_dataloader():
         texts = [
             "".join(["", "?", "", *task.opened.manifest["vocabulary"]][i] for i in x[m].tolist())
             for x, m in zip(batch.x, batch.mask, strict=True)
         ]
         n = len(batch.y)
-        said += [(y, a, b) for y, a, b in zip(batch.y.tolist(), texts[:n], texts[n:], strict=True)]
+        found += [(y, a, b) for y, a, b in zip(batch.y.tolist(), texts[:n], texts[n:], strict=True)]
     rows = [line.split("\t") for line in (place / "new_aan_pairs.test.tsv").read_text().splitlines()]
-    assert said == [(int(float(y)), a[:59], b[:59]) for y, _, _, a, b in rows]
+    assert found == [(int(float(y)), a[:59], b[:59]) for y, _, _, a, b in rows]
 
 
-def test_the_vocabulary_is_of_training_documents_alone(small, tmp_path):
+def test_vocabulary_is_of_training_documents(small, tmp_path):
     place = official_retrieval(tmp_path / "tsv_data")
     for split, letter in (("train", "ß"), ("eval", "ä"), ("test", "ö")):
         _replace(place / f"new_aan_pairs.{split}.tsv", "paper", f"p{letter}per")
@@ -154,7 +152,7 @@ def test_the_vocabulary_is_of_training_documents_alone(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("0.0\tA0", "0.5\tA0", r"train\.tsv:1: label '0\.5', expected 0\.0 or 1\.0"),
         ("\n", "", r"train\.tsv: 11 pairs, the release has 12; the file is cut off"),
@@ -163,9 +161,24 @@ def test_the_vocabulary_is_of_training_documents_alone(small, tmp_path):
         ("\tA0\t", " A0 ", r"train\.tsv:1: 3 columns, expected 5|train\.tsv:1: 4 columns, expected 5"),
     ],
 )
-def test_damaged_retrieval_files_are_one_line(small, tmp_path, old, new, said):
+def test_damaged_retrieval_file_is_named(small, tmp_path, old, new, message):
     place = official_retrieval(tmp_path / "tsv_data")
     _replace(place / "new_aan_pairs.train.tsv", old, new)
-    with pytest.raises(DataError, match=said):
-        Retrieval(batch_size=3, root=tmp_path / "root", source=tmp_path).prepare_data()
-    assert not list((tmp_path / "root").rglob("*.npy"))
+    refused(Retrieval, tmp_path, message)
+
+
+def test_acl_substitute_is_read_and_marked(tmp_path):
+    place = tmp_path / "aan"
+    place.mkdir()
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": ["first", "second", "third"]}), place / "papers.parquet")
+    for split, line in (("train", "1\ta\tb"), ("eval", "0\tb\tc"), ("test", "0.0\tc\ta")):
+        (place / f"pairs.{split}.tsv").write_text(line + "\n")
+    task = ready(Retrieval(batch_size=1, root=tmp_path / "prepared", source=tmp_path, variant="lra"))
+    assert task.kind == "subset"
+    assert "not comparable with published ones" in " ".join(task.notes)
+    assert [task.text(row) for row in range(3)] == ["first\n--\nsecond", "second\n--\nthird", "third\n--\nfirst"]
+    assert task.opened.examples.y.tolist() == [1, 0, 0]
+    assert [task.opened.index[split].tolist() for split in SPLITS] == [[0], [1], [2]]
+    (place / "pairs.test.tsv").write_text("0\tc\tunknown\n")
+    message = r"pairs\.test\.tsv:1: no text of paper 'unknown' in papers\.parquet"
+    refused(Retrieval, tmp_path, message)

@@ -1,4 +1,4 @@
-"""The tasks: what a batch and a record are told, and which arguments are refused."""
+"""The tasks: batches, specification, record entries, refused arguments."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ CONFIGS = sorted(ROOT.glob("configs/task/*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_task_file_yields_batches_of_its_specification(path, tmp_path):
+def test_task_file_gives_batches_of_its_spec(path, tmp_path):
     values = {"seed": 3, "data": {"root": str(tmp_path), "source": "toy"}, "task": OmegaConf.load(path)}
     task = instantiate(OmegaConf.create(values).task)
     spec = task.spec
@@ -45,7 +45,7 @@ def test_every_task_file_yields_batches_of_its_specification(path, tmp_path):
         assert batch.x.shape[1] <= spec.max_len
         assert spec.ragged or batch.x.shape[1] == spec.max_len
         assert batch.mask[:, 0].all()
-        assert not (batch.mask[:, 1:] & ~batch.mask[:, :-1]).any(), "real positions come first"
+        assert not (batch.mask[:, 1:] & ~batch.mask[:, :-1]).any(), "padding before a real position"
         assert 0 <= int(batch.y.min()) <= int(batch.y.max()) < spec.n_classes
         if spec.vocab_size is None:
             assert batch.x.shape[2:] == (spec.channels,)
@@ -75,27 +75,26 @@ def test_every_task_file_yields_batches_of_its_specification(path, tmp_path):
         (partial(Pathfinder, size=128), (16_384, 2, None, False), (16_384, 2, 256, False)),
     ],
 )
-def test_the_tasks_are_those_of_the_benchmark(make, s4, lra):
+def test_specs_are_those_of_the_benchmark(make, s4, lra):
     for variant, expected in (("s4", s4), ("lra", lra)):
         spec = make(batch_size=2, variant=variant).spec
         assert (spec.max_len, spec.n_classes, spec.vocab_size, spec.paired) == expected
 
 
-def test_the_archive_is_read_where_its_whole_copies_lie():
-    """In the inner of its two trees, and for Pathfinder at the hardest level."""
+def test_lra_folder_is_in_the_inner_tree_and_hard():
     inner = "lra_release/lra_release/"
     assert ListOps.lra_folder == inner + "listops-1000"
     assert Retrieval.lra_folder == inner + "tsv_data"
     assert Pathfinder(batch_size=2, size=128).lra_folder == inner + "pathfinder128/curv_contour_length_14"
 
 
-def test_generated_data_is_found_by_the_number_of_its_rules():
+def test_generated_folder_depends_on_the_rules():
     for task, rules in ((ListOps(batch_size=2), listops.RULES), (Pathfinder(batch_size=2), pathfinder.RULES)):
         assert task.parameters("generated")["rules"] == rules
         assert "rules" not in task.parameters("official")
 
 
-def test_the_sets_have_the_sizes_of_the_releases():
+def test_sizes_are_those_of_the_releases():
     assert listops.COUNTS == {"train": 96_000, "val": 2_000, "test": 2_000}
     assert retrieval.COUNTS == {"train": 147_086, "val": 18_090, "test": 17_437}
     assert pathfinder.COUNTS == {"train": 160_000, "val": 20_000, "test": 20_000}
@@ -104,7 +103,7 @@ def test_the_sets_have_the_sizes_of_the_releases():
 
 @pytest.mark.parametrize("variant", ["s4", "lra"])
 @pytest.mark.parametrize("make", [ListOps, Text, Retrieval, Image, Pathfinder])
-def test_variants_share_examples_and_differ_in_input(make, variant, tmp_path):
+def test_variant_decides_the_input(make, variant, tmp_path):
     task = ready(make(batch_size=4, root=tmp_path, source="toy", variant=variant))
     (batch, *_) = task.test_dataloader()
     if make in (Image, Pathfinder):
@@ -115,29 +114,29 @@ def test_variants_share_examples_and_differ_in_input(make, variant, tmp_path):
         assert (last == task.eos).all() if variant == "s4" else task.eos is None
 
 
-def test_every_loader_gives_its_own_split_and_the_seed_orders_training(tmp_path):
-    orders = []
+def test_loaders_give_their_own_split(tmp_path):
+    orders = []  # of training examples, which the seed decides
     for seed in (0, 1):
         task = ready(ListOps(batch_size=4, root=tmp_path, source="toy", seed=seed))
-        given, stored = {}, {}
+        loaded, stored = {}, {}
         for split in SPLITS:
             batches = getattr(task, f"{split}_dataloader")()
-            given[split] = [x[m].tolist() for b in batches for x, m in zip(b.x, b.mask, strict=True)]
+            loaded[split] = [x[m].tolist() for b in batches for x, m in zip(b.x, b.mask, strict=True)]
             stored[split] = [[*from_text(task.text(row)), task.eos] for row in task.opened.index[split]]
-        orders.append(given.pop("train"))
+        orders.append(loaded.pop("train"))
         assert sorted(orders[-1]) == sorted(stored.pop("train"))
-        assert given == stored
+        assert loaded == stored
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_batches_of_similar_length_are_for_training_where_asked_for(asked, tmp_path):
-    task = ready(ListOps(batch_size=4, root=tmp_path, source="toy", length_aware=asked))
-    assert [getattr(task, f"{split}_dataloader")().length_aware for split in SPLITS] == [asked, False, False]
+@pytest.mark.parametrize("length_aware", [False, True])
+def test_length_aware_batches_are_for_training(length_aware, tmp_path):
+    task = ready(ListOps(batch_size=4, root=tmp_path, source="toy", length_aware=length_aware))
+    assert [getattr(task, f"{split}_dataloader")().length_aware for split in SPLITS] == [length_aware, False, False]
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda **k: ListOps(batch_size=0, **k), "batch_size=0: a whole number is needed, at least 1"),
         (lambda **k: ListOps(batch_size=2, n_train=0, **k), "n_train=0: a whole number is needed"),
@@ -147,52 +146,57 @@ def test_batches_of_similar_length_are_for_training_where_asked_for(asked, tmp_p
         (lambda **k: Pathfinder(batch_size=2, size="big", **k), "size=big: a whole number is needed"),
         (lambda **k: ListOps(batch_size=2, variant="s5", **k), "variant='s5': s4 or lra"),
         (lambda **k: ListOps(batch_size=2, pad="wide", **k), "pad='wide': longest, max"),
-        (lambda **k: ListOps(batch_size=2, resident="maybe", **k), "resident='maybe': true, false or auto"),
+        (lambda **k: ListOps(batch_size=2, resident="maybe", **k), "resident='maybe': True, False or auto"),
         (lambda **k: Text(batch_size=2, validation="train", **k), "validation='train': held_out or test"),
-        (lambda **k: Pathfinder(batch_size=2, difficulty="cruel", **k), "difficulty='cruel': one of easy"),
+        (
+            lambda **k: Pathfinder(batch_size=2, difficulty="cruel", **k),
+            "difficulty='cruel': easy, inter",
+        ),
         (lambda **k: Image(batch_size=2, size=31, **k), "size=31: 32, 16 or 8"),
     ],
 )
-def test_an_impossible_argument_is_one_line(make, said, tmp_path):
-    with pytest.raises(DataError, match=f"^{said}"):
+def test_wrong_argument_is_one_line(make, message, tmp_path):
+    with pytest.raises(DataError, match=f"^{message}"):
         make(root=tmp_path)
 
 
-def test_a_batch_larger_than_the_training_split_is_one_line(tmp_path):
+def test_batch_larger_than_the_split_is_one_line(tmp_path):
     task = ready(ListOps(batch_size=100, root=tmp_path, source="toy"))
     with pytest.raises(DataError, match="batch_size=100: more than the 64 training examples"):
         task.train_dataloader()
 
 
 @pytest.mark.parametrize(("variant", "least"), [("s4", 2000), ("lra", 1999)])
-def test_official_expressions_are_read_only_where_none_would_be_cut(variant, least, tmp_path):
-    def why_not(**changed):
+def test_official_expressions_are_never_cut(variant, least, tmp_path):
+    def mismatch(**changed):
         return ListOps(batch_size=2, root=tmp_path, variant=variant, **changed).mismatch("official")
 
-    assert why_not() is why_not(max_len=least) is why_not(n_test=2000) is None
-    assert f"max_len={least - 1} would cut" in why_not(max_len=least - 1)
-    assert "n_test=2001: the official split has 2000" in why_not(n_test=2001)
+    assert mismatch() is mismatch(max_len=least) is mismatch(n_test=2000) is None
+    assert f"max_len={least - 1} would cut" in mismatch(max_len=least - 1)
+    assert "n_test=2001: the official split has 2000" in mismatch(n_test=2001)
     for other in ({"min_len": 499}, {"max_args": 9}, {"max_depth": 11}):
-        assert "not those of the official data" in why_not(**other)
+        assert "not those of the official data" in mismatch(**other)
 
 
-def test_setup_without_preparation_names_the_command(tmp_path):
-    with pytest.raises(DataError, match=r"not prepared yet; python scripts/prepare_data\.py prepare task=listops"):
+def test_setup_before_preparation_names_the_command(tmp_path):
+    with pytest.raises(
+        DataError, match=r"hint: python scripts/prepare_data\.py prepare task=listops"
+    ):
         ListOps(batch_size=2, root=tmp_path).setup()
 
 
 @pytest.mark.parametrize("ends", [[0, 65], [-1, 64]])
-def test_parts_that_are_not_in_the_arrays_are_refused(ends, tmp_path):
+def test_parts_outside_the_arrays_are_refused(ends, tmp_path):
     made = {"batch_size": 2, "root": tmp_path, "source": "toy", "n_train": 32, "n_val": 16, "n_test": 16}
     path = ready(ListOps(**made)).folder("toy") / "manifest.json"
     content = json.loads(path.read_text())
     content["parts"]["test"] = ends
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="reach past 64 examples; prepare it again"):
+    with pytest.raises(DataError, match="reach past 64 examples; hint: delete"):
         ListOps(**made).setup()
 
 
-def test_held_out_reviews_are_a_tenth_and_selection_on_test_is_marked(tmp_path):
+def test_held_out_reviews_are_a_tenth(tmp_path):
     held, literature = (Text(batch_size=2, root=tmp_path, source="toy", validation=how) for how in ("held_out", "test"))
     parts = {"train": range(100), "test": range(100, 180)}
     split = held.split(parts, "official")

@@ -3,16 +3,26 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image as Pillow
 
 from data import listops, retrieval
 from data.generators import listops as generator
+from data.prepared import DataError
 
 
 def ready(task):
     task.prepare_data()
     task.setup()
     return task
+
+
+def refused(make, folder: Path, message: str, **arguments) -> None:
+    """Preparing from the folder raises a DataError of one line that matches the message, and writes no array."""
+    with pytest.raises(DataError, match=message) as error:
+        make(**({"batch_size": 2, "root": folder / "root", "source": folder} | arguments)).prepare_data()
+    assert "\n" not in str(error.value)
+    assert not list((folder / "root").rglob("*.npy"))
 
 
 def official_listops(place: Path) -> Path:

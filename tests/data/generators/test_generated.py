@@ -1,4 +1,4 @@
-"""Generated data: its checks find what is wrong, and an interrupted generation goes on."""
+"""Generated data: checks find errors, an interrupted generation resumes."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from data.listops import ListOps
 from data.pathfinder import Pathfinder
 from data.prepared import DataError
 from data.retrieval import Retrieval
-from data.verify import check_arrays, check_duplicates, check_labels, verify
+from data.verify import check_duplicates, verify
 from helpers.official_folders import ready
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
@@ -15,7 +15,7 @@ COUNTS = {"n_train": 60, "n_val": 20, "n_test": 20}
 LITTLE_LISTOPS = {"batch_size": 2, "source": "generated", "min_len": 5, "max_len": 60, **COUNTS}
 
 
-def test_generated_listops_verifies_and_a_wrong_label_is_named(tmp_path):
+def test_wrong_listops_label_is_named(tmp_path):
     task = ready(ListOps(root=tmp_path, **LITTLE_LISTOPS))
     assert any("0 examples occur in two splits" in line for line in verify(task))
     task.opened.examples.y[7] = (task.opened.examples.y[7] + 1) % 10
@@ -23,11 +23,10 @@ def test_generated_listops_verifies_and_a_wrong_label_is_named(tmp_path):
         task.check(lambda n: None)
 
 
-def test_generated_pathfinder_verifies_and_a_wrong_label_or_blank_image_is_named(tmp_path):
+def test_wrong_pathfinder_label_or_image_is_named(tmp_path):
     made = {"root": tmp_path, "source": "generated", "n_train": 40, "n_val": 5, "n_test": 5, "size": 32}
     task = ready(Pathfinder(batch_size=2, **made))
     verify(task)
-    # no label says both curves end on one pixel, which would bear out either
     task.opened.examples.y[7] = 1 - task.opened.examples.y[7]
     with pytest.raises(DataError, match="image 7 is labelled"):
         task.check(lambda n: None)
@@ -36,11 +35,11 @@ def test_generated_pathfinder_verifies_and_a_wrong_label_or_blank_image_is_named
         task.check(lambda n: None)
 
 
-def test_an_interrupted_generation_goes_on_and_ends_the_same(tmp_path, monkeypatch):
+def test_interrupted_generation_resumes_exactly(tmp_path, monkeypatch):
     from data.generators import pathfinder
 
     made = {"source": "generated", "n_train": 700, "n_val": 5, "n_test": 5, "size": 16, "batch_size": 2}
-    whole = ready(Pathfinder(root=tmp_path / "whole", **made))
+    uninterrupted = ready(Pathfinder(root=tmp_path / "uninterrupted", **made))
     draw, starts = pathfinder.generate, []
 
     def stops(*args, **named):
@@ -55,7 +54,7 @@ def test_an_interrupted_generation_goes_on_and_ends_the_same(tmp_path, monkeypat
         Pathfinder(root=tmp_path / "broken", **made).prepare_data()
     again = ready(Pathfinder(root=tmp_path / "broken", **made))
     assert starts == [0, 256, 512, 512]
-    assert again.fingerprint == whole.fingerprint
+    assert again.fingerprint == uninterrupted.fingerprint
 
 
 def test_verify_names_a_flipped_byte(tmp_path):
@@ -68,7 +67,7 @@ def test_verify_names_a_flipped_byte(tmp_path):
         verify(task)
 
 
-def test_examples_in_two_splits_are_counted_and_refused_where_none_is_promised(tmp_path):
+def test_duplicates_are_counted_or_refused(tmp_path):
     task = ready(Pathfinder(batch_size=2, root=tmp_path, source="toy"))
     index = task.opened.index
     assert check_duplicates(task, lambda n: None) == "pathfinder: 0 examples occur in two splits"
@@ -88,34 +87,32 @@ def test_examples_in_two_splits_are_counted_and_refused_where_none_is_promised(t
             verify(made)
 
 
-def check_all(task) -> None:
-    check_arrays(task)
-    check_labels(task)
-
-
 @pytest.mark.parametrize(
-    ("make", "damage", "said"),
+    ("make", "damage", "message"),
     [
-        (ListOps, lambda examples: examples.y.__setitem__(3, 10), "example 3 has label 10, there are 10 classes"),
-        (ListOps, lambda examples: examples.y.__setitem__(3, -1), "example 3 has label -1"),
-        (ListOps, lambda examples: examples.x.__setitem__(5, 18), "token 18 occurs, the vocabulary has 18"),
-        (ListOps, lambda examples: examples.offsets.__setitem__(3, examples.offsets[2]), "document 2 is empty"),
-        (ListOps, lambda examples: examples.offsets.__setitem__(-1, len(examples.x) + 1), "offsets do not end where the tokens"),
-        (ListOps, lambda examples: examples.offsets.__setitem__(0, 1), "offsets do not end where the tokens"),
-        (Retrieval, lambda examples: examples.pairs.__setitem__((4, 1), len(examples.offsets) - 1), "a pair refers"),
-        (Retrieval, lambda examples: examples.pairs.__setitem__((4, 1), -1), "a pair refers"),
-        (Pathfinder, lambda examples: examples.y.fill_(0), "label 1 does not occur in 200 train examples"),
+        (ListOps, lambda e: e.y.__setitem__(3, 10), "example 3 has label 10, there are 10 classes"),
+        (ListOps, lambda e: e.y.__setitem__(3, -1), "example 3 has label -1"),
+        (ListOps, lambda e: e.x.__setitem__(5, 18), "token 18 occurs, the vocabulary has 18"),
+        (ListOps, lambda e: e.offsets.__setitem__(3, e.offsets[2]), "document 2 is empty"),
+        (
+            ListOps,
+            lambda e: e.offsets.__setitem__(-1, len(e.x) + 1),
+            "offsets do not end where the tokens",
+        ),
+        (ListOps, lambda e: e.offsets.__setitem__(0, 1), "offsets do not end where the tokens"),
+        (Retrieval, lambda e: e.pairs.__setitem__((4, 1), len(e.offsets) - 1), "a pair refers"),
+        (Retrieval, lambda e: e.pairs.__setitem__((4, 1), -1), "a pair refers"),
+        (Pathfinder, lambda e: e.y.fill_(0), "label 1 does not occur in 200 train examples"),
     ],
 )
-def test_arrays_that_cannot_be_are_named(make, damage, said, tmp_path):
+def test_wrong_array_is_named(make, damage, message, tmp_path):
     task = ready(make(batch_size=2, root=tmp_path, source="toy", n_train=200))
-    check_all(task)
     damage(task.opened.examples)
-    with pytest.raises(DataError, match=said):
-        check_all(task)
+    with pytest.raises(DataError, match=message):
+        verify(task)
 
 
-def test_another_outcome_of_the_listops_rules_has_another_number(tmp_path):
-    """Prepared data is found by the number of the rules: whoever changes what a seed yields must raise RULES."""
+def test_listops_rules_number_fits_the_output(tmp_path):
+    """Prepared folders are named after RULES: raise it with every change of what a seed gives."""
     task = ready(ListOps(root=tmp_path, **LITTLE_LISTOPS))
     assert (listops.RULES, task.fingerprint[:16]) == (1, "9deae819ef7b8779")
