@@ -176,13 +176,14 @@ def from_sprites(folder: Path) -> Images:
             path = folder / f"{name}.webp"
             try:
                 with Pillow.open(path, formats=("WEBP",)) as picture:
-                    if picture.size != (3200, 3200):
-                        raise DataError(f"{path}: {picture.size} pixels, expected 3200 x 3200")
-                    tiles = np.asarray(picture.convert("RGB")).reshape(100, 32, 100, 32, 3)
-            except DataError:
-                raise
+                    width, height = picture.size
+                    # another size is not decoded: it could fill the memory
+                    pixels = np.asarray(picture.convert("RGB") if (width, height) == (3200, 3200) else [])
             except (OSError, SyntaxError, ValueError) as error:
                 raise DataError(f"{path}: not a readable WebP picture ({error})", hint="copy it again") from None
+            if (width, height) != (3200, 3200):
+                raise DataError(f"{path}: {width} x {height} pixels, expected 3200 x 3200")
+            tiles = pixels.reshape(100, 32, 100, 32, 3)
             images.append(tiles.transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3))
             advance(1)
     lossy = int((~exact).sum())

@@ -226,13 +226,14 @@ def read_image(path: Path, size: int) -> np.ndarray:
         raise DataError(f"{path}: empty file", hint="unpack the archive again, or copy the file from another one")
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            if image.size != (size, size):
-                raise DataError(f"{path}: {image.size[0]} x {image.size[1]} pixels, expected {size} x {size}")
-            return np.asarray(image.convert("L")).reshape(-1)
-    except DataError:
-        raise
+            width, height = image.size
+            # another size is not decoded: it could fill the memory
+            pixels = np.asarray(image.convert("L") if (width, height) == (size, size) else [])
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable PNG ({error})", hint="unpack the archive again") from None
+    if (width, height) != (size, size):
+        raise DataError(f"{path}: {width} x {height} pixels, expected {size} x {size}")
+    return pixels.reshape(-1)
 
 
 def write_official(place: Path, size: int, work: Path) -> dict[str, Any]:

@@ -124,17 +124,6 @@ class Metadata(NamedTuple):
     restarts: np.ndarray
 
 
-def empty_metadata(n: int, s: Settings) -> Metadata:
-    """Uninitialised arrays for n pictures."""
-    return Metadata(
-        margins=np.empty(n, np.uint8),
-        discs=np.empty((n, 2, 2), np.int16),
-        targets=np.empty((n, 2, s.contour_length, 2, 2), np.int16),
-        distractors=np.empty((n, s.n_distractors, s.distractor_length, 2, 2), np.int16),
-        restarts=np.empty(n, np.int32),
-    )
-
-
 def generate(
     n: int,
     s: Settings,
@@ -163,7 +152,13 @@ def generate(
     typed = replace(s, target_contrast=float(s.target_contrast), distractor_contrast=float(s.distractor_contrast))
     rules = Rules(*(getattr(typed, name) for name in Rules._fields))
     images, labels = np.empty((n, s.size, s.size), np.uint8), np.empty(n, np.uint8)
-    metadata = empty_metadata(n, s)
+    metadata = Metadata(
+        margins=np.empty(n, np.uint8),
+        discs=np.empty((n, 2, 2), np.int16),
+        targets=np.empty((n, 2, s.contour_length, 2, 2), np.int16),
+        distractors=np.empty((n, s.n_distractors, s.distractor_length, 2, 2), np.int16),
+        restarts=np.empty(n, np.int32),
+    )
 
     def chunk(first: int) -> int:
         rows = np.arange(first, min(first + CHUNK, n))

@@ -1,5 +1,6 @@
 """Fuzzed input files: a correct result or a DataError of one line, and nothing outside the folder."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -50,6 +51,15 @@ def one_line(call, *arguments) -> object:
     assert message
     assert "\n" not in message
     return None
+
+
+@contextlib.contextmanager
+def written(name: str, content: bytes):
+    """A file in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        yield path
 
 
 @st.composite
@@ -115,9 +125,7 @@ def pngs(draw) -> bytes:
 
 
 def image_is_read_or_refused(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "a.png"
-        path.write_bytes(content)
+    with written("a.png", content) as path:
         pixels = one_line(pathfinder.read_image, path, 8)
         assert pixels is None or (pixels.shape == (64,) and pixels.dtype == np.uint8)
 
@@ -135,12 +143,10 @@ def image_lists(draw) -> bytes:
 
 
 def image_list_is_read_or_refused(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "0.npy"
-        path.write_bytes(content)
+    with written("0.npy", content) as path:
         for image, label in one_line(lambda: list(pathfinder.metadata(path))) or []:
             assert label in (0, 1)
-            assert os.path.normpath(Path(place) / image).startswith(place)
+            assert os.path.normpath(path.parent / image).startswith(str(path.parent))
 
 
 @st.composite
@@ -151,13 +157,11 @@ def pair_lines(draw) -> bytes:
 
 
 def pair_file_is_read_or_refused(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "new_aan_pairs.train.tsv"
-        path.write_bytes(content)
+    with written("new_aan_pairs.train.tsv", content) as path:
         for _, row in one_line(lambda: list(retrieval.fields(path, 5))) or []:
             assert len(row) == 5
             assert float(row[0]) in (0, 1)
-        one_line(lambda: list(retrieval.official(Path(place), "train")))
+        one_line(lambda: list(retrieval.official(path.parent, "train")))
 
 
 @st.composite
@@ -175,7 +179,7 @@ def prepared_files(draw) -> tuple[str, bytes]:
     return name, json.dumps(known | draw(st.dictionaries(keys, values, max_size=5))).encode()
 
 
-PREPARED = Path(tempfile.mkdtemp())
+PREPARED = Path(tempfile.mkdtemp()) / "intact"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -185,12 +189,9 @@ def _prepared():
         return {"parts": {"train": (0, 20)}}
 
     header = {"task": "t", "edition": "e", "kind": "toy", "source": "s", "parameters": {}, "notes": []}
-    folder = PREPARED / "intact"
-    prepared.build(folder, header, write)
-    for path in folder.iterdir():
-        shutil.copy(path, PREPARED)
+    prepared.build(PREPARED, header, write)
     yield
-    shutil.rmtree(PREPARED)
+    shutil.rmtree(PREPARED.parent)
 
 
 def prepared_folder_opens_or_is_refused(content: tuple[str, bytes]) -> None:

@@ -114,7 +114,7 @@ def test_damaged_sprites_are_one_line(tmp_path):
     np.savez(place / "labels.npz", labels=np.zeros(60_000, np.uint8), exact=np.ones(60_000, bool))
     for name in image.BATCHES:
         Pillow.new("RGB", (32, 32)).save(place / f"{name}.webp")
-    refused(Image, tmp_path, r"data_batch_1\.webp: \(32, 32\) pixels, expected 3200 x 3200")
+    refused(Image, tmp_path, r"data_batch_1\.webp: 32 x 32 pixels, expected 3200 x 3200")
     (place / "data_batch_1.webp").write_bytes(b"RIFFnonsense")
     refused(Image, tmp_path, r"data_batch_1\.webp: not a readable WebP picture")
     (place / "labels.npz").write_bytes(b"PK nonsense")

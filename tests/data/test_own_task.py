@@ -12,6 +12,7 @@ import hydra
 import pytest
 from hydra.utils import instantiate
 
+import lra.config.compose  # noqa: F401 (registers the resolvers of the configuration)
 from data.prepared import DataError
 from helpers.documented_files import write_files
 from lra.paths import ROOT
@@ -41,7 +42,7 @@ def test_example_task_gives_batches(tmp_path, monkeypatch):
     batch = next(iter(task.train_dataloader()))
     assert batch.x.shape == (32, 63)
     assert ((batch.x == 2).sum(1) > 31).long().equal(batch.y)
-    assert task.shown("test", 0)[0].strip("ab") == ""
+    assert task.example("test", 0)[0].strip("ab") == ""
     with pytest.raises(DataError, match="source=toy: majority has no toy data"):
         module.Majority(batch_size=4, root=tmp_path, source="toy").prepare_data()
 

@@ -81,24 +81,12 @@ def test_specs_are_those_of_the_benchmark(make, s4, lra):
         assert (spec.max_len, spec.n_classes, spec.vocab_size, spec.paired) == expected
 
 
-def test_lra_folder_is_in_the_inner_tree_and_hard():
+def test_files_and_sizes_are_those_of_the_release():
     inner = "lra_release/lra_release/"
-    assert ListOps.lra_folder == inner + "listops-1000"
-    assert Retrieval.lra_folder == inner + "tsv_data"
     assert Pathfinder(batch_size=2, size=128).lra_folder == inner + "pathfinder128/curv_contour_length_14"
-
-
-def test_generated_folder_depends_on_the_rules():
-    for task, rules in ((ListOps(batch_size=2), listops.RULES), (Pathfinder(batch_size=2), pathfinder.RULES)):
-        assert task.parameters("generated")["rules"] == rules
-        assert "rules" not in task.parameters("official")
-
-
-def test_sizes_are_those_of_the_releases():
     assert listops.COUNTS == {"train": 96_000, "val": 2_000, "test": 2_000}
     assert retrieval.COUNTS == {"train": 147_086, "val": 18_090, "test": 17_437}
-    assert pathfinder.COUNTS == {"train": 160_000, "val": 20_000, "test": 20_000}
-    assert (text.N, image.TRAIN, image.TEST) == (25_000, 50_000, 10_000)
+    assert (pathfinder.IMAGES, text.N, image.TRAIN, image.TEST) == (200_000, 25_000, 50_000, 10_000)
 
 
 @pytest.mark.parametrize("variant", ["s4", "lra"])
@@ -179,9 +167,7 @@ def test_official_expressions_are_never_cut(variant, least, tmp_path):
 
 
 def test_setup_before_preparation_names_the_command(tmp_path):
-    with pytest.raises(
-        DataError, match=r"hint: python scripts/prepare_data\.py prepare task=listops"
-    ):
+    with pytest.raises(DataError, match=r"hint: python scripts/prepare_data\.py prepare task=listops"):
         ListOps(batch_size=2, root=tmp_path).setup()
 
 

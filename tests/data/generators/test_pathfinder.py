@@ -159,12 +159,8 @@ def test_pictures_of_a_seed_never_change(drawn):
     assert near.sum() >= 5
 
 
-def test_other_seed_other_pictures():
-    assert (generate(20, settings(32), seed=0).images != generate(20, settings(32), seed=1).images).any((1, 2)).all()
-
-
 def test_no_picture_occurs_twice(drawn):
-    images = drawn(32).images
+    images = [*drawn(32).images, *generate(20, settings(32), seed=8).images]
     assert len({image.tobytes() for image in images}) == len(images)
 
 
@@ -211,45 +207,25 @@ def test_progress_counts_every_picture():
     assert generate(0, settings(32), seed=0).images.shape == (0, 32, 32)
 
 
-def move_disc(made):
-    made.metadata.discs[3, 0, 0] = 0
-
-
-def stretch_paddle(made):
-    made.metadata.targets[3, 1, 5, 0] += 2
-
-
-def tear_curve(made):
-    made.metadata.targets[3, 0, 6:] += 9
-
-
 def join_ends(made):
     made.metadata.targets[3, 0, -1] = made.metadata.targets[3, 1, -1]
     made.metadata.targets[3, 0, :-1] = made.metadata.targets[3, 1, :-1]
 
 
-def black_picture(made):
-    made.images[3] = 0
-
-
-def paddles_gone(made):
-    made.images[3][made.images[3] < 215] = 0
-
-
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("damage", "reason"),
     [
-        (move_disc, "a disc does not lie on one end"),
-        (stretch_paddle, "a paddle is not 2 pixels long"),
-        (tear_curve, "a gap is not"),
+        (lambda m: m.metadata.discs.__setitem__((3, 0, 0), 0), "a disc does not lie on one end"),
+        (lambda m: m.metadata.targets[3, 1, 5, 0].__iadd__(2), "a paddle is not 2 pixels long"),
+        (lambda m: m.metadata.targets[3, 0, 6:].__iadd__(9), "a gap is not"),
         (join_ends, "both curves end in one place"),
-        (black_picture, "a disc is not bright"),
-        (paddles_gone, "a paddle of a target is dark"),
+        (lambda m: m.images[3].fill(0), "a disc is not bright"),
+        (lambda m: m.images[3].__imul__(m.images[3] >= 215), "a paddle of a target is dark"),
     ],
 )
-def test_first_bad_picture_is_named(spoil, reason):
+def test_first_bad_picture_is_named(damage, reason):
     made = generate(12, settings(32), seed=0, start=10)
-    spoil(made)
+    damage(made)
     with pytest.raises(ValueError, match=f"picture 13: {reason}"):
         verify_pictures(made.metadata.discs, made.metadata.targets, settings(32), images=made.images, start=10)
 
