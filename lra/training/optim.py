@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from lra.errors import UserError
+
 
 def param_groups(model: nn.Module) -> list[dict]:
     """Optimiser groups: one for each distinct set of overrides, and one with the optimiser's defaults.
@@ -50,56 +52,38 @@ def increment_versions(optimizer: torch.optim.Optimizer, *_: object) -> None:
     torch.autograd.graph.increment_version(p for group in optimizer.param_groups for p in group["params"])
 
 
-def cosine(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """Linear warm-up to 1, then half a cosine down to 0 at the last step."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-    return factor
-
-
-def linear(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """Linear warm-up to 1, then linear decay to 0 at the last step."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
-
-    return factor
-
-
-def inverse_sqrt(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """min(1, step / warm-up) / sqrt(max(step, warm-up)), as in the LRA repository's text-like tasks.
+def inverse_sqrt(step: int, warmup_steps: int) -> float:
+    """min(1, step / warm-up) / sqrt(max(step, warm-up)), steps from 1, as in the LRA repository's text-like tasks.
 
     The configured rate is not the peak: 0.05 with 8000 warm-up steps peaks at 0.05 / sqrt(8000) = 5.6e-4.
     """
-
-    def factor(step: int) -> float:
-        step += 1
-        return min(1.0, step / max(1, warmup_steps)) / math.sqrt(max(step, warmup_steps))
-
-    return factor
+    step += 1
+    return min(1.0, step / max(1, warmup_steps)) / math.sqrt(max(step, warmup_steps))
 
 
-def constant(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """Linear warm-up to 1, then 1."""
-    return lambda step: min(1.0, (step + 1) / max(1, warmup_steps))
-
-
-SCHEDULES = {"cosine": cosine, "linear": linear, "inverse_sqrt": inverse_sqrt, "constant": constant}
+# factor after the warm-up, by steps done and steps in all since then
+DECAYS: dict[str, Callable[[int, int], float]] = {
+    "cosine": lambda done, steps: 0.5 * (1.0 + math.cos(math.pi * min(1.0, done / max(1, steps)))),
+    "linear": lambda done, steps: max(0.0, (steps - done) / max(1, steps)),
+    "constant": lambda done, steps: 1.0,
+}
+SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
 
 
 def schedule(name: str, total_steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor on the learning rate as a function of the step.
+    """Factor on the learning rate as a function of the step: linear warm-up to 1, then a decay to the last step.
 
     warmup  a share of all steps if below 1, otherwise a number of steps
     """
     if name not in SCHEDULES:
-        raise ValueError(f"schedule: {name!r} is not one of {', '.join(SCHEDULES)}")
+        raise UserError(f"schedule: {name!r} is not one of {', '.join(SCHEDULES)}")
     warmup_steps = round(warmup * total_steps) if warmup < 1 else int(warmup)
-    return SCHEDULES[name](total_steps, warmup_steps)
+
+    def factor(step: int) -> float:
+        if name == "inverse_sqrt":
+            return inverse_sqrt(step, warmup_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return DECAYS[name](step - warmup_steps, total_steps - warmup_steps)
+
+    return factor

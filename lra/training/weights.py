@@ -10,7 +10,6 @@ import struct
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -56,18 +55,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], Record | None]:
 
 def fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
     """Load weights into a model; UserError if names or shapes differ."""
-    known = model.state_dict()
-    extra, missing = sorted(set(weights) - set(known)), sorted(set(known) - set(weights))
-    shapes = [
-        f"{name} is {tuple(weights[name].shape)}, not {tuple(known[name].shape)}"
-        for name in known
-        if isinstance(known[name], torch.Tensor)
-        and name in weights
-        and not name.endswith("_extra_state")
-        and weights[name].shape != known[name].shape
-    ]
-    wrong = [*shapes, *(f"{n} is missing" for n in missing), *(f"{n} is not of this model" for n in extra)]
-    if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise UserError(f"{where}: the weights are not those of the configured model: {wrong[0]}{more}")
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()[:300]
+        raise UserError(f"{where}: the weights are not those of the configured model: {reason}") from None

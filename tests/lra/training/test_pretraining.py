@@ -1,4 +1,4 @@
-"""Self-pretraining predicts only what the model cannot see, keeps what it learned, and resumes after an interruption."""
+"""Self-pretraining predicts what the model cannot see, keeps what it learned, and resumes after an interruption."""
 
 import os
 import re

@@ -73,7 +73,7 @@ def one_process(tmp_path_factory):
 
 
 def wait_for(text: str, log: Path) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if log.exists() and text in log.read_text():
             return
         time.sleep(0.1)
