@@ -1,11 +1,11 @@
-"""A recurrent network against PyTorch's own on packed sequences."""
+"""Comparison of a recurrent layer with PyTorch's own on packed sequences."""
 
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 def assert_equals_packed(ours, theirs):
-    """Values at real positions and the gradient of the input, after PyTorch's network has taken over our weights.
+    """Compare values at real positions and the input gradient, with our weights copied into PyTorch's layer.
 
     ours    a layer of models/gru.py or models/lstm.py, 6 features wide
     theirs  nn.GRU or nn.LSTM of the same sizes
