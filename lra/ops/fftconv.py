@@ -46,7 +46,7 @@ class LongConvFunction(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, kernel: Tensor, D: Tensor | None, mask: Tensor | None) -> Tensor:
         ctx.save_for_backward(u, kernel, D, mask)
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        k_f, y = kernel_spectrum(kernel, D, L, n), torch.empty_like(u)
+        k_f, y = torch.fft.rfft(circular_kernel(kernel, D, L, n)), torch.empty_like(u)
         transform = PaddedFFT(u, n, kernel.dtype)
         for rows in transform.blocks:
             u_f = transform(u, rows, mask)
@@ -58,7 +58,7 @@ class LongConvFunction(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         u, kernel, D, mask = ctx.saved_tensors
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        k_f, du = kernel_spectrum(kernel, D, L, n).conj_physical_(), torch.empty_like(u)
+        k_f, du = torch.fft.rfft(circular_kernel(kernel, D, L, n)).conj_physical_(), torch.empty_like(u)
         dk_f = torch.zeros_like(k_f)
         transform = PaddedFFT(u, n, kernel.dtype)
         for rows in transform.blocks:
@@ -90,11 +90,6 @@ class PaddedFFT:
         else:
             torch.mul(x, mask[rows, None], out=buffer[..., : self.L])
         return torch.fft.rfft(buffer)
-
-
-def kernel_spectrum(kernel: Tensor, D: Tensor | None, L: int, n: int) -> Tensor:
-    """Spectrum (H, n // 2 + 1) of the circular kernel."""
-    return torch.fft.rfft(circular_kernel(kernel, D, L, n))
 
 
 def circular_kernel(kernel: Tensor, D: Tensor | None, L: int, n: int) -> Tensor:

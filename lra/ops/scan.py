@@ -162,8 +162,7 @@ def scan_cpu(a: np.ndarray, b: np.ndarray, h: np.ndarray, reverse: bool) -> None
             s = t + 1 if reverse else t - 1
             at = t % a.shape[1]
             if step == 0:
-                for k in range(K):
-                    h[i, t, k] = b[i, t, k]
+                h[i, t] = b[i, t]
             else:
                 for k in range(K):
                     h[i, t, k] = a[row, at, k] * h[i, s, k] + b[i, t, k]
@@ -183,8 +182,7 @@ def scan_cpu_backward(
             before = t + 1 if reverse else t - 1
             at = t % a.shape[1]
             if step == 0:
-                for k in range(K):
-                    db[i, t, k] = grad[i, t, k]
+                db[i, t] = grad[i, t]
             else:
                 to = after % a.shape[1]
                 for k in range(K):

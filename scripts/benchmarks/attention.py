@@ -11,6 +11,7 @@ uses today's fused kernels. Models take turns, and ratios are medians over round
 """
 
 import argparse
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
@@ -142,8 +143,8 @@ def predicted(peaks: dict[int, float], length: int) -> float:
     known = sorted(peaks)[-2:]
     if len(known) < 2:
         return 0.0
-    exponent = torch.tensor(peaks[known[1]] / peaks[known[0]]).log() / torch.tensor(known[1] / known[0]).log()
-    return peaks[known[1]] * (length / known[1]) ** float(exponent)
+    exponent = math.log(peaks[known[1]] / peaks[known[0]]) / math.log(known[1] / known[0])
+    return peaks[known[1]] * (length / known[1]) ** exponent
 
 
 def build(name: str, setting: str, length: int) -> nn.Module:

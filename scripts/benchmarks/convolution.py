@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import options
 from benchmarks.options import Row
-from lra.ops.fftconv import PaddedFFT, kernel_gradient, kernel_spectrum, long_conv, transform_length
+from lra.ops.fftconv import PaddedFFT, circular_kernel, kernel_gradient, long_conv, transform_length
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ class Keeping(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, kernel: Tensor, D: Tensor) -> Tensor:
         L, n = u.shape[-1], transform_length(u.shape[-1], kernel)
-        k_f, y = kernel_spectrum(kernel, D, L, n), torch.empty_like(u)
+        k_f, y = torch.fft.rfft(circular_kernel(kernel, D, L, n)), torch.empty_like(u)
         transform = PaddedFFT(u, n, kernel.dtype)
         spectra = []
         for rows in transform.blocks:

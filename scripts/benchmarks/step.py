@@ -187,44 +187,40 @@ def peer_row(cfg: DictConfig, task: str, path: str, args: argparse.Namespace) ->
 
 def byte_rate(device: torch.device) -> float:
     """Bytes per second of a large copy, reads and writes counted."""
-    return rate_when_slow(partial(copy_rate, device), range(23, 29))
+
+    def copy(n: int) -> tuple[Callable[[], object], int]:
+        source = torch.ones(n, device=device)
+        target = torch.empty_like(source)
+        return lambda: target.copy_(source), 2 * source.nbytes
+
+    return rate(copy, range(23, 29), device)
 
 
 def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOPs per second of a large matrix product."""
-    return rate_when_slow(partial(product_rate, device, dtype), range(8, 14))
+
+    def product(n: int) -> tuple[Callable[[], object], int]:
+        # random numbers, because a GPU is faster on ones
+        a = torch.randn(n, n, device=device).to(dtype)
+        return lambda: a @ a, 2 * n**3
+
+    return rate(product, range(8, 14), device)
 
 
-def rate_when_slow(rate: Callable[[int], tuple[float, float]], exponents: range) -> float:
-    """The rate at the first size 2^exponent that takes CALIBRATION seconds, or at the largest.
+def rate(make: Callable[[int], tuple[Callable[[], object], int]], exponents: range, device: torch.device) -> float:
+    """Amount per second at the first size 2^exponent that takes CALIBRATION seconds, or at the largest.
 
     This stops early on a slow device, or one that emulates a number format.
+
+    make  size -> (work, its amount)
     """
     for exponent in exponents:
-        found, duration = rate(2**exponent)
+        work, amount = make(2**exponent)
+        work()
+        duration = min(seconds(work, device) for _ in range(5))
         if duration > CALIBRATION:
             break
-    return found
-
-
-def copy_rate(device: torch.device, n: int) -> tuple[float, float]:
-    source = torch.ones(n, device=device)
-    target = torch.empty_like(source)
-    duration = best(lambda: target.copy_(source), device)
-    return 2 * source.nbytes / duration, duration
-
-
-def product_rate(device: torch.device, dtype: torch.dtype, n: int) -> tuple[float, float]:
-    # random numbers, because a GPU is faster on ones
-    a = torch.randn(n, n, device=device).to(dtype)
-    duration = best(lambda: a @ a, device)
-    return 2 * n**3 / duration, duration
-
-
-def best(work: Callable[[], object], device: torch.device) -> float:
-    """Shortest of five calls, in seconds."""
-    work()
-    return min(seconds(work, device) for _ in range(5))
+    return amount / duration
 
 
 def profile(step: Callable[[], None], path: Path) -> None:

@@ -153,10 +153,10 @@ def cache_folder() -> Path:
 
 def processor() -> str:
     """Describe the processor as far as -march=native depends on it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
         return f"{platform.machine()} {platform.processor()}"
+    lines = info.read_text().splitlines()
     return "\n".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features", "CPU part"))}))
 
 

@@ -27,6 +27,7 @@ from lra.ops.ssm_kernels.triton.vandermonde import powers_backward, powers_forwa
 # block sizes of a program: SUMS where it loops over poles, REDUCE where it loops over frequencies
 SUMS = {"BLOCK": 256, "num_warps": 4}
 REDUCE = {"POLES": 4, "BLOCK": 64, "num_warps": 4}
+cached_nodes = functools.lru_cache(maxsize=32)(nodes)
 
 
 def interpreted() -> bool:
@@ -57,11 +58,6 @@ def diagonal_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discret
     exponent = torch.view_as_real(exponent).contiguous()
     outputs = [DiagonalKernel.apply(pair, exponent, L) for pair in weight.split(2)]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-
-@functools.lru_cache(maxsize=32)
-def cached_nodes(L: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    return nodes(L, dtype, device)
 
 
 def spectrum(L: int, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> Tensor:
