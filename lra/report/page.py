@@ -39,21 +39,23 @@ KERNEL_MODELS = 2  # of a task, the strongest that have kernels
 def page(records: Sequence[Record], published: Published, scale: str, benches: Sequence[Bench] = ()) -> str:
     """The page for the records of one scale, and the measurements of speed and memory."""
     results = aggregate(records, published, scale)
-    series = coloured(results.rows)
+    series = coloured(results.main_rows or results.rows)
     columns = results.measured_columns if results.rows else ()
-    tasks = [task_section(series, column) for column in columns]
+    shown = [column for column in columns if any(column.task in s.groups for s in series)]
+    tasks = [task_section(series, column) for column in shown]
     content: dict[str, Any] = {
         "results": results,
         "columns": columns,
+        "variants": comparison.variants_table(results),
         "comparison": comparison.table_of(results, every_task=False, list_failures=False),
         "how_to_run": comparison.how_to_run(scale),
         "facts": facts(results.runs),
         "table_rows": table_rows(results),
-        "overview": overview(series, columns),
+        "overview": overview(series, shown),
         "trust": trust(series, records, published, scale),
         "tasks": tasks,
-        "kernels": [card for column in columns for card in kernel_cards(series, column)],
-        "examples": [card for column in columns if (card := examples_card(series, column))],
+        "kernels": [card for column in shown for card in kernel_cards(series, column)],
+        "examples": [card for column in shown if (card := examples_card(series, column))],
         "speed": [card for name in EFFICIENCY_TABLES if (card := speed_card(name, benches, published))],
         "failures": list(failures(results)),
         "environments": environments(results.runs),
@@ -133,20 +135,19 @@ def run_anchor(row: Row, task: str) -> str:
 def table_rows(results: Aggregate) -> Iterator[dict[str, Any]]:
     """The rows of the comparison table: kind (chance, measured or paper) and entries; cells with links and heat."""
     columns = results.measured_columns
-    if not results.rows:
+    if not results.main_rows:
         for printed in comparison.table_of(results, every_task=False).rows:
             yield {"kind": "paper", "entries": printed}
         return
     yield {"kind": "chance", "entries": comparison.chance_row(columns)}
     for model in results.models:
-        for row in model.rows:
+        for row in model.main_rows:
             cells = [table_cell(row, column, results) for column in columns]
             average = percent_or_hole(row.average())
             yield {"kind": "measured", "row": row, "cells": cells, "average": average}
-        if model.rows and model.published:
-            paper, main = model.published, None if model.rows[0].variant else model.rows[0]
+        if model.main_rows and (paper := model.published):
             label = f"paper: {paper.model}"
-            entries = comparison.published_row(label, paper, columns, main, paper.six_task_average)
+            entries = comparison.published_row(label, paper, columns, model.main_rows[0], paper.six_task_average)
             yield {"kind": "paper", "entries": entries}
 
 
@@ -160,7 +161,9 @@ def table_cell(row: Row, column: Column, results: Aggregate) -> dict[str, Any]:
     group = cell.seeds
     classes = ["failed"] * entry.failed
     if group.mean is not None:
-        means = [c.seeds.mean for r in results.rows if (c := r.cells.get(column.task)) and c.seeds.mean is not None]
+        means = [
+            c.seeds.mean for r in results.main_rows if (c := r.cells.get(column.task)) and c.seeds.mean is not None
+        ]
         reach = max(means) - group.data.chance
         heat = max(0.0, (group.mean - group.data.chance) / reach) if reach > 0 else 0.0
         classes = ["heat"] + ["best"] * cell.best

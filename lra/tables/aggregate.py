@@ -152,7 +152,7 @@ def differ(a: SeedGroup, b: SeedGroup) -> bool:
 class Cell:
     """A seed group in its column.
 
-    comparable  tested on the test examples that most of the column shares
+    comparable  the settings of the scale, unchanged, and the test examples that most of the column shares
     best        has the best mean among those; like_best: does not differ from it significantly
     difference  measured - published, in points; None where they cannot be compared
     """
@@ -216,6 +216,14 @@ class Model:
     published: PublishedRow | None
     rows: tuple[Row, ...]
 
+    @property
+    def main_rows(self) -> list[Row]:
+        return [row for row in self.rows if not row.variant]
+
+    @property
+    def variants(self) -> list[Row]:
+        return [row for row in self.rows if row.variant]
+
 
 @dataclass(frozen=True)
 class Aggregate:
@@ -229,6 +237,11 @@ class Aggregate:
     def rows(self) -> list[Row]:
         return [row for model in self.models for row in model.rows]
 
+    @cached_property
+    def main_rows(self) -> list[Row]:
+        """Rows with the settings of the scale, unchanged."""
+        return [row for model in self.models for row in model.main_rows]
+
     @property
     def runs(self) -> list[Record]:
         return [r for row in self.rows for r in row.runs]
@@ -236,7 +249,8 @@ class Aggregate:
     @property
     def measured_columns(self) -> tuple[Column, ...]:
         """The columns with runs; all of them if there is no run at all."""
-        return tuple(c for c in self.columns if c.test_sets) or self.columns
+        ran = {task for row in self.rows for task in row.cells}
+        return tuple(c for c in self.columns if c.task in ran) or self.columns
 
 
 class RowKey(NamedTuple):
@@ -255,10 +269,10 @@ def aggregate(records: Iterable[Record], published: Published, scale: str, *, va
     others = sorted({task for tasks in groups.values() for task in tasks} - set(TASKS))
     for task, title in (TASKS | {t: t for t in others}).items():
         column = {key: tasks[task] for key, tasks in groups.items() if task in tasks}
-        counts = Counter(group.test_set for group in column.values())
+        counts = Counter(group.test_set for key, group in column.items() if not key.variant)
         # of equally frequent test sets the better kind of data
         common = min(counts, key=lambda d: (-counts[d], KINDS.index(d[0]), d[1])) if counts else None
-        rivals = {key: group for key, group in column.items() if group.test_set == common}
+        rivals = {key: group for key, group in column.items() if group.test_set == common and not key.variant}
         columns.append(Column(task, title, next((g.data.chance for g in rivals.values()), None), len(counts)))
         best, like_best = best_of(rivals)
         for key, group in column.items():

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from lra.records.benchmark import Bench
 from lra.records.published import Published
 from lra.records.record import Record
-from lra.tables.aggregate import UNFINISHED
+from lra.tables.aggregate import UNFINISHED, aggregate
 from lra.tables.agreement import agreement_table
-from lra.tables.comparison import scale_table
+from lra.tables.comparison import scale_table, variants_table
 from lra.tables.csv_export import agreement_csv, efficiency_csv, paper_csv, scale_csv
 from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency_table
 from lra.tables.formats import latex, markdown
@@ -34,6 +34,7 @@ def table_files(records: Sequence[Record], published: Published, benches: Sequen
     """File name -> content: a set for each scale with records and for scale paper, and the papers' own tables."""
     scales = list(dict.fromkeys(["paper", *scales_of(records)]))
     made = [scale_table(records, published, scale) for scale in scales]
+    made += filter(None, (variants_table(aggregate(records, published, scale)) for scale in scales))
     made += [paper_table(name, records, published) for name in PAPER_TABLES]
     made += [efficiency_table(name, benches, published) for name in EFFICIENCY_TABLES]
     made.append(agreement_table(records, published, scales))

@@ -88,20 +88,48 @@ def scale_table(records: Sequence[Record], published: Published, scale: str, *, 
 
 def table_of(results: Aggregate, *, every_task: bool = True, list_failures: bool = True) -> Table:
     columns = results.columns if every_task else results.measured_columns
-    body = [chance_row(columns)] if results.rows else []
+    body = [chance_row(columns)] if results.main_rows else []
     for model in results.models:
-        body += [measured_row(row, columns) for row in model.rows]
-        if model.published and (model.rows or results.scale == "paper" or not results.rows):
-            name = f"↳ paper: {model.published.model}" if model.rows else f"{model.published.model} (paper)"
-            main = next((row for row in model.rows[:1] if not row.variant), None)
+        rows = model.main_rows
+        body += [measured_row(row, columns) for row in rows]
+        if model.published and (rows or results.scale == "paper" or not results.main_rows):
+            name = f"↳ paper: {model.published.model}" if rows else f"{model.published.model} (paper)"
+            main = rows[0] if rows else None
             body.append(published_row(name, model.published, columns, main, model.published.six_task_average))
     header = ("Model", *(c.title for c in columns), "Avg", "Runs")
     title = f"Long Range Arena, scale {results.scale}: test accuracy in percent"
     notes = [AVERAGE_RULE, *measured_notes(results, columns, list_failures=list_failures)]
-    if not results.rows:
+    if not results.main_rows:
         notes.insert(0, how_to_run(results.scale))
+    if variants := len(results.rows) - len(results.main_rows):
+        notes.append(f"Runs with other settings than the scale's: table {results.scale}_variants ({variants} rows)")
     notes.append(published_note(results.scale))
     return Table(results.scale, title, header, tuple(body), (*notes, *sign_notes(body)))
+
+
+def variants_table(results: Aggregate) -> Table | None:
+    """Runs with other settings than the scale's, below the model's unchanged row; None if there are none.
+
+    Nothing is bold: such results compare with their own model only.
+    """
+    columns = results.measured_columns
+    body: list[tuple[Entry, ...]] = []
+    for model in results.models:
+        if model.variants:
+            body += [measured_row(row, columns) for row in model.main_rows]
+            body += [measured_row(row, columns, label=variant_label(row)) for row in model.variants]
+    if not body:
+        return None
+    title = f"Long Range Arena, scale {results.scale}, variants: test accuracy in percent"
+    note = "↳: one or more settings differ from those of the row above; nothing is compared with other models"
+    plain = [tuple(replace(e, bold=False, text=e.text.removeprefix(f"{LIKE_BEST} ")) for e in row) for row in body]
+    header = ("Model", *(c.title for c in columns), "Avg", "Runs")
+    notes = sign_notes([tuple(replace(e, signs=tuple(s for s in e.signs if s != LIKE_BEST)) for e in r) for r in plain])
+    return Table(f"{results.scale}_variants", title, header, tuple(plain), (note, *notes))
+
+
+def variant_label(row: Row) -> str:
+    return f"↳ {row.title} with {' '.join(row.variant)}" + (" (other data)" if row.data_set else "")
 
 
 def how_to_run(scale: str) -> str:
@@ -156,11 +184,11 @@ def published_row(
 
 def measured_notes(results: Aggregate, columns: Sequence[Column], *, list_failures: bool = True) -> list[str]:
     """Notes below a table of measurements: how to read it, failed runs, hardware and commits."""
-    runs = results.runs
+    runs = [r for row in results.main_rows for r in row.runs]
     if not runs:
         return []
     notes = ["mean ± sample standard deviation over the seeds that learned (their number, of seeds tried)"]
-    notes.append("Runs: ended well / begun. Bold: the best mean of a column, among results on the same test examples")
+    notes.append("Runs: ended well / begun. Bold: the best mean of a column, among equal settings and test examples")
     notes += [
         f"{c.title}: {c.test_sets} different sets of test examples in this column; compare within one only"
         for c in columns
@@ -177,7 +205,7 @@ def failure_notes(results: Aggregate, columns: Sequence[Column]) -> list[str]:
     return [
         f"{row.title} on {c.title}, seed {r.seed}: {r.status} after {r.steps_done} of {r.steps_total} steps"
         + (f" ({r.reason})" if r.reason else "")
-        for row in results.rows
+        for row in results.main_rows
         for c in columns
         if c.task in row.cells
         for r in row.cells[c.task].seeds.runs

@@ -16,7 +16,7 @@ from lra.records.published import TASKS
 from lra.records.record import Data, Git
 from lra.tables.aggregate import SeedGroup, aggregate, differ
 from lra.tables.build import table_files
-from lra.tables.comparison import MEANING, scale_table
+from lra.tables.comparison import MEANING, scale_table, variants_table
 from lra.tables.csv_export import scale_csv
 from lra.tables.efficiency import EFFICIENCY_TABLES
 from lra.tables.formats import Entry, Table, escape_latex, latex, markdown, terminal
@@ -40,11 +40,9 @@ def test_measured_and_published_row_of_a_model():
     assert (printed["ListOps"], printed["Image"], printed["Avg"]) == ("59.60 (Δ -0.50)", "88.65", "86.09")
 
 
-@pytest.mark.parametrize(
-    "changes", [{"scale": "mini"}, {"data": image_on("a", "subset")}, {"variant": ["model.d_model=8"]}]
-)
+@pytest.mark.parametrize("changes", [{"scale": "mini"}, {"data": image_on("a", "subset")}])
 def test_no_difference_unless_comparable(changes):
-    """Not at another scale, nor for part of the data or a variant."""
+    """Not at another scale, nor for part of the data."""
     table = scale_table([ran("s4", "image", 590, **changes)], PUBLISHED, changes.get("scale", "paper"))
     assert row_of(table, "↳ paper: S4 (updated)")["Image"] == "88.65"
 
@@ -63,7 +61,6 @@ def test_each_case_has_its_sign():
     assert [failed[t] for t in ("ListOps", "Text", "Image", "Retrieval")] == ["✗ (1)", "div. (1)", "OOM (1)", "… (1)"]
     assert row_of(table, "S4D-Inv (paper)")["ListOps"] == "60.18?"
     assert row_of(table, "NEWCOMER")["ListOps"] == "40.00†‡ (1)"
-    assert row_of(table, "S4 [model.mixer.dt_min=0.1]")["ListOps"] == "≈ 58.00 (1)"
 
 
 def test_run_at_chance_counts_as_chance():
@@ -255,4 +252,22 @@ def test_every_table_has_three_formats():
     files = table_files(ZOO, PUBLISHED, [])
     names = {Path(name).stem for name in files}
     assert {"paper", *PAPER_TABLES, *EFFICIENCY_TABLES} <= names
-    assert set(files) == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")}
+    variants = {"paper_variants.csv"}  # in the file of the scale
+    assert set(files) == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")} - variants
+
+
+def test_variants_have_a_table_of_their_own_and_never_compete():
+    better = [ran("s4", "listops", 990, variant=["training.steps=9"]), ran("s5", "listops", 995, variant=["x=1"])]
+    records = [*grid("s4", 600), *grid("s4d", 500), *better]
+    main = paper(records)
+    assert [e.text for row in main.rows for e in row if e.bold] == ["60.00"]
+    assert not any("training.steps" in row[0].text for row in main.rows)
+    assert [row[0].text for row in main.rows if row[0].text.startswith(("S4", "↳"))][:2] == [
+        "S4",
+        "↳ paper: S4 (updated)",
+    ]
+    apart = variants_table(aggregate(records, PUBLISHED, "paper"))
+    assert [row[0].text for row in apart.rows] == ["S4", "↳ S4 with training.steps=9", "↳ S5 with x=1"]
+    assert row_of(apart, "↳ S4 with training.steps=9")["ListOps"] == "99.00 (1)"
+    assert not any(e.bold for row in apart.rows for e in row)
+    assert variants_table(aggregate(grid("s4", 600), PUBLISHED, "paper")) is None
