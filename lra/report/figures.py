@@ -217,4 +217,5 @@ def kernel_chart(k: Kernel, colour: str, name: str) -> Markup:
         for t in ticks
     )
     box = f'viewBox="0 0 {KERNEL_WIDTH:g} {KERNEL_HEIGHT:g}" role="img" aria-label="{escape(name)}"'
-    return Markup(f"<svg {box}>{grid}{area(k.before, 'before')}{area(k.after, f'after {colour}')}</svg>")
+    after = "c0" if colour == "other" else colour  # grey is the colour of the kernel before training
+    return Markup(f"<svg {box}>{grid}{area(k.before, 'before')}{area(k.after, f'after {after}')}</svg>")

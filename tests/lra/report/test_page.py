@@ -20,6 +20,7 @@ from lra.records.benchmark import load_bench
 from lra.records.pictures import grey, signed
 from lra.records.published import TASKS
 from lra.records.record import Data, Example, Kernel, Point, Record, Selection, config_hash
+from lra.report.figures import kernel_chart
 from lra.report.page import flat, page
 
 BENCHES = load_bench(ROOT / "results" / "bench")
@@ -173,6 +174,12 @@ def test_kernels_are_shown_before_and_after():
     assert text.count('<polygon class="before"') == text.count('<polygon class="after') == 1
     assert text.count("data:image/png") == 2
     assert 'id="kernels"' not in mini(ran("s4", "text", 0.9))
+
+
+def test_kernels_of_a_grey_model_are_not_grey_twice():
+    chart = kernel_chart(kernel(), "other", "layer 1")
+    assert '<polygon class="before"' in chart
+    assert '<polygon class="after c0"' in chart
 
 
 def test_benchmark_charts_have_published_lines():
