@@ -23,7 +23,7 @@ import torch
 from data import download, prepared
 from data.loader import Examples, Loader
 from data.prepared import DataError
-from data.source import Source, choose, from_lra_archive
+from data.source import Source, choose, from_archive
 from lra.console import say
 from lra.distributed import rank, world_size
 from lra.task import TaskSpec
@@ -68,7 +68,8 @@ class TaskData(pl.LightningDataModule):
 
     name: str = ""
     spec: TaskSpec
-    lra_folder = ""  # in the archive of the Long Range Arena
+    archive = download.LRA
+    archive_folder = ""  # the task's folder in it; empty: there is no official data
     real_editions: tuple[str, ...] = ("official",)
     selection_on_test = False
     distinct = False  # generated data has no example in two splits
@@ -136,19 +137,22 @@ class TaskData(pl.LightningDataModule):
 
     def find(self, folder: Path) -> Source | None:
         """The task's data in a folder: its files, or the archive with them."""
-        path = folder / download.LRA.file
-        if (found := self.find_files(folder)) is not None or not self.lra_folder or not path.is_file():
+        path = folder / self.archive.file
+        if (found := self.find_files(folder)) is not None or not self.archive_folder or not path.is_file():
             return found
-        return from_lra_archive(self, lambda: path)
+        return from_archive(self, lambda: path)
 
     def downloaded(self) -> Source:
         """Data to be downloaded into <root>/raw."""
-        if not self.lra_folder:
+        if not self.archive_folder:
             raise DataError(f"source={self.source}: {self.name} has no official data", hint="source=generated")
-        alternative = f"give a folder with {self.lra_folder} or {download.LRA.file} as data.source or $LRA_MIRROR"
+        alternative = f"give a folder with {self.archive_folder} or {self.archive.file} as data.source or $LRA_MIRROR"
         if self.generated() is not None:
             alternative += ", or data.source=generated"
-        return from_lra_archive(self, lambda: download.fetch(download.LRA, self.root / "raw", alternative))
+        return from_archive(self, lambda: download.fetch(self.archive, self.root / "raw", alternative))
+
+    def archive_description(self) -> str:
+        return f"LRA {self.archive_folder}"
 
     def generated(self) -> Source | None:
         """Data made by the task's own rules; None if it has none."""

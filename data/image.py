@@ -7,13 +7,13 @@ CIFAR-10 (Krizhevsky 2009). Variants: "s4", the default, has values (byte - 122.
 import hashlib
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 
-from data import download
 from data.datamodule import TaskData, check_choice, consecutive, random_order
 from data.download import Archive
 from data.prepared import DataError, save_arrays
@@ -46,6 +46,8 @@ class Image(TaskData):
     """
 
     name = "image"
+    archive = CIFAR
+    archive_folder = FOLDER
     real_editions = ("official", "sprites")
 
     def __init__(self, *, variant: str = "s4", size: int = 32, **common: Any):
@@ -58,30 +60,17 @@ class Image(TaskData):
     def parameters(self, edition: str) -> dict[str, Any]:
         return {"size": self.size} | (self.toy_parameters() if edition == "toy" else {})
 
-    def find(self, folder: Path) -> Source | None:
+    def find_files(self, folder: Path) -> Source | None:
         if place := find_folder(folder, (FOLDER, f"cifar10/{FOLDER}"), BATCHES[0]):
-            parent = place.parent
-            return self._real("official", "official", FOLDER, lambda: from_torchvision(parent))
+            return self._real("official", "official", FOLDER, partial(from_torchvision, place.parent))
         if place := find_folder(folder, ("cifar10",), f"{BATCHES[0]}.webp"):
-            sprites = place
             identity = sizes(place, (*(f"{name}.webp" for name in BATCHES), "labels.npz"))
             # the number of lossy images is known after reading; `from_sprites` returns a note about it
-            return self._real("sprites", "subset", "CIFAR-10 sprites", lambda: from_sprites(sprites), identity)
-        if (path := folder / CIFAR.file).is_file():
-            return self._real("official", "official", CIFAR.file, lambda: self._unpacked(path))
+            return self._real("sprites", "subset", "CIFAR-10 sprites", partial(from_sprites, place), identity)
         return None
 
-    def _unpacked(self, path: Path) -> Images:
-        download.check(path, CIFAR)
-        return from_torchvision(download.unpack(path, self.root / "raw", FOLDER, limit=CIFAR.unpacked).parent)
-
-    def downloaded(self) -> Source:
-        alternative = f"give a folder with {FOLDER} or {CIFAR.file} as data.source or $LRA_MIRROR"
-
-        def read() -> Images:
-            return self._unpacked(download.fetch(CIFAR, self.root / "raw", alternative))
-
-        return self._real("official", "official", CIFAR.file, read)
+    def archive_description(self) -> str:
+        return CIFAR.file
 
     def _real(
         self, edition: str, kind: str, description: str, read: Callable[[], Images], identity: dict | None = None

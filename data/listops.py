@@ -37,7 +37,7 @@ class ListOps(TaskData):
 
     name = "listops"
     distinct = True
-    lra_folder = "lra_release/lra_release/listops-1000"
+    archive_folder = "lra_release/lra_release/listops-1000"
 
     def __init__(
         self,

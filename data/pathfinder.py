@@ -49,7 +49,7 @@ class Pathfinder(TaskData):
         self.variant = check_choice("variant", variant, ("s4", "lra"))
         self.difficulty = check_choice("difficulty", difficulty, tuple(LEVELS))
         self.size = check_integer("size", size)
-        self.lra_folder = f"lra_release/lra_release/pathfinder{size}/{LEVELS[difficulty]}"
+        self.archive_folder = f"lra_release/lra_release/pathfinder{size}/{LEVELS[difficulty]}"
         self.affine = (1 / 255, 0.0) if variant == "s4" else None
         self.spec = TaskSpec(self.name, size * size, 2, None if variant == "s4" else 256)
 

@@ -36,7 +36,7 @@ class Retrieval(TaskData):
     """
 
     name = "retrieval"
-    lra_folder = "lra_release/lra_release/tsv_data"
+    archive_folder = "lra_release/lra_release/tsv_data"
     real_editions = ("official", "acl")
 
     def __init__(self, *, variant: str = "s4", max_len: int | None = None, **common: Any):

@@ -97,18 +97,18 @@ def _deleted(folder: Path) -> dict[str, Any]:
     raise DataError(f"{folder}: the prepared data was deleted while in use", hint="start again")
 
 
-def from_lra_archive(task: "TaskData", archive: Callable[[], Path]) -> Source:
-    """The task's folder of the Long Range Arena archive; `archive` finds or downloads it."""
+def from_archive(task: "TaskData", find: Callable[[], Path]) -> Source:
+    """The task's folder of its official archive, which `find` finds or downloads."""
 
     def write(work: Path) -> dict[str, Any]:
-        path = archive()
-        download.check(path, download.LRA)
-        download.unpack(path, task.root / "raw", task.lra_folder, limit=download.LRA.unpacked)
+        path = find()
+        download.check(path, task.archive)
+        download.unpack(path, task.root / "raw", task.archive_folder, limit=task.archive.unpacked)
         if (found := task.find_files(task.root / "raw")) is None:
-            raise DataError(f"{path}: its folder {task.lra_folder} does not have the files of {task.name}")
+            raise DataError(f"{path}: its folder {task.archive_folder} does not have the files of {task.name}")
         return found.write(work)
 
-    return Source("official", "official", f"LRA {task.lra_folder}", write)
+    return Source("official", "official", task.archive_description(), write)
 
 
 def find_folder(given: Path, names: tuple[str, ...], required: str) -> Path | None:

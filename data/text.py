@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data import download, tokenizer
+from data import tokenizer
 from data.datamodule import TaskData, check_choice, check_integer, consecutive
 from data.download import Archive
 from data.prepared import DataError, read_table, save_arrays
@@ -46,6 +46,8 @@ class Text(TaskData):
     """
 
     name = "text"
+    archive = IMDB
+    archive_folder = "aclImdb"
 
     def __init__(self, *, variant: str = "s4", max_len: int | None = None, validation: str = "held_out", **common: Any):
         super().__init__(**common)
@@ -78,22 +80,15 @@ class Text(TaskData):
         short = self.max_len < self.benchmark_len
         return [f"reviews cut to {self.max_len} positions; the benchmark's are {self.benchmark_len}"] if short else []
 
-    def find(self, folder: Path) -> Source | None:
+    def find_files(self, folder: Path) -> Source | None:
         if place := find_folder(folder, ("aclImdb", "imdb/aclImdb"), "train/pos"):
             return self._official("folder aclImdb", partial(from_folder, place))
         if place := find_folder(folder, ("imdb",), "imdb.parquet"):
             return self._official("imdb.parquet", partial(from_parquet, place / "imdb.parquet"))
-        if (path := folder / IMDB.file).is_file():
-            return self._official(IMDB.file, lambda: self._unpacked(path))
         return None
 
-    def _unpacked(self, path: Path) -> Iterator[Review]:
-        download.check(path, IMDB)
-        return from_folder(download.unpack(path, self.root / "raw", "aclImdb", limit=IMDB.unpacked))
-
-    def downloaded(self) -> Source:
-        alternative = "give a folder with aclImdb, aclImdb_v1.tar.gz or imdb.parquet as data.source or $LRA_MIRROR"
-        return self._official(IMDB.file, lambda: self._unpacked(download.fetch(IMDB, self.root / "raw", alternative)))
+    def archive_description(self) -> str:
+        return f"IMDB v1.0, {IMDB.file}"
 
     def toy(self) -> Source:
         def write(work: Path) -> dict[str, Any]:

@@ -148,9 +148,7 @@ def generate(
     key, workers = np.uint64(seed), workers or os.cpu_count() or 1
     shape = s.paddle_length, s.paddle_thickness
     pens = [make_pen(*shape, margin, s.continuity, s.marker_radius, s.antialias) for margin in s.margins]
-    # always floats: each type would be compiled separately
-    typed = replace(s, target_contrast=float(s.target_contrast), distractor_contrast=float(s.distractor_contrast))
-    rules = Rules(*(getattr(typed, name) for name in Rules._fields))
+    rules = Rules(*(getattr(s, name) for name in Rules._fields))
     images, labels = np.empty((n, s.size, s.size), np.uint8), np.empty(n, np.uint8)
     metadata = Metadata(
         margins=np.empty(n, np.uint8),

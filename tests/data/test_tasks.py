@@ -83,7 +83,7 @@ def test_specs_are_those_of_the_benchmark(make, s4, lra):
 
 def test_files_and_sizes_are_those_of_the_release():
     inner = "lra_release/lra_release/"
-    assert Pathfinder(batch_size=2, size=128).lra_folder == inner + "pathfinder128/curv_contour_length_14"
+    assert Pathfinder(batch_size=2, size=128).archive_folder == inner + "pathfinder128/curv_contour_length_14"
     assert listops.COUNTS == {"train": 96_000, "val": 2_000, "test": 2_000}
     assert retrieval.COUNTS == {"train": 147_086, "val": 18_090, "test": 17_437}
     assert (pathfinder.IMAGES, text.N, image.TRAIN, image.TEST) == (200_000, 25_000, 50_000, 10_000)
