@@ -65,7 +65,8 @@ def main() -> None:
 
     torch.manual_seed(0)
     if what == "step":
-        print(json.dumps(training_step(s4, device, repeats, H=H, N=N, L=L, **json.loads(sys.argv[11]))))
+        sizes = argparse.Namespace(H=H, N=N, L=L, **json.loads(sys.argv[11]))
+        print(json.dumps(training_step(s4, device, repeats, sizes)))
         return
     block = s4.S4Block(
         H, bidirectional=True, d_state=N, n_ssm=1, l_max=L, transposed=True, init="legs", mode="nplr", dt_min=1e-3,
@@ -89,8 +90,7 @@ def main() -> None:
     print(json.dumps(numbers | ({"peak / kernel": both.peak_bytes / (8 * H * L)} if what == "kernel" else {})))
 
 
-def training_step(s4, device, repeats, *, H, N, L, rows, n_layers, prenorm, norm, dropout, tie_dropout, n_ssm, dt_min,
-                  dt_max, vocab_size, n_classes, bf16, lr, weight_decay) -> dict:  # fmt: skip
+def training_step(s4: Any, device: str, repeats: int, c: argparse.Namespace) -> dict:
     """Its blocks in a residual stack between embedding and linear head, with AdamW on its parameter groups."""
     import torch
     from torch import nn
@@ -100,37 +100,37 @@ def training_step(s4, device, repeats, *, H, N, L, rows, n_layers, prenorm, norm
     class Stack(nn.Module):
         def __init__(self):
             super().__init__()
-            self.embed = nn.Linear(1, H) if vocab_size is None else nn.Embedding(vocab_size, H)
-            layer = {"bidirectional": True, "d_state": N, "n_ssm": n_ssm, "l_max": L, "transposed": True,
-                     "init": "legs", "mode": "nplr", "dt_min": dt_min, "dt_max": dt_max, "lr": min(lr, 0.001),
-                     "dropout": dropout, "tie_dropout": tie_dropout}  # fmt: skip
-            self.blocks = nn.ModuleList([s4.S4Block(H, **layer) for _ in range(n_layers)])
-            make = nn.BatchNorm1d if norm == "batch" else nn.LayerNorm
-            self.norms = nn.ModuleList([make(H) for _ in range(n_layers + prenorm)])
-            self.drop = nn.Dropout1d(dropout) if tie_dropout else nn.Dropout(dropout)
-            self.head = nn.Linear(H, n_classes)
+            self.embed = nn.Linear(1, c.H) if c.vocab_size is None else nn.Embedding(c.vocab_size, c.H)
+            layer = {"bidirectional": True, "d_state": c.N, "n_ssm": c.n_ssm, "l_max": c.L, "transposed": True,
+                     "init": "legs", "mode": "nplr", "dt_min": c.dt_min, "dt_max": c.dt_max, "lr": min(c.lr, 0.001),
+                     "dropout": c.dropout, "tie_dropout": c.tie_dropout}  # fmt: skip
+            self.blocks = nn.ModuleList([s4.S4Block(c.H, **layer) for _ in range(c.n_layers)])
+            make = nn.BatchNorm1d if c.norm == "batch" else nn.LayerNorm
+            self.norms = nn.ModuleList([make(c.H) for _ in range(c.n_layers + c.prenorm)])
+            self.drop = nn.Dropout1d(c.dropout) if c.tie_dropout else nn.Dropout(c.dropout)
+            self.head = nn.Linear(c.H, c.n_classes)
 
         def normed(self, i, x):
-            return self.norms[i](x) if norm == "batch" else self.norms[i](x.mT).mT
+            return self.norms[i](x) if c.norm == "batch" else self.norms[i](x.mT).mT
 
         def forward(self, x):
             x = self.embed(x).mT
             for i, block in enumerate(self.blocks):
-                y = block(self.normed(i, x) if prenorm else x)[0]
+                y = block(self.normed(i, x) if c.prenorm else x)[0]
                 x = x + self.drop(y)
-                x = x if prenorm else self.normed(i, x)
-            x = self.normed(n_layers, x) if prenorm else x
+                x = x if c.prenorm else self.normed(i, x)
+            x = self.normed(c.n_layers, x) if c.prenorm else x
             return self.head(x.mean(-1))
 
     net = Stack().to(device)
-    x = torch.rand(rows, L, 1) if vocab_size is None else torch.randint(1, vocab_size, (rows, L))
-    x, y = x.to(device), (torch.arange(rows) % n_classes).to(device)
+    x = torch.rand(c.rows, c.L, 1) if c.vocab_size is None else torch.randint(1, c.vocab_size, (c.rows, c.L))
+    x, y = x.to(device), (torch.arange(c.rows) % c.n_classes).to(device)
     plain = [p for p in net.parameters() if not hasattr(p, "_optim")]
     special = [{"params": [p], **p._optim} for p in net.parameters() if hasattr(p, "_optim")]
-    optimizer = torch.optim.AdamW([{"params": plain}, *special], lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW([{"params": plain}, *special], lr=c.lr, weight_decay=c.weight_decay)
 
     def step():
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=c.bf16):
             loss = nn.functional.cross_entropy(net(x).float(), y)
         loss.backward()
         optimizer.step()
