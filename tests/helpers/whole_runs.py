@@ -29,7 +29,7 @@ class Run:
         return self.start(self.words, self.place / "log", world=self.world, **limits)
 
     def folder(self) -> Path | None:
-        return next((p.parent for p in (self.place / "runs").rglob("claim")), None)
+        return next((p.parent for p in (self.place / "runs").rglob("pid")), None)
 
     def checkpoint(self) -> int:
         """When the last checkpoint was written, in nanoseconds; 0 if there is none."""
