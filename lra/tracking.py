@@ -1,6 +1,6 @@
-"""W&B beside a run: what is sent there, and that none of its troubles ends a training.
+"""Weights & Biases: logs a run as Lightning's logger. No W&B error ends a training.
 
-The first thing that fails is one line on the screen; the run goes on without W&B, and its record is written as ever.
+After the first failure one line is printed and the run continues without W&B; its record is written in any case.
 """
 
 import base64
@@ -21,31 +21,29 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
+from lra import distributed
+from lra.errors import UserError
 from lra.io.redact import portable
 from lra.records.record import Record
 from lra.records.run_spec import RunSpec
 
-# of the run's own files in W&B; scripts/wandb_pull.py looks for it
-RECORD = "record.json"
-# seconds to wait for the server when a run begins, and for the last upload when it has ended
-PATIENCE, UPLOAD = 30, 120
+RECORD = "record.json"  # file of a W&B run that scripts/wandb_pull.py reads
+CONNECT_SECONDS, UPLOAD_SECONDS = 30, 120  # patience with the server at the start, and with the last upload
 MODES = ("offline", "online", "disabled")
 BINS = 64
-# bytes free where a run is kept below which nothing more is logged: the library itself says nothing of a full disk
-ROOM = 2**16
+MIN_FREE_BYTES = 2**16  # on the disk of the run; wandb itself reports no full disk
 
 
 class Tracker(Logger):
-    """A W&B run as Lightning's logger; `run` becomes None with the first failure."""
+    """A W&B run as Lightning's logger. `run` is None after the first failure."""
 
     def __init__(self, run: Any, console: Console):
         super().__init__()
         self.run, self.console, self.best = run, console, -1.0
         self.address: str = run.url or run.id
-        self.safely("naming the axis", lambda: self._name_axis())
+        self.safely("naming the axis", self._name_axis)
 
     def _name_axis(self) -> None:
         self.run.define_metric("step")
@@ -60,17 +58,17 @@ class Tracker(Logger):
         return self.address
 
     def safely(self, what: str, send: Callable[[], object]) -> None:
-        """Send something, unless sending has failed before."""
+        """Call `send` unless a call failed before; its first failure is one line."""
         if self.run is None:
             return
         try:
             send()
         except Exception as error:
             self.run = None
-            self.console.print(f"W&B: {what} failed ({told(error)}); the run goes on without it", soft_wrap=True)
+            self.console.print(f"W&B: {what} failed ({one_line(error)}); the run continues without it", soft_wrap=True)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration was given when the run began."""
+        """Does nothing: `begin` sends the configuration."""
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         values = dict(metrics)
@@ -79,14 +77,14 @@ class Tracker(Logger):
         self.safely("logging", lambda: self._log({**values, "step": step}))
 
     def _log(self, values: dict[str, Any]) -> None:
-        if shutil.disk_usage(self.run.dir).free < ROOM:
+        if shutil.disk_usage(self.run.dir).free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, f"the disk of {folder_of(self.run)} is full")
         self.run.log(values)
 
     def finish(self, record: Record, weights: Path | None) -> None:
-        """The record as a file of the run, its main numbers as the summary, examples as a table, weights if asked for.
+        """Send the record as a file, its main numbers as the summary, examples as a table; then end the run.
 
-        weights  file of the chosen weights, to be kept as an artifact; None: they are not sent
+        weights  file of the chosen weights, sent as an artifact; None: not sent
         """
         self.safely("the record", lambda: self._send_record(record))
         self.safely("the summary", lambda: self.run.summary.update(summary_of(record)))
@@ -97,14 +95,15 @@ class Tracker(Logger):
         self._end()
 
     def _end(self) -> None:
-        """Wait for the last upload, but not for ever: what is kept on disk can be uploaded later."""
+        """Wait for the last upload, for a limited time: files on disk can be uploaded later."""
         if self.run is None:
             return
         try:
             self.run.finish()
         except Exception as error:
-            kept = f"what is missing is kept: .venv/bin/wandb sync {folder_of(self.run)}"
-            self.console.print(f"W&B: the last upload failed ({told(error)}); {kept}", soft_wrap=True, highlight=False)
+            hint = f"hint: .venv/bin/wandb sync {folder_of(self.run)}"
+            line = f"W&B: the last upload failed ({one_line(error)}); {hint}"
+            self.console.print(line, soft_wrap=True, highlight=False)
 
     def _send_record(self, record: Record) -> None:
         path = Path(self.run.dir) / RECORD
@@ -114,20 +113,19 @@ class Tracker(Logger):
     def _send_weights(self, record: Record, weights: Path) -> None:
         import wandb
 
-        identity = f"{record.scale}-{record.task}-{record.model}-{record.seed}-{record.config_hash[:8]}"
-        artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", identity), type="model", metadata=summary_of(record))
+        artifact = wandb.Artifact(identifier(record), type="model", metadata=summary_of(record))
         artifact.add_file(str(weights), name="model.safetensors")
         self.run.log_artifact(artifact)
 
 
 class Histograms(Callback):
-    """Gradients before clipping, and the time scales dt of every layer that learns them, at each validation."""
+    """Logs histograms of the gradients before clipping and of learned time scales dt, at each validation."""
 
     def __init__(self, tracker: Tracker):
         self.tracker = tracker
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        # of the step after which validation comes
+        # in the step before a validation
         if (trainer.global_step + 1) % trainer.val_check_batch == 0:
             self.tracker.safely("histograms", lambda: self._send(pl_module.model, trainer.global_step + 1))
 
@@ -143,7 +141,7 @@ class Histograms(Callback):
 
 @torch.no_grad()
 def histogram(values: torch.Tensor) -> Any:
-    """What W&B draws as a histogram; None where a value is not finite, or there is none."""
+    """A W&B histogram; None if there is no value, or one is not finite."""
     import wandb
 
     values = values.detach().float().flatten()
@@ -158,7 +156,7 @@ def histogram(values: torch.Tensor) -> Any:
     return wandb.Histogram(np_histogram=(counts, np.linspace(float(low), float(high), BINS + 1)))
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An exception in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = text.strip().splitlines()
@@ -166,53 +164,59 @@ def told(error: BaseException) -> str:
 
 
 def start(cell: RunSpec, settings: DictConfig, data: Any, console: Console) -> Tracker | None:
-    """A W&B run: never a prompt, and offline where the server cannot be reached or refuses; None where there is none.
+    """Start a W&B run without prompting, offline if the server cannot be reached or refuses. None without a run.
 
-    raises  ValueError for an unknown mode, or online without a key
+    raises  UserError for an unknown mode, or online without a key
     """
     if settings.mode not in MODES:
-        raise ValueError(f"wandb.mode={settings.mode}: not one of {', '.join(MODES)}")
-    if settings.mode == "disabled" or rank_zero_only.rank != 0:
+        raise UserError(f"wandb.mode={settings.mode}: unknown", hint=", ".join(MODES))
+    if settings.mode == "disabled" or not distributed.is_main_process():
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
-    # of the library's own making, and of no use on the screen
     warnings.filterwarnings("ignore", module=r"wandb\b.*")
 
     if settings.mode == "online" and not has_key():
-        raise ValueError(
-            "wandb.mode=online: no W&B key on this machine; run .venv/bin/wandb login, or leave wandb.mode=offline"
+        raise UserError(
+            "wandb.mode=online: no W&B key on this machine", hint=".venv/bin/wandb login, or wandb.mode=offline"
         )
     reasons = []
     for mode in dict.fromkeys((settings.mode, "offline")):
         try:
             run = begin(cell, settings, data, mode)
         except Exception as error:
-            reasons.append(told(error))
+            reasons.append(one_line(error))
             continue
+        line = ""
         if reasons:
-            said = f"W&B: cannot be reached online ({reasons[0]}); this run is kept offline in {folder_of(run)}"
-            console.print(f"{said}, and make wandb-sync uploads it", soft_wrap=True, highlight=False)
-        elif not Path(run.dir).is_relative_to(place()):
-            said = f"W&B: {place() / 'wandb'} cannot be written; this run is kept in {folder_of(run)}"
-            console.print(said, soft_wrap=True, highlight=False)
+            line = f"W&B: no connection ({reasons[0]}); run kept offline in {folder_of(run)}; hint: make wandb-sync"
+        elif not Path(run.dir).is_relative_to(parent_folder()):
+            line = f"W&B: {parent_folder() / 'wandb'} cannot be written; this run is kept in {folder_of(run)}"
+        if line:
+            console.print(line, soft_wrap=True, highlight=False)
         return Tracker(run, console)
-    console.print(f"W&B: no run could be begun ({reasons[-1]}); the run goes on without it", soft_wrap=True)
+    console.print(f"W&B: no run could be started ({reasons[-1]}); the run continues without it", soft_wrap=True)
     return None
 
 
 def has_key() -> bool:
-    """Is there a key at all? Whether the server takes it shows when a run begins."""
+    """Whether there is a key; the server checks it when a run begins."""
     import wandb
 
     try:
-        return wandb.login(prompt=False, timeout=PATIENCE)
+        return wandb.login(prompt=False, timeout=CONNECT_SECONDS)
     except wandb.Error:
         return True
 
 
-def place() -> Path:
-    """The folder that holds the folder wandb: $WANDB_DIR, or where results and runs go by default, too."""
+def parent_folder() -> Path:
+    """Folder of the folder wandb: $WANDB_DIR, or the working directory, as for results and runs."""
     return Path(os.environ.get("WANDB_DIR") or Path.cwd()).resolve()
+
+
+def identifier(run: RunSpec | Record) -> str:
+    """Name of a run with characters that W&B allows."""
+    name = f"{run.scale}-{run.task}-{run.model}-{run.seed}-{run.config_hash[:8]}"
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
 
 
 def folder_of(run: Any) -> Path:
@@ -220,23 +224,22 @@ def folder_of(run: Any) -> Path:
 
 
 def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str) -> Any:
-    """The run itself, with everything that is known before the training."""
+    """Create the W&B run with everything that is known before training."""
     import wandb
 
-    identity = f"{cell.scale}-{cell.task}-{cell.model}-{cell.seed}-{cell.config_hash[:8]}"
-    # an agent of a sweep has chosen project and id already
+    # an agent of a sweep has chosen project and id
     swept = bool(os.environ.get("WANDB_SWEEP_ID"))
     run = wandb.init(
         project=None if swept else settings.project,
         entity=None if swept else settings.entity,
-        id=None if swept else f"{re.sub(r'[^A-Za-z0-9_-]', '-', identity)}-{secrets.token_hex(3)}",
+        id=None if swept else f"{identifier(cell).replace('.', '-')}-{secrets.token_hex(3)}",
         mode=mode,  # type: ignore[arg-type]
         name=" ".join([cell.model, cell.task, f"seed {cell.seed}", cell.scale, *cell.variant])[:128],
         group=portable(settings.group) or f"{cell.scale}/{cell.task}/{cell.model}",
         job_type="train",
         tags=[cell.task, cell.model, cell.scale, data.kind, *portable(list(settings.tags))],
         notes=cell.command,
-        # an agent's names task, model, scale and seed mean the same as here
+        # sweep agents set task, model, scale and seed under the same names
         config={
             "task": cell.task,
             "model": cell.model,
@@ -249,23 +252,26 @@ def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str) -> Any:
             "data_kind": data.kind,
             "data_fingerprint": data.fingerprint,
         },
-        dir=str(place()),
-        # of another cell in this process one may be left that could not be ended, and is not waited for
+        dir=str(parent_folder()),
+        # an earlier run of this process may not have ended
         reinit="create_new",
         settings=wandb.Settings(
-            init_timeout=PATIENCE, login_timeout=PATIENCE, finish_timeout=UPLOAD, finish_timeout_raises=True
+            init_timeout=CONNECT_SECONDS,
+            login_timeout=CONNECT_SECONDS,
+            finish_timeout=UPLOAD_SECONDS,
+            finish_timeout_raises=True,
         ),
     )
-    # of the library's own telemetry, which speaks of a refused key a second time
+    # wandb's telemetry would report a refused key a second time
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-    # its log file lies on the same disk, and a full one would otherwise be a stack trace for each line
+    # wandb's log file is on the same disk; if that is full, each line would print a stack trace
     for handler in logging.getLogger("wandb").handlers:
         handler.handleError = lambda record: None  # type: ignore[method-assign]
     return run
 
 
 def summary_of(record: Record) -> dict[str, Any]:
-    """The numbers to compare runs by."""
+    """Numbers to compare runs by."""
     values = {
         "status": record.status,
         "val/best": record.val_accuracy,
@@ -285,14 +291,14 @@ def summary_of(record: Record) -> dict[str, Any]:
 
 
 def table_of(record: Record) -> Any:
-    """Examples as a W&B table."""
+    """The record's examples as a W&B table."""
     import wandb
     from PIL import Image
 
-    def shown(text: str | None, picture: str | None) -> Any:
+    def cell(text: str | None, picture: str | None) -> Any:
         return text if picture is None else wandb.Image(Image.open(io.BytesIO(base64.b64decode(picture))))
 
     rows = [
-        [shown(e.text, e.picture), e.label, e.predicted, e.probability, e.label == e.predicted] for e in record.examples
+        [cell(e.text, e.picture), e.label, e.predicted, e.probability, e.label == e.predicted] for e in record.examples
     ]
     return wandb.Table(columns=["input", "label", "predicted", "probability", "right"], data=rows)

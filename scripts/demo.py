@@ -1,7 +1,7 @@
-"""What this project does, in minutes: two models, two generated tasks, a table and a report. No network, no GPU.
+"""Show the project in minutes: two models, two generated tasks, a table and a report. No network, no GPU.
 
-Records go to results/scratch/demo, apart from the results the repository keeps. Run again, it shows what is there;
-`make demo ARGS=--again` trains anew.
+Records go to results/scratch/demo, apart from the committed results. A second call shows them;
+`make demo ARGS=--again` trains again.
 """
 
 import handover
@@ -23,18 +23,19 @@ console = Console(stderr=True)
 
 
 def script(name: str, *arguments: str) -> int:
+    """Run another command of this folder; returns its exit status."""
     child = subprocess.Popen([sys.executable, str(ROOT / "scripts" / name), *arguments], cwd=ROOT)
     while True:
         try:
             return child.wait()
         except KeyboardInterrupt:
-            pass  # the terminal has told the child, too, which saves before it ends
+            pass  # the terminal interrupts the child too, which saves before it ends
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", action="store_true", help="forget the last demo and train anew")
-    parser.add_argument("--scale", default="mini", help="mini, or smoke to see it run in a minute")
+    parser.add_argument("--again", action="store_true", help="delete the last demo and train again")
+    parser.add_argument("--scale", default="mini", help="mini, or smoke for a run of a minute")
     args = parser.parse_args()
     if args.again:
         shutil.rmtree(ROOT / DEMO, ignore_errors=True)

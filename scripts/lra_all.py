@@ -1,10 +1,10 @@
-"""Every task x model x seed at one scale: what exists is skipped, what was interrupted goes on, failures stop nothing.
+"""Train every task x model x seed at one scale. Results are skipped, unfinished runs resume, failures stop nothing.
 
     make lra-all SCALE=mini MODELS=s4,transformer TASKS=listops,pathfinder SEEDS=0,1,2 JOBS=2
-    make lra-all SCALE=paper LAUNCHER=slurm            # the same on a cluster: docs/clusters.md
+    make lra-all SCALE=paper LAUNCHER=slurm            # on a cluster: docs/clusters.md
 
-Each cell is one `scripts/train.py` in a process of its own, so that one crash loses one cell; what it prints goes to a
-log, and an overview is shown instead. Jobs are spread over the GPUs there are. --dry-run says what a grid would cost.
+Each run is a process of its own, so that a crash loses one run; its output goes to a log, and the screen shows an
+overview. Jobs are spread over the GPUs. --dry-run prints what a grid would cost.
 """
 
 import handover
@@ -17,50 +17,46 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lra.config import tuned
-from lra.config.overrides import check_command_line
+from lra.config.compose import check_command_line
+from lra.config.overrides import die, nearest, options
+from lra.errors import UserError
 from lra.io.atomic import ensure_writable
-from lra.launch import plan
-from lra.launch.grid import STOPPED, GridJob, cells_of, names, outcome, outdated
-from lra.launch.local import WorkerPool, gpus
+from lra.launch import plan, slurm
+from lra.launch.grid import STOPPED, GridJob, cells_of, outcome, outdated
+from lra.launch.local import WorkerPool, visible_gpus
 from lra.paths import ROOT
 from lra.records.published import TASKS
 
 console = Console(stderr=True)
 
 
-def refuse(message: str) -> None:
-    print(f"lra-all: {message}", file=sys.stderr)
-    sys.exit(2)
+def chosen(text: str, known: list[str], default: list[str], option: str) -> list[str]:
+    """Comma-separated names; UserError for an unknown one. Empty: the default."""
+    names = [word.strip() for word in text.split(",") if word.strip()] or default
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option} {name!r} is unknown (known: {', '.join(known)})", hint=nearest(name, known))
+    return names
 
 
-def listed(text: str, known: list[str], default: list[str], what: str) -> list[str]:
-    """Comma-separated names, checked; empty: the default."""
-    chosen = [word.strip() for word in text.split(",") if word.strip()] or default
-    for word in chosen:
-        if word not in known:
-            refuse(f"{what} {word!r} is unknown; known: {', '.join(known)}")
-    return chosen
-
-
-def summary(cells: list[GridJob]) -> bool:
-    """Says what is not well; True if everything is."""
-    bad = [(cell, record) for cell in cells if (record := cell.record()) is None or record.status != "ok"]
-    if bad:
-        console.print(f"{len(bad)} of {len(cells)} cells have no result:", highlight=False)
-    for cell, record in bad:
+def print_failures(cells: list[GridJob]) -> bool:
+    """Print the cells without a result; True if there is none."""
+    failed = [(cell, record) for cell in cells if (record := cell.record()) is None or record.status != "ok"]
+    if failed:
+        console.print(f"{len(failed)} of {len(cells)} cells have no result:", highlight=False)
+    for cell, record in failed:
         line = f"{cell}: {outcome(cell, record)}"
         console.print(line, highlight=False, soft_wrap=True, style="red", markup=False)
-    return not bad
+    return not failed
 
 
-def remark(done: list[GridJob]) -> None:
-    """Says which of the cells that exist are not what they would be today."""
+def print_outdated(done: list[GridJob]) -> None:
+    """Print the records whose settings differ from today's."""
     if old := outdated(done):
-        count = f"{len(old)} of those that exist were made with other settings than this scale has now"
-        cure = "move the files away, and the cells are trained anew"
-        where = ", ".join(str(cell.path) for cell in old)
-        console.print(f"{count}: {where}; {cure}", highlight=False, soft_wrap=True, style="yellow", markup=False)
+        paths = ", ".join(str(cell.path) for cell in old)
+        line = f"{len(old)} existing records were made with other settings than this scale has now: {paths}"
+        line += "; hint: move the files away to train these cells again"
+        console.print(line, highlight=False, soft_wrap=True, style="yellow", markup=False)
 
 
 def arguments() -> argparse.Namespace:
@@ -80,51 +76,53 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    scale = listed(args.scale, names("scale"), ["paper"], "scale")[0]
-    models = listed(args.models, names("model"), names("model"), "model")
-    tasks = listed(args.tasks, names("task"), list(TASKS), "task")
-    launcher = listed(args.launcher, ["local", *names("launcher")], ["local"], "launcher")[0]
+    try:
+        return run(args)
+    except (ValueError, OSError) as error:
+        die(error, "lra-all")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, train and tabulate the grid; returns the exit status."""
+    scale = chosen(args.scale, options("scale"), ["paper"], "scale")[0]
+    models = chosen(args.models, options("model"), options("model"), "model")
+    tasks = chosen(args.tasks, options("task"), list(TASKS), "task")
+    launcher = chosen(args.launcher, ["local", *options("launcher")], ["local"], "launcher")[0]
     try:
         seeds = [int(seed) for seed in args.seeds.split(",")]
     except ValueError:
-        refuse(f"seeds {args.seeds!r}: whole numbers separated by commas")
+        raise UserError(f"seeds {args.seeds!r}: not whole numbers separated by commas", hint="0,1,2") from None
     if args.jobs < 1:
-        refuse(f"jobs {args.jobs}: at least 1")
+        raise UserError(f"jobs {args.jobs}: less than 1")
     cells = cells_of(models, tasks, seeds, scale, args.results, args.overrides)
     todo = [cell for cell in cells if not cell.done]
-    tuned.offer()
     if args.overrides:
         check_command_line(cells[0].words)
     count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
     console.print(f"{count} at scale {scale}: {len(cells) - len(todo)} exist, {len(todo)} to do")
-    remark([cell for cell in cells if cell.done])
+    print_outdated([cell for cell in cells if cell.done])
     if args.dry_run:
         for cell in todo:
             print(cell.command)
         plan.show(todo, console, jobs=args.jobs)
         return 0
-    if launcher == "local" and scale == "paper" and todo and not gpus():
-        hint = "make lra-all ARGS=--dry-run says how long they take, and SCALE=mini is for machines like this one"
-        console.print(f"no GPU here, and the published recipes are made for one: {hint}", soft_wrap=True)
-    try:
-        for folder, cure in ((ROOT / args.results, "--results=/some/dir"), (cells[0].runs, "runs=/some/dir")):
-            ensure_writable(folder, cure)
-    except OSError as error:
-        refuse(str(error))
+    if launcher == "local" and scale == "paper" and todo and not visible_gpus():
+        hint = "make lra-all ARGS=--dry-run shows how long they take; SCALE=mini is for machines like this one"
+        console.print(f"no GPU here, and the published recipes are made for one; hint: {hint}", soft_wrap=True)
+    ensure_writable(ROOT / args.results, "--results=/some/dir")
+    ensure_writable(cells[0].runs, "runs=/some/dir")
     if launcher == "local":
-        whole = WorkerPool(todo, args.jobs, console, plan.known(todo)).run()
+        finished = WorkerPool(todo, args.jobs, console, plan.known(todo)).run()
     else:
-        from lra.launch import slurm
-
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        whole = slurm.run(todo, launcher, console)
-    if not whole:
-        console.print("stopped; the same command goes on from here")
+        finished = slurm.run(todo, launcher, console)
+    if not finished:
+        console.print("stopped; the same command resumes it")
         return STOPPED
-    well = summary(cells)
+    complete = print_failures(cells)
     tables = [f"--runs={args.results}", f"--out={args.tables}", f"--scale={scale}"]
     written = subprocess.run([sys.executable, str(ROOT / "scripts" / "tables.py"), *tables], cwd=ROOT, check=False)
-    return 0 if well and written.returncode == 0 else 1
+    return 0 if complete and written.returncode == 0 else 1
 
 
 if __name__ == "__main__":

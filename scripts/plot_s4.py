@@ -1,4 +1,4 @@
-"""Pictures of S4: the HiPPO bases, the eigenvalues, and convolution kernels before and after training.
+"""Plot HiPPO bases, eigenvalues, and convolution kernels of S4 before and after training.
 
 python scripts/plot_s4.py                                                   # docs/figures/*.png
 python scripts/plot_s4.py --format svg --out figures task=pathx model=s4d   # kernels of another model, untrained
@@ -9,19 +9,18 @@ import handover
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
-import hydra
 import matplotlib
 import torch
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
+from lra.config.compose import COMPOSITION_ERRORS, composed, explained
+from lra.config.overrides import die, parse_arguments
 from lra.io.atomic import ensure_writable, write_figure
 from lra.launch import evaluation
 from lra.ops.hippo import basis, bilinear, nplr, transition, zoh
@@ -48,7 +47,7 @@ STYLE = {
 
 
 def plot_basis(n_state: int = 32) -> plt.Figure:
-    """The functions that a state holds coefficients of, and the history of a signal put together from them again."""
+    """Basis functions of the HiPPO state, and the history of a signal reconstructed from it."""
     dt, span = 2e-3, 3.0
     t = torch.arange(-12, 0, dt, dtype=torch.float64)
     signal = torch.sin(2.3 * t) + 0.5 * torch.sin(5.1 * t + 1) + 0.4 * torch.tanh(8 * (t + 0.8))
@@ -76,7 +75,7 @@ def plot_basis(n_state: int = 32) -> plt.Figure:
 
 
 def plot_eigenvalues(n_state: int = 64) -> plt.Figure:
-    """Continuous eigenvalues of the normal parts and of the matrices, and the discrete ones of S4's own."""
+    """Continuous eigenvalues of the normal parts and of the matrices, and discrete ones of the LegS normal part."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8.4, 3.0), layout="constrained")
     points = {"ls": "none", "ms": 4}
     for measure, mark in MARKS.items():
@@ -107,10 +106,10 @@ def plot_eigenvalues(n_state: int = 64) -> plt.Figure:
 
 
 def plot_kernels(stages: dict[str, list[torch.Tensor]], square: int | None, rows: int = 4) -> plt.Figure:
-    """Kernels of the first and the last layer: curves, or pictures where the sequence is a square image.
+    """Kernels of the first and the last layer, as curves, or as pictures if the sequence is a square image.
 
-    stages  "untrained" and perhaps "trained" -> forward kernels (H, L), one tensor for each layer
-    square  side of the image whose rows make the sequence, None for other sequences
+    stages  "untrained" and optionally "trained" -> forward kernels (H, L), one tensor for each layer
+    square  side of the image whose rows form the sequence, None for other sequences
     """
     layers = sorted({0, len(next(iter(stages.values()))) - 1})
     names = [(stage, layer) for layer in layers for stage in stages]
@@ -138,16 +137,18 @@ def plot_kernels(stages: dict[str, list[torch.Tensor]], square: int | None, rows
 
 
 def model_of(overrides: list[str]) -> tuple[torch.nn.Module, int, bool]:
-    """The configured model as a run of its seed starts it, the length of its sequences, whether they are images."""
-    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = hydra.compose("train", overrides=overrides)
+    """The configured model before training, the length of its sequences, and whether they are images."""
+    try:
+        cfg = composed(parse_arguments(overrides).overrides)["cfg"]
+    except COMPOSITION_ERRORS as error:
+        raise explained(error, overrides) from None
     torch.manual_seed(cfg.seed)
     module = instantiate(cfg.task)
     return instantiate(cfg.model, spec=module.spec), module.spec.max_len, "size" in cfg.task
 
 
 def finished(path: Path) -> tuple[torch.nn.Module, int, bool, dict[str, torch.Tensor]]:
-    """Of a finished run: its model as it started, length, whether images, and its weights; raises ValueError."""
+    """Of a finished run: model before training, length, whether images, and trained weights. May raise ValueError."""
     path = path / "model.safetensors" if path.is_dir() else path
     values, record = weights.load(path)
     if record is None:
@@ -158,9 +159,9 @@ def finished(path: Path) -> tuple[torch.nn.Module, int, bool, dict[str, torch.Te
 
 
 def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, list[torch.Tensor]], int | None]:
-    """Kernels of the configured model as it starts, and as the checkpoint has it; the side of an image, or None.
+    """Kernels before training and in the checkpoint, and the side of an image (None for other sequences).
 
-    Without overrides a checkpoint of a finished run says itself what it is of.
+    Without overrides the configuration is that of the checkpoint's record.
     """
     values = None
     if checkpoint is not None and not overrides:
@@ -187,7 +188,7 @@ def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, li
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/figures", help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/figures", help="folder of the figures")
     parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png")
     parser.add_argument(
         "--checkpoint",
@@ -199,9 +200,8 @@ def main() -> int:
     try:
         ensure_writable(args.out, "--out=/some/dir")
         draw(*kernels(args.overrides, args.checkpoint), args.out, args.format)
-    except (ValueError, OSError, HydraException, RuntimeError) as error:
-        print(f"plot_s4.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError, RuntimeError) as error:
+        die(error, "plot_s4.py")
     return 0
 
 

@@ -2,29 +2,25 @@
 
     python scripts/prepare_data.py prepare task=pathx           # official if at hand, else generated or downloaded
     python scripts/prepare_data.py prepare task=text data.source=/some/dir
-    python scripts/prepare_data.py generate task=pathfinder64 n_train=10000
+    python scripts/prepare_data.py generate task=pathfinder64 task.n_train=10000
     python scripts/prepare_data.py verify task=listops          # hashes, labels, duplicates; the first bad example
-    python scripts/prepare_data.py show task=pathfinder n=6 to=pictures.png
+    python scripts/prepare_data.py show task=pathfinder -n 6 --to pictures.png
 
-Keys are those of training: groups (task, scale), data.root, data.source, seed; others are the task's own arguments.
+Settings are those of scripts/train.py: task=, scale=, data.root=, data.source=, task.<argument>=.
 """
 
 import handover
 
+import argparse
 import contextlib
 import io
 import itertools
 import shlex
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -32,61 +28,43 @@ from rich.table import Table
 from data.datamodule import TaskData
 from data.prepared import DataError
 from data.verify import statistics, verify
-from lra.config.overrides import nearest
-from lra.config.overrides import options as named
+from lra.config.compose import COMPOSITION_ERRORS, composed, explained
+from lra.config.overrides import die, parse_arguments
+from lra.errors import UserError
 from lra.io.atomic import atomic_write
-from lra.paths import CONFIGS
 
-COMMANDS = ("prepare", "verify", "generate", "show")
+COMMANDS = {
+    "prepare": "find, download or generate the data and prepare it",
+    "generate": "generate the data, even if official data is at hand",
+    "verify": "check hashes, labels and duplicates",
+    "show": "print statistics and the first test examples",
+}
 console = Console(highlight=False)
 
 
-def die(message: object) -> NoReturn:
-    """One line on the error stream and exit status 2: the user can mend it."""
-    print("prepare_data.py: " + " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(2)
+def arguments(words: list[str] | None) -> argparse.Namespace:
+    """The command, its options and the settings of the task."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "settings", nargs="*", metavar="KEY=VALUE", help="as for scripts/train.py; task= is needed"
+        )
+        if name == "show":
+            command.add_argument("-n", type=int, default=4, help="number of examples")
+            command.add_argument("--to", type=Path, metavar="FILE", help="write pictures to a PNG file")
+    return parser.parse_args(words)
 
 
-def task_config(choices: list[str]) -> dict[str, Any]:
-    """The part of the training configuration that describes the task, overridden as there."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides=choices).task, resolve=True)
-
-
-def parse(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """(Hydra overrides, options of this script); ends with one line if a key is unknown."""
-    options = {"n": "4", "to": ""}
-    pairs = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            die(f"{argument}: expected key=value")
-        pairs.append((key, value))
-    groups = {"task": "task", "scale": "scale"}
-    chosen = []
-    for key, value in pairs:
-        if key in groups:
-            known = named(key)
-            if value not in known:
-                die(f"{key}={value}: there is no such {key}{nearest(value, known)} (known: {', '.join(known)})")
-            chosen.append(f"{key}={value}")
-    if not any(key == "task" for key, _ in pairs):
-        die("which task? task=listops, text, retrieval, image, pathfinder or pathx")
-    own = [key for key in task_config(chosen) if key != "_target_"]
-    overrides = list(chosen)
-    for key, value in pairs:
-        if key in groups:
-            continue
-        if key in options:
-            options[key] = value
-        elif key in ("data.root", "data.source", "seed"):
-            overrides.append(f"{key}={value}")
-        elif (name := key.removeprefix("task.")) in own:
-            overrides.append(f"task.{name}={value}")
-        else:
-            known = [*own, *options, *groups, "data.root", "data.source", "seed"]
-            die(f"{key}={value}: there is no option {key}{nearest(key, known)}")
-    return overrides, options
+def build_task(settings: list[str]) -> TaskData:
+    """The data module of the training configuration with these settings. UserError if they make none."""
+    try:
+        return instantiate(composed(parse_arguments(settings).overrides)["cfg"].task)
+    except InstantiationException as error:
+        raise UserError(str(error.__cause__ or error)) from None
+    except COMPOSITION_ERRORS as error:
+        raise explained(error, settings) from None
 
 
 def prepare(task: TaskData) -> None:
@@ -98,19 +76,18 @@ def prepare(task: TaskData) -> None:
         console.print(note, soft_wrap=True, markup=False)
 
 
-def ensure_prepared(task: TaskData, words: list[str]) -> None:
-    """Ends with the command that prepares this very data, under its own arguments, where there is none yet."""
-    folder = task.prepared_folder
-    if not folder.is_dir():
-        same = shlex.join(word for word in words if not word.startswith(("n=", "to=")))
-        die(f"{folder}: not prepared yet; .venv/bin/python scripts/prepare_data.py prepare {same}")
+def ensure_prepared(task: TaskData, settings: list[str]) -> None:
+    """UserError with the command that prepares this data if it is not prepared yet."""
+    if not (folder := task.prepared_folder).is_dir():
+        hint = f".venv/bin/python scripts/prepare_data.py prepare {shlex.join(settings)}"
+        raise UserError(f"{folder}: not prepared yet", hint=hint)
 
 
-def figures(task: TaskData, choices: list[str]) -> Table:
-    """Statistics of the data chosen and, where it is prepared, of the same task's data of another origin."""
+def figures(task: TaskData, settings: list[str]) -> Table:
+    """Statistics of the data and, if they are prepared, of the task's official and generated data."""
     tasks = [task]
     for source in ("official", "generated"):
-        other = instantiate(task_config([*choices, f"data.source={source}"]))
+        other = build_task([*settings, f"data.source={source}"])
         with contextlib.suppress(DataError):
             other.setup()
             if all(other.fingerprint != known.fingerprint for known in tasks):
@@ -152,37 +129,28 @@ def drawing(picture: np.ndarray, width: int = 64) -> str:
     return "\n".join("".join(shades[v * (len(shades) - 1) // 255] for v in row) for row in rows)
 
 
-def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return
-    command, *rest = arguments
-    if command not in COMMANDS:
-        die(f"{command}: there is no such command{nearest(command, list(COMMANDS))} (known: {', '.join(COMMANDS)})")
+def main(words: list[str] | None = None) -> None:
+    args = arguments(words)
+    settings = [*args.settings, *(["data.source=generated"] if args.command == "generate" else [])]
     try:
-        overrides, options = parse(rest)
-        if command == "generate":
-            overrides.append("data.source=generated")
-        if not options["n"].isdecimal() or int(options["n"]) < 1:
-            die(f"n={options['n']}: a whole number of examples")
-        task = instantiate(task_config(overrides))
-        if command in ("prepare", "generate"):
+        if not any(word.startswith("task=") for word in settings):
+            raise UserError("no task is given", hint="task=listops, text, retrieval, image, pathfinder or pathx")
+        task = build_task(settings)
+        if args.command in ("prepare", "generate"):
             prepare(task)
             return
-        ensure_prepared(task, rest)
-        if command == "verify":
+        ensure_prepared(task, settings)
+        if args.command == "verify":
             for line in verify(task):
                 console.print(line, soft_wrap=True, markup=False)
         else:
             task.setup()
-            show(task, figures(task, overrides), int(options["n"]), Path(options["to"]) if options["to"] else None)
-    except InstantiationException as error:
-        die(error.__cause__ or error)
-    except (DataError, HydraException, OmegaConfBaseException, OSError) as error:
-        die(error)
+            show(task, figures(task, settings), args.n, args.to)
+    except (ValueError, OSError) as error:
+        die(error, "prepare_data.py")
     except KeyboardInterrupt:
-        die("stopped; give the same command again")
+        die("stopped; hint: the same command resumes", "prepare_data.py")
 
 
 if __name__ == "__main__":
-    handover.run(lambda: main(sys.argv[1:]))
+    handover.run(main)

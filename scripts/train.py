@@ -16,41 +16,54 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from lra.config.overrides import check_command_line
+from lra.config.compose import run_hydra
+from lra.config.overrides import die
+from lra.launch.grid import STOPPED
+from lra.launch.lock import has_result
 from lra.paths import CONFIGS
 
-failed: list[str] = []  # cells of a sweep that gave no result
+failed: list[str] = []  # runs of a sweep without a result
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> None:
-    from lra.launch.job import STOPPED, one
-
     chosen = HydraConfig.get()
-    words = {"choices": chosen.runtime.choices, "overrides": list(chosen.overrides.task)}
-    if chosen.mode != RunMode.MULTIRUN:
-        sys.exit(one(cfg, **words))
-    # one of several cells: what goes wrong with it does not stop the others
-    whole, sys.argv = sys.argv, [sys.argv[0], *words["overrides"]]  # from which Lightning starts further processes
+    choices = dict(chosen.runtime.choices)
     try:
-        status = one(cfg, **words)
+        overrides = list(chosen.overrides.task)
+    except OmegaConfBaseException as error:  # an override refers to a key that does not exist
+        die(error)
+    if chosen.mode != RunMode.MULTIRUN:
+        sys.exit(run(cfg, choices, overrides))
+    # a failure does not stop the other runs
+    arguments, sys.argv = sys.argv, [sys.argv[0], *overrides]  # Lightning starts further processes from sys.argv
+    status: int | str | None = 1
+    try:
+        status = run(cfg, choices, overrides)
     except SystemExit as stop:
         status = stop.code
     except Exception:
         traceback.print_exc()
-        status = 1
     finally:
-        sys.argv = whole
+        sys.argv = arguments
     if status == STOPPED:
         sys.exit(STOPPED)
     if status:
-        failed.append(" ".join(words["overrides"]))
+        failed.append(" ".join(overrides))
+
+
+def run(cfg: DictConfig, choices: dict[str, str], overrides: list[str]) -> int:
+    if has_result(cfg, choices=choices, overrides=overrides):
+        return 0
+    from lra.launch import job  # imports torch, which takes seconds
+
+    return job.one(cfg, choices=choices, overrides=overrides)
 
 
 def command() -> int | str:
-    check_command_line(sys.argv[1:])  # before torch is imported, which takes seconds
-    main()
+    run_hydra(main, "train")
     return f"{len(failed)} runs without a result: {'; '.join(failed)}" if failed else 0
 
 

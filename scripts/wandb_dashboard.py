@@ -1,11 +1,10 @@
-"""Make the saved workspace and the report of an online W&B project.
+"""Create a saved workspace and a report in an online W&B project.
 
-    python scripts/wandb_dashboard.py me/lra                # make both and print their addresses
-    python scripts/wandb_dashboard.py me/lra --scale mini   # the report speaks of this scale
-    python scripts/wandb_dashboard.py me/lra --dry-run      # print what would be sent, as JSON, and send nothing
+    python scripts/wandb_dashboard.py me/lra                # create both and print their addresses
+    python scripts/wandb_dashboard.py me/lra --scale mini   # report on this scale
+    python scripts/wandb_dashboard.py me/lra --dry-run      # print them as JSON and send nothing
 
-Each call makes a new workspace view and a new report; the runs themselves are not touched. Offline runs are browsed
-with `make dashboard`.
+Each call creates a new view and a new report; runs are not changed. `make dashboard` shows offline runs.
 """
 
 import handover
@@ -16,6 +15,8 @@ import re
 import sys
 from typing import Any
 
+from lra import tracking
+from lra.config.overrides import die
 from lra.records.published import TASKS
 
 COLUMNS = [
@@ -38,7 +39,7 @@ def project(text: str) -> tuple[str, str]:
 
 
 def curves() -> list[Any]:
-    """Learning curves, and accuracy against cost."""
+    """Panels of learning curves, and of accuracy against cost."""
     import wandb_workspaces.reports.v2 as wr
 
     step = {"x": "step", "groupby": wr.Config("model"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
@@ -54,7 +55,7 @@ def curves() -> list[Any]:
 
 
 def workspace(entity: str, name: str) -> Any:
-    """The saved view: tasks and models as groups, the curves first, whatever else was logged after them."""
+    """The saved view: runs grouped by task and model, our panels first."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -79,12 +80,12 @@ def workspace(entity: str, name: str) -> Any:
 
 
 def report(entity: str, name: str, scale: str) -> Any:
-    """The report: a chapter for each task, one scale only."""
+    """The report on one scale, with a chapter for each task."""
     import wandb_workspaces.reports.v2 as wr
 
     intro = (
         f"Runs at scale {scale}, by task. Tables with significance, published numbers and failed seeds are made from "
-        "the runs' records: python scripts/wandb_pull.py, then make tables report."
+        "the records: python scripts/wandb_pull.py, then make tables report."
     )
     blocks: list[Any] = [wr.TableOfContents(), wr.P(text=intro)]
     for task, title in TASKS.items():
@@ -112,27 +113,24 @@ def as_json(made: Any) -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=project, metavar="ENTITY/PROJECT")
-    parser.add_argument("--scale", default="paper", help="of the runs the report shows")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be sent and send nothing")
+    parser.add_argument("--scale", default="paper", help="scale of the runs in the report")
+    parser.add_argument("--dry-run", action="store_true", help="print both as JSON and send nothing")
     args = parser.parse_args()
     import wandb
-
-    from lra import tracking
 
     view, page = workspace(*args.project), report(*args.project, args.scale)
     if args.dry_run:
         print(json.dumps({"workspace": as_json(view), "report": as_json(page)}, indent=1))
         return 0
     if not tracking.has_key():
-        print("wandb_dashboard.py: no W&B key on this machine; run .venv/bin/wandb login", file=sys.stderr)
-        return 2
+        die("no W&B key on this machine; hint: .venv/bin/wandb login", "wandb_dashboard.py")
     try:
         for made in (view, page):
             made.save()
             print(made.url)
     except Exception as error:
         where = "/".join(args.project)
-        print(f"wandb_dashboard.py: {where}: W&B did not take it ({tracking.told(error)})", file=sys.stderr)
+        print(f"wandb_dashboard.py: {where}: W&B refused ({tracking.one_line(error)})", file=sys.stderr)
         return 1
     finally:
         wandb.teardown()

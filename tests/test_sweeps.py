@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
 from helpers.compose import CONFIGS, compose
-from lra.config.compose import composed
-from lra.config.overrides import check_command_line, check_targets
+from lra.config.compose import check_command_line, composed
+from lra.config.schema import check_targets
 from lra.launch import job
 from lra.records.published import TASKS
 from lra.records.store import load

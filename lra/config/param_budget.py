@@ -1,31 +1,29 @@
-"""budget=lra: any model at the size of the Transformer on the same task."""
+"""budget=lra: choose the width of a model so that it has as many parameters as the Transformer on the same task."""
 
 import functools
 from bisect import bisect_right
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lra.paths import CONFIGS
+from lra.config.compose import composed
+from lra.errors import UserError
 from lra.profiling.parameters import TooLarge, count_built, fitting_width
 
 
-def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> str:
-    """Sets model.d_model to the width that the budget of cfg allows, and says in a line what that is.
+def fit_to_budget(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> str:
+    """Set model.d_model to the largest width within the budget; returns a line that describes the choice.
 
-    task, scale, overrides  the run's; the Transformer to compare with gets the overrides of the task too
-    raises                  ValueError if no width fits, or the overrides name one themselves
+    task, scale, overrides  of the run; overrides of the task apply to the Transformer too
+    raises                  UserError if no width fits, or the overrides set one themselves
     """
     if cfg.budget != "lra":
-        raise ValueError(f"budget={cfg.budget}: not one of null, lra")
+        raise UserError(f"budget={cfg.budget}: unknown", hint="null or lra")
     if any(o.lstrip("+").startswith("model.d_model=") for o in overrides):
-        raise ValueError("budget=lra chooses model.d_model: leave out one of the two")
+        raise UserError("budget=lra chooses model.d_model", hint="leave out one of the two")
     reference = transformers_parameters(task, scale, [o for o in overrides if o.lstrip("+").startswith("task.")])
     spec = instantiate(cfg.task).spec
 
@@ -44,7 +42,8 @@ def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> st
     try:
         chosen = fitting_width(count_at, reference)
     except TooLarge as error:
-        raise ValueError(f"budget=lra: on {task} the model {error}; {cure(cfg, build, error)}") from None
+        hint = smaller_model(cfg, build, error)
+        raise UserError(f"budget=lra: on {task} the model {error}", hint=hint) from None
     except ValueError as error:
         raise ValueError(f"budget=lra: on {task} the model {error}") from None
     cfg.model.d_model = chosen
@@ -54,8 +53,8 @@ def sized(cfg: DictConfig, *, task: str, scale: str, overrides: list[str]) -> st
     )
 
 
-def cure(cfg: DictConfig, build: Callable[[], Any], error: TooLarge) -> str:
-    """What makes a model fit that is too large at the least width: fewer layers, if any number is few enough."""
+def smaller_model(cfg: DictConfig, build: Callable[[], Any], error: TooLarge) -> str:
+    """Hint for a model that is too large at its smallest width: fewer layers, if that is enough."""
     cfg.model.d_model = error.width
 
     def count_with(layers: int) -> int:
@@ -63,19 +62,16 @@ def cure(cfg: DictConfig, build: Callable[[], Any], error: TooLarge) -> str:
         return count_built(build)
 
     if layers := bisect_right(range(1, cfg.model.n_layers), error.limit, key=count_with):
-        return f"give it fewer layers: model.n_layers={layers} fits"
+        return f"model.n_layers={layers} fits"
     part = "encoder" if "encoder" in cfg.model else "mixer"
     return (
-        f"fewer layers do not help, for one alone makes it {count_with(1):,}: "
-        f"leave budget=lra out, or make it smaller by settings of its own (model.{part}.*)"
+        f"fewer layers do not help, one alone has {count_with(1):,}: "
+        f"leave out budget=lra, or reduce the model by model.{part}.*"
     )
 
 
-def transformers_parameters(task: str, scale: str, more: list[str]) -> int:
-    """How many the Transformer has. more: overrides of the task."""
-    # inside a run Hydra is there already; in a worker of a launcher it is not
-    there = GlobalHydra.instance().is_initialized()
-    with nullcontext() if there else hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = hydra.compose("train", overrides=[f"task={task}", f"scale={scale}", "model=transformer", *more])
+def transformers_parameters(task: str, scale: str, overrides: list[str]) -> int:
+    """Number of parameters of the Transformer. overrides: of the task."""
+    cfg = composed([f"task={task}", f"scale={scale}", "model=transformer", *overrides])["cfg"]
     spec = instantiate(cfg.task).spec
     return count_built(lambda: instantiate(cfg.model, spec=spec))

@@ -19,12 +19,11 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from data.loader import Loader
-from lra.config.compose import composed
+from lra.config.compose import composed, plain
 from lra.profiling.timing import peak_memory_mib, synchronize
 from lra.records import environment
 from lra.task import Batch
@@ -57,7 +56,7 @@ def measure(words: list[str], patience: float) -> dict[str, Any]:
     module = instantiate(cfg.task)
     net = instantiate(cfg.model, spec=module.spec)
     device = torch.device("cuda" if hardware.accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
-    work = Work(net, OmegaConf.to_container(cfg.optimizer, resolve=True), training, hardware, device)
+    work = Work(net, plain(cfg.optimizer), training, hardware, device)
     started = time.perf_counter() - began
     batches = Batches(module, device)
     batch, evaluation = module.batch_size, module.eval_batch_size
@@ -113,7 +112,7 @@ class Work:
     def __init__(self, net: nn.Module, optimizer: dict, training: Training, hardware: Hardware, device: torch.device):
         self.net, self.device, self.hardware = net.to(device), device, hardware
         if hardware.compile:
-            for block in net.encoder.blocks:
+            for block in net.encoder.blocks:  # type: ignore[union-attr]
                 block.compile()
         self.learner = Learner(
             net,
@@ -131,7 +130,7 @@ class Work:
         trainer = pl.Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=1,
-            precision=self.hardware.precision,
+            precision=self.hardware.precision,  # type: ignore[arg-type]
             max_steps=count + 1,
             callbacks=[clock],
             logger=False,

@@ -6,33 +6,52 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from lra.config.schema import Data
+from lra.errors import UserError
+from lra.io.strict_json import StrictModel
 from lra.paths import ROOT
-from lra.records.record import MOVED, renamed
+from lra.records import environment
+from lra.records.record import MOVED, Git, Hardware, Record, renamed
+from lra.records.store import load
+from lra.training import weights
+from lra.training.learner import Learner
+from lra.training.trainer import ensure_available, silence_libraries
 
 CLASS = re.compile(r"((?:models|data|lra)(?:\.[a-z_0-9]+)+)\.([A-Za-z_0-9]+)")
 
 
-def trusted(node: Any, where: str) -> None:
-    """raises ValueError if a configuration names anything to call that is no class of this repository."""
+class Evaluation(StrictModel):
+    """Settings of configs/evaluate.yaml."""
+
+    checkpoint: str
+    record: str | None
+    length: int | None
+    data: Data
+    accelerator: str
+
+
+def check_trusted(node: Any, where: str) -> None:
+    """ValueError if a recorded configuration would call anything but a class of this repository."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key == "_target_":
-                if not is_class(value):
-                    raise ValueError(
-                        f"{where}._target_ is {value!r}: not a class of models/, data/ or lra/; not loaded"
-                    )
-            elif str(key).startswith("_") and key != "_partial_":
+            if key == "_target_" and not is_own_class(value):
+                raise ValueError(f"{where}._target_ is {value!r}: not a class of models/, data/ or lra/; not loaded")
+            if str(key).startswith("_") and key not in ("_target_", "_partial_"):
                 raise ValueError(f"{where}.{key}: not part of a model or a task; not loaded")
-            trusted(value, f"{where}.{key}")
+            check_trusted(value, f"{where}.{key}")
     elif isinstance(node, list):
         for i, value in enumerate(node):
-            trusted(value, f"{where}[{i}]")
+            check_trusted(value, f"{where}[{i}]")
     elif isinstance(node, str) and "${" in node:
         raise ValueError(f"{where} is {node!r}: a recorded configuration is resolved; not loaded")
 
 
-def is_class(name: Any) -> bool:
-    """Is it the full name of a class defined in one of our files?"""
+def is_own_class(name: Any) -> bool:
+    """Whether this is the full name of a class defined in a file of this repository."""
     found = CLASS.fullmatch(name) if isinstance(name, str) else None
     if found is None or not (ROOT / (found[1].replace(".", "/") + ".py")).is_file():
         return False
@@ -40,20 +59,17 @@ def is_class(name: Any) -> bool:
     return isinstance(known, type) and known.__module__ == found[1]
 
 
-def build(record: Any, where: str, **data: str) -> tuple[Any, Any]:
-    """The data module and the model, untrained, that a record's configuration names.
+def build(record: Record, where: str, **data: str) -> tuple[Any, Any]:
+    """The data module and the untrained model of a record's configuration.
 
     data    root and source
-    raises  ValueError, one line, if it is no configuration, or names something else
+    raises  ValueError, one line, if the configuration is not one, or names anything that is not trusted
     """
     config = renamed(record.config, MOVED)
     for section in ("task", "model"):
         if not isinstance(config.get(section), dict):
             raise ValueError(f"{where}: the record's config has no section {section}")
-        trusted(config[section], section)
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
+        check_trusted(config[section], section)
     try:
         module = instantiate(config["task"], **data)
         return module, instantiate(config["model"], spec=module.spec)
@@ -61,99 +77,83 @@ def build(record: Any, where: str, **data: str) -> tuple[Any, Any]:
         raise ValueError(f"{where}: {error.__cause__ or error}") from None
 
 
-def relength(config: dict[str, Any], length: str) -> int | None:
-    """Gives the task another length, in place, and returns the recorded one (None: the benchmark's own).
+def set_length(config: dict[str, Any], length: int) -> int | None:
+    """Give the task another length, in place; returns the recorded one (None: the benchmark's).
 
-    raises  ValueError where the task has none to choose, or the length is no number
+    raises  ValueError if the task has no length to choose, or the length is not positive
     """
     if not isinstance(config.get("task"), dict) or "max_len" not in config["task"]:
         raise ValueError(f"length={length}: the inputs of this task have the length of its pictures")
-    if not length.isdecimal() or not int(length):
-        raise ValueError(f"length={length}: not a number of positions, such as 4096")
+    if length < 1:
+        raise UserError(f"length={length}: not a number of positions", hint="length=4096")
     before: int | None = config["task"]["max_len"]
-    config["task"]["max_len"] = int(length)
+    config["task"]["max_len"] = length
     return before
 
 
-def refit(net: Any) -> None:
-    """Fits every layer that was trained for one length (S4's C, a softmax DSS) to that of the model's inputs."""
+def prepare_layers(net: Any) -> None:
+    """Adapt every layer trained for one length (S4's C, a softmax DSS) to that of the model's inputs."""
     for module in net.modules():
         if hasattr(module, "prepare"):
             module.prepare(net.embedding.max_len)
 
 
-def differences(record: Any, module: Any, hardware: Any) -> list[str]:
-    """What is not as it was when the record was made, and might change the number."""
-    from lra.records import environment
-
-    now, said = environment.versions(), []
-    if record.data.fingerprint != module.fingerprint:
-        said.append(
-            f"data: {record.data.kind} {record.data.fingerprint[:12]}, now {module.kind} {module.fingerprint[:12]}"
-        )
-    git = environment.git()
-    if (record.git.commit, record.git.dirty) != (git.commit, git.dirty):
-        said.append(f"commit: {name_of(record.git)}, now {name_of(git)}")
-    for name in sorted({*record.versions, *now}):
-        then, today = record.versions.get(name, "none"), now.get(name, "none")
-        if then != today:
-            said.append(f"{name}: {then}, now {today}")
-    for name in ("device", "processor", "threads"):
-        then, today = getattr(record.hardware, name), getattr(hardware, name)
-        if then != today:
-            said.append(f"{name}: {then}, now {today}")
-    return said
+def differences(record: Record, module: Any, hardware: Hardware) -> list[str]:
+    """What differs from the time of the record and might change the accuracy."""
+    data, git, versions = record.data, environment.git(), environment.versions()
+    pairs = {
+        "data": (f"{data.kind} {data.fingerprint[:12]}", f"{module.kind} {module.fingerprint[:12]}"),
+        "commit": (commit_name(record.git), commit_name(git)),
+        **{name: (record.versions.get(name), versions.get(name)) for name in sorted({*record.versions, *versions})},
+        **{
+            name: (getattr(record.hardware, name), getattr(hardware, name))
+            for name in ("device", "processor", "threads")
+        },
+    }
+    return [f"{name}: {then or 'none'}, now {now or 'none'}" for name, (then, now) in pairs.items() if then != now]
 
 
-def name_of(git: Any) -> str:
+def commit_name(git: Git) -> str:
     return f"{(git.commit or 'none')[:10]}{' with changes' if git.dirty else ''}"
 
 
 def weights_file(given: Path) -> Path:
-    """The file of weights of a run's folder, or the file itself.
+    """The file of weights in a run's folder, or the file itself.
 
-    raises  ValueError, one line that names the nearest finished runs, if there is none
+    raises  UserError with the nearest finished runs if there is none
     """
     path = given / "model.safetensors" if given.is_dir() else given
     if path.is_file():
         return path
     if (given / "last.ckpt").is_file():
-        raise ValueError(f"{given}: this run has not ended; give its command again, and it goes on")
+        raise UserError(f"{given}: this run is not finished", hint="its command resumes it")
     finished = sorted(str(found.parent) for found in Path("runs").rglob("model.safetensors"))
     near = difflib.get_close_matches(str(given), finished, n=3, cutoff=0.0)
-    cure = f"finished and nearest by name: {', '.join(near)}" if near else "no run under runs/ has ended"
-    raise ValueError(f"{given}: no finished run, and no file of weights; {cure}")
+    hint = f"nearest finished runs: {', '.join(near)}" if near else "no run under runs/ is finished"
+    raise UserError(f"{given}: no finished run, and no file of weights", hint=hint)
 
 
-def evaluate(path: Path, chosen: dict[str, str]) -> int:
-    from lra.records.store import load
-    from lra.training import weights
-
+def evaluate(options: Evaluation) -> int:
+    """Test the weights and print the accuracy; returns the exit status: 0 as recorded, 1 different."""
+    path = weights_file(Path(options.checkpoint))
     values, record = weights.load(path)
-    if chosen["record"]:
-        record = load(Path(chosen["record"]))
+    if options.record is not None:
+        record = load(Path(options.record))
     if record is None:
-        raise ValueError(f"{path}: weights without a record; give the record with record=results/runs/....json")
-    if record.test_correct is None:
+        raise UserError(f"{path}: weights without a record", hint="record=results/runs/....json")
+    if record.test_correct is None or record.n_test is None:
         raise ValueError(f"{path}: the record says {record.status} and has no test accuracy to compare with")
-    trained_at = relength(record.config, chosen["length"]) if chosen["length"] else None
-    module, net = build(record, str(path), root=chosen["data.root"], source=chosen["data.source"])
-
-    import pytorch_lightning as pl
-
-    from lra.records import environment
-    from lra.training.learner import Learner
-    from lra.training.trainer import ensure_available, silence_libraries
-
+    trained_at = set_length(record.config, options.length) if options.length is not None else None
+    module, net = build(record, str(path), root=options.data.root, source=options.data.source)
     silence_libraries()
-    ensure_available(chosen["accelerator"], "accelerator")
+    ensure_available(options.accelerator, "accelerator")
     weights.fill(net, values, str(path))
-    if chosen["length"]:
-        refit(net)
+    if options.length is not None:
+        prepare_layers(net)
     module.prepare_data()
     module.setup()
     trainer = pl.Trainer(
-        accelerator=chosen["accelerator"],
+        accelerator=options.accelerator,
         devices=1,
         precision=record.precision,  # type: ignore[arg-type]
         logger=False,
@@ -161,32 +161,32 @@ def evaluate(path: Path, chosen: dict[str, str]) -> int:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    hardware = environment.hardware(trainer.strategy.root_device)
-    said = differences(record, module, hardware)
+    changes = differences(record, module, environment.hardware(trainer.strategy.root_device))
     print(f"{record.title} on {record.task}, seed {record.seed}, scale {record.scale}: {path}")
-    for line in said:
+    for line in changes:
         print(f"  differs: {line}")
     learner = Learner(net, optimizer={})
     trainer.test(learner, datamodule=module, verbose=False)
     test = learner.results["test"]
-    if chosen["length"]:
+    if options.length is not None:
         found, recorded = accuracy(test["correct"], test["examples"]), accuracy(record.test_correct, record.n_test)
         before = trained_at or "the length of the benchmark"
-        print(f"{found} at up to {chosen['length']} positions; recorded was {recorded} at {before}")
+        print(f"{found} at up to {options.length} positions; recorded was {recorded} at {before}")
         return 0
-    return verdict(record, test["correct"], test["examples"], bool(said))
+    return verdict(record, test["correct"], test["examples"], bool(changes))
 
 
 def accuracy(correct: int, n: int) -> str:
     return f"test accuracy {100 * correct / n:.2f} % ({correct} of {n})"
 
 
-def verdict(record: Any, correct: int, n: int, apart: bool) -> int:
+def verdict(record: Record, correct: int, n: int, changed: bool) -> int:
+    """Print the comparison with the record; returns the exit status."""
     found = accuracy(correct, n)
     if (correct, n) == (record.test_correct, record.n_test):
         print(f"{found}: as recorded")
         return 0
-    recorded = f"{100 * record.test_accuracy:.2f} % ({record.test_correct} of {record.n_test})"
-    why = "see the differences above" if apart else "with nothing different that is known"
-    print(f"{found}: recorded was {recorded}; {why}")
+    recorded = accuracy(record.test_correct or 0, record.n_test or 1).removeprefix("test accuracy ")
+    reason = "see the differences above" if changed else "no difference is known"
+    print(f"{found}: recorded was {recorded}; {reason}")
     return 1

@@ -1,4 +1,4 @@
-"""The cells of a grid: which there are, what is known of each, and what is written of one that died without a word."""
+"""The jobs of a grid: their commands, files and outcomes, and the record of one whose process died."""
 
 import re
 import shlex
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lra.config.overrides import variant_of
-from lra.paths import CONFIGS, ROOT
+from lra.paths import ROOT
 from lra.records.record import Record, record_path
 from lra.records.store import crashed_record, load, mark_crashed
 
 TRAIN = ROOT / "scripts" / "train.py"
 DONE = ("ok", "diverged", "oom")
-STOPPED = 130
-TAKEN = 4  # exit status of a cell that another process is training
+STOPPED = 130  # exit status of a run that was asked to stop
+TAKEN = 4  # exit status of a run that another process is training
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -43,8 +43,8 @@ class GridJob:
 
     @property
     def path(self) -> Path:
-        """Of its record."""
-        variant = variant_of(list(self.overrides))
+        """Path of the record."""
+        variant = variant_of(self.overrides)
         return record_path(
             ROOT / self.results, scale=self.scale, model=self.model, task=self.task, seed=self.seed, variant=variant
         )
@@ -59,20 +59,20 @@ class GridJob:
         return self.runs / self.scale / self.task / self.model / f"{self.path.stem}.log"
 
     @property
-    def place(self) -> str:
-        """Where its log is, for people."""
-        return str(self.log.relative_to(ROOT) if self.log.is_relative_to(ROOT) else self.log)
+    def shown_log(self) -> Path:
+        """Path of the log as printed, relative to the repository where possible."""
+        return self.log.relative_to(ROOT) if self.log.is_relative_to(ROOT) else self.log
 
     def record(self) -> Record | None:
-        """None where there is none, or none that can be read."""
+        """The record, if there is one that can be read."""
         try:
             return load(self.path) if self.path.exists() else None
         except ValueError:
             return None
 
     @property
-    def trouble(self) -> str | None:
-        """Why the file in the place of its record cannot be read as one."""
+    def record_error(self) -> str | None:
+        """Why the record file cannot be read; None if it can, or does not exist."""
         try:
             load(self.path)
         except ValueError as error:
@@ -81,50 +81,45 @@ class GridJob:
 
     @property
     def done(self) -> bool:
-        """It ended, and would end so again."""
+        """Whether it has ended in a way that repeating it would not change."""
         return (record := self.record()) is not None and record.status in DONE
 
     def __str__(self) -> str:
         return f"{self.model} on {self.task}, seed {self.seed}"
 
 
-def names(group: str) -> list[str]:
-    """What can be chosen in a folder of configs."""
-    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml") if p.stem[0] != "_")
-
-
 def cells_of(
     models: Iterable[str], tasks: Iterable[str], seeds: Iterable[int], scale: str, results: Path, overrides: list[str]
 ) -> list[GridJob]:
-    """The whole grid, a seed at a time."""
+    """All jobs of a grid, seed by seed."""
     models, tasks = list(models), list(tasks)
     more = tuple(overrides)
     return [GridJob(model, task, seed, scale, results, more) for seed in seeds for task in tasks for model in models]
 
 
 def outdated(cells: Iterable[GridJob]) -> list[GridJob]:
-    """Those whose record was made with other settings than their command has today."""
+    """Jobs whose record was made with other settings than their command has today."""
     from lra.config.compose import cell_of, composed
-    from lra.config.param_budget import sized
+    from lra.config.param_budget import fit_to_budget
 
-    today: dict[tuple[str, ...], str] = {}  # config hash; no seed is in it
+    hashes: dict[tuple[str, ...], str] = {}  # without the seed, which is not hashed
     found = []
     for cell in cells:
         if (record := cell.record()) is None:
             continue
         key = cell.model, cell.task, cell.scale, *cell.overrides
-        if key not in today:
+        if key not in hashes:
             known = composed(cell.words)
             if known["cfg"].budget is not None:
-                sized(known["cfg"], task=cell.task, scale=cell.scale, overrides=list(cell.overrides))
-            today[key] = cell_of(**known).config_hash
-        if record.config_hash != today[key]:
+                fit_to_budget(known["cfg"], task=cell.task, scale=cell.scale, overrides=list(cell.overrides))
+            hashes[key] = cell_of(**known).config_hash
+        if record.config_hash != hashes[key]:
             found.append(cell)
     return found
 
 
 def last_line(log: Path) -> str:
-    """What a log says last, without colours."""
+    """The last line of a log that is not empty, without colours."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
@@ -134,39 +129,39 @@ def last_line(log: Path) -> str:
 
 
 def settle(cell: GridJob, status: int | None) -> Record | None:
-    """The record of a cell whose process has ended; one that died without writing its own gets one that says so.
+    """The record of a job whose process has ended; if it wrote none, write one with the status crashed.
 
-    status  exit status as subprocess gives it, negative for a signal; None if nobody knows
-    returns None if its configuration cannot even be composed, or a file in its place is no record: that stays, as does
-            the record of another process
+    status  exit status as subprocess gives it, negative for a signal; None if unknown
+    returns None if the configuration cannot be composed, or the record file is damaged (then it is left alone, as is
+            the record of another process that trains the cell)
     """
     record = cell.record()
     if status == TAKEN or (record is None and cell.path.exists()):
         return record
     if record is not None and (record.status in DONE or (record.status == "interrupted" and status in (STOPPED, None))):
         return record
-    reason = f"{ended(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {cell.place})"
+    reason = f"{exit_reason(status)}: {last_line(cell.log) or 'nothing in its log'} (log: {cell.shown_log})"
     if record is not None and record.status == "crashed" and status != 2:
-        reason = (
-            f"{record.reason} (log: {cell.place})" if record.reason and "log:" not in record.reason else record.reason
-        )
-    if not mark_crashed(cell.path, reason or "") and record is None:
-        _stand_in(cell, reason or "")
+        reason = record.reason or ""
+        if reason and "log:" not in reason:
+            reason += f" (log: {cell.shown_log})"
+    if not mark_crashed(cell.path, reason) and record is None:
+        _write_crashed(cell, reason)
     return cell.record()
 
 
 def outcome(cell: GridJob, record: Record | None) -> str:
-    """How a cell ended: its score, or why there is none and where to look."""
+    """The accuracy of a job that has ended, or why there is none and where its log is."""
     if record is None:
-        return f"{cell.trouble or 'without a record'} (log: {cell.place})"
+        return f"{cell.record_error or 'without a record'} (log: {cell.shown_log})"
     if record.test_accuracy is not None:
         return f"{record.status} {100 * record.test_accuracy:.2f} %"
-    # a record knows no folder outside of the repository
+    # records hold no absolute path, so that of the log is added here
     reason = f": {record.reason.partition(' (log:')[0]}" if record.reason else ""
-    return f"{record.status}{reason} (log: {cell.place})"
+    return f"{record.status}{reason} (log: {cell.shown_log})"
 
 
-def ended(status: int | None) -> str:
+def exit_reason(status: int | None) -> str:
     """An exit status in words."""
     if status is None:
         return "ended unseen"
@@ -175,7 +170,7 @@ def ended(status: int | None) -> str:
     return {2: "refused", STOPPED: "stopped before it began"}.get(status, f"ended with status {status}")
 
 
-def _stand_in(cell: GridJob, reason: str) -> None:
+def _write_crashed(cell: GridJob, reason: str) -> None:
     from hydra.utils import instantiate
 
     from lra.config.compose import cell_of, composed
@@ -193,6 +188,6 @@ def _stand_in(cell: GridJob, reason: str) -> None:
             reason=reason,
         )
     except (Exception, SystemExit) as error:
-        print(f"{cell}: not even its configuration can be made ({error})", file=sys.stderr)
+        print(f"{cell}: its configuration cannot be composed ({error})", file=sys.stderr)
         return
     record.write(cell.path)

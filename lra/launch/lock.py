@@ -1,67 +1,94 @@
-"""Whose turn a cell is: one process trains it, and only where it has no result."""
+"""File locks: one process trains a run, and only if it has no result."""
 
-import fcntl
 import os
 import sys
-import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
 from rich.console import Console
 
+from lra.config.compose import cell_of
 from lra.config.overrides import die
+from lra.errors import UserError
 from lra.io.atomic import disk_errors_explained
+from lra.records.record import record_path
+from lra.records.run_spec import RunSpec
 from lra.records.store import load
 
-
-class Taken(SystemExit):
-    """The cell is another process's; a line has said so."""
+console = Console(stderr=True)
 
 
-def locked(file: TextIO) -> bool:
-    """Take the lock of an open file. False if another process keeps it.
+class AlreadyRunning(SystemExit):
+    """Another process trains this run; a line has been printed."""
 
-    LRA_PATIENCE in the environment: seconds to wait for a process that is just ending.
+
+def acquire(path: Path) -> FileLock | None:
+    """Hold a lock file until it is released or this process ends; None if another process holds it.
+
+    LRA_PATIENCE in the environment: seconds to wait, for a process that is just ending.
     """
-    until = time.monotonic() + float(os.environ.get("LRA_PATIENCE", 0))
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.2)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=float(os.environ.get("LRA_PATIENCE", 0)), poll_interval=0.2)
+    except Timeout:
+        return None
+    return lock
 
 
-def claim(folder: Path) -> TextIO:
-    """Hold this cell for as long as this process lives; a second process is told so and ends, with status 2."""
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, where the file `pid` names the process; exits with status 2 if it is taken."""
+    pid = folder / "pid"
     with disk_errors_explained(folder, "runs=/some/dir"):
         folder.mkdir(parents=True, exist_ok=True)
-        held = (folder / "claim").open("a+")
-    if not locked(held):
-        held.seek(0)
-        line = f"{folder}: process {held.read().strip()} is training this cell; wait for it or stop it"
-        print(f"train.py: {line}", file=sys.stderr)
-        raise Taken(2)
-    held.truncate(0)
-    held.write(str(os.getpid()))
-    held.flush()
-    return held
+        lock = acquire(folder / "lock")
+    if lock is None:
+        holder = pid.read_text() if pid.exists() else "?"
+        print(
+            f"train.py: {folder}: process {holder} is training this run; hint: wait for it or stop it", file=sys.stderr
+        )
+        raise AlreadyRunning(2)
+    with lock:
+        pid.write_text(str(os.getpid()))
+        yield
 
 
-def finished(path: Path, config_hash: str, force: bool, say: Console) -> bool:
-    """Says so if this run has its record already; ends where another configuration's is in its place."""
+def path_of(results: str, cell: RunSpec) -> Path:
+    """Path of the record of a run."""
+    return record_path(
+        Path(results), scale=cell.scale, model=cell.model, task=cell.task, seed=cell.seed, variant=cell.variant
+    )
+
+
+def finished(path: Path, config_hash: str, force: bool, console: Console = console) -> bool:
+    """Whether the run has a result, which is then printed. UserError if the record has another configuration."""
     if force or not path.exists():
         return False
-    old = load(path)
-    if old.config_hash != config_hash:
-        die(
-            f"{path}: made with another configuration ({old.config_hash[:8]}, now {config_hash[:8]}); "
-            "move the file away, or say force=true to replace it"
-        )
-    if old.status != "ok":
+    record = load(path)
+    if record.config_hash != config_hash:
+        hashes = f"{record.config_hash[:8]}, now {config_hash[:8]}"
+        raise UserError(f"{path}: made with another configuration ({hashes})", hint="move the file, or force=true")
+    if record.status != "ok" or record.test_accuracy is None:
         return False
-    found = f"{path}: exists (test accuracy {100 * old.test_accuracy:.2f} %)"
-    say.print(f"{found}; force=true runs it again", soft_wrap=True)
+    result = f"{path}: exists (test accuracy {100 * record.test_accuracy:.2f} %)"
+    console.print(f"{result}; force=true runs it again", soft_wrap=True)
     return True
+
+
+def has_result(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) -> bool:
+    """Whether the run of a configuration has a result, found without importing what training needs."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # only the main process prints
+    if any(os.environ.get(name, "0") != "0" for name in ranks) or cfg.get("budget") is not None:
+        return False
+    try:
+        cell = cell_of(cfg, choices=choices, overrides=overrides)
+        path = path_of(cfg.results, cell)
+    except Exception:
+        return False  # lra.launch.job checks the configuration and says what is wrong
+    try:
+        return finished(path, cell.config_hash, cfg.force)
+    except (ValueError, OSError) as error:
+        die(error)

@@ -1,4 +1,4 @@
-"""Time and memory of the jobs of a grid: from records made on equal hardware, or from steps measured here."""
+"""Time and memory that a grid needs, from records made on the same hardware or from steps measured here."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from lra.config.overrides import variant_of
 from lra.console import duration
 from lra.io.atomic import atomic_write
 from lra.launch.grid import GridJob
-from lra.launch.local import PRELOAD, server
+from lra.launch.local import PRELOAD, start_server
 from lra.paths import ROOT
 from lra.records import environment
 from lra.records.published import TASKS
@@ -28,7 +28,7 @@ Key = tuple[str, str, str, str]  # model, task, scale, variant
 
 @dataclass(frozen=True)
 class Cost:
-    """What one cell takes. basis: where that is known from."""
+    """Time and memory of one job. basis: the record or measurement they come from."""
 
     seconds: float
     memory_mib: float | None
@@ -40,7 +40,7 @@ def key_of(cell: GridJob) -> Key:
 
 
 def device_name() -> str:
-    """Of the first accelerator, else of the processor, without waking it."""
+    """Name of the first GPU, else of the processor, without initialising CUDA."""
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         for line in path.read_text().splitlines():
             if line.startswith("Model:"):
@@ -49,7 +49,7 @@ def device_name() -> str:
 
 
 def from_records(folder: Path) -> dict[Key, Cost]:
-    """Of finished runs on hardware equal to this machine's; the slowest seed counts."""
+    """Costs from finished runs on the same hardware; the slowest seed counts."""
     found: dict[Key, Cost] = {}
     try:
         records = load_all(folder) if folder.is_dir() else []
@@ -59,7 +59,7 @@ def from_records(folder: Path) -> dict[Key, Cost]:
     for r in records:
         if r.status != "ok" or (r.hardware.device, r.hardware.processor, r.hardware.cores) != here:
             continue
-        # of a resumed run the total is that of its last part
+        # the total of a resumed run covers only its last part
         seconds = max(r.total_seconds or 0.0, r.train_seconds or 0.0)
         key = (r.model, r.task, r.scale, " ".join(r.variant))
         if key not in found or found[key].seconds < seconds:
@@ -67,7 +67,7 @@ def from_records(folder: Path) -> dict[Key, Cost]:
     return found
 
 
-def remembered() -> list[dict[str, Any]]:
+def stored_measurements() -> list[dict[str, Any]]:
     try:
         return json.loads(KNOWN.read_text()) if KNOWN.exists() else []
     except ValueError:
@@ -75,9 +75,10 @@ def remembered() -> list[dict[str, Any]]:
 
 
 def from_measurements() -> dict[Key, Cost]:
+    """Costs from stored measurements of this machine."""
     here = environment.processor_name(), environment.cores()
     found = {}
-    for line in remembered():
+    for line in stored_measurements():
         if (line["processor"], line["cores"]) == here and line["device"] in (device_name(), here[0]):
             key = (line["model"], line["task"], line["scale"], line["variant"])
             part = line["measured_batch"]
@@ -87,7 +88,7 @@ def from_measurements() -> dict[Key, Cost]:
 
 
 def costs(cells: Sequence[GridJob]) -> dict[Key, Cost]:
-    """What is known of these cells: records first, then measurements."""
+    """Known costs of these cells: records before measurements."""
     folder = ROOT / cells[0].results if cells else ROOT / "results/runs"
     wanted = {key_of(cell) for cell in cells}
     both = from_measurements() | from_records(ROOT / "results/runs") | from_records(folder)
@@ -95,13 +96,13 @@ def costs(cells: Sequence[GridJob]) -> dict[Key, Cost]:
 
 
 def known(cells: Sequence[GridJob]) -> Callable[[GridJob], float | None]:
-    """Seconds expected of a cell, None where nothing is known."""
+    """Function from a cell to its expected seconds, None if unknown."""
     found = costs(cells)
     return lambda cell: found[key_of(cell)].seconds if key_of(cell) in found else None
 
 
 def table_of(cells: Sequence[GridJob], jobs: int = 1) -> Table:
-    """A line for each model and task, with the cells it stands for, and the sum."""
+    """A row for each model and task, and the sum."""
     found = costs(cells)
     counts: dict[Key, int] = {}
     for cell in cells:
@@ -122,8 +123,8 @@ def table_of(cells: Sequence[GridJob], jobs: int = 1) -> Table:
     table.add_section()
     unknown = f"{missing} of {len(cells)} runs unknown: scripts/plan.py measures them"
     note = unknown if missing else f"{total / 3600:.2f} device hours"
-    together = f"{least}{duration(total / jobs)}" if found else "?"
-    table.add_row("all", "", str(len(cells)), together, mebibytes(most * jobs if found else None), note)
+    time = f"{least}{duration(total / jobs)}" if found else "?"
+    table.add_row("all", "", str(len(cells)), time, mebibytes(most * jobs if found else None), note)
     return table
 
 
@@ -143,9 +144,9 @@ def show(cells: Sequence[GridJob], console: Console, *, jobs: int = 1) -> None:
 
 
 def measure(cells: Sequence[GridJob], patience: float, console: Console) -> list[str]:
-    """Measure each (model, task), one after the other, each in a process of its own. Returns what could not be."""
+    """Measure cells one after the other, each in its own process. Returns a line for each failure."""
     os.environ.setdefault("OMP_NUM_THREADS", str(environment.cores()))
-    context = server([*PRELOAD, "lra.launch.cost"])
+    context = start_server([*PRELOAD, "lra.launch.cost"])
     failed = []
     for number, cell in enumerate(cells, 1):
         with console.status(f"measuring {cell.model} on {cell.task} ({number} of {len(cells)})"):
@@ -156,7 +157,11 @@ def measure(cells: Sequence[GridJob], patience: float, console: Console) -> list
         model, task, scale, variant = key_of(cell)
         line = {"model": model, "task": task, "scale": scale, "variant": variant, **answer}
         line["when"] = datetime.now(UTC).isoformat(timespec="seconds")
-        others = [old for old in remembered() if any(old[k] != line[k] for k in ("model", "task", "scale", "variant"))]
+        others = [
+            old
+            for old in stored_measurements()
+            if any(old[k] != line[k] for k in ("model", "task", "scale", "variant"))
+        ]
         atomic_write(KNOWN, json.dumps([*others, line], indent=1))
     return failed
 
@@ -164,29 +169,29 @@ def measure(cells: Sequence[GridJob], patience: float, console: Console) -> list
 def _ask(context: Any, cell: GridJob, patience: float) -> dict[str, Any]:
     from lra.launch import cost
 
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=cost.work, args=(cell.words, patience, theirs))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=cost.work, args=(cell.words, patience, sender))
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        return mine.recv()
+        return receiver.recv()
     except EOFError:
         process.join()
-        return {"error": f"its process was ended by the system (status {process.exitcode}); not enough memory?"}
+        return {"error": f"the system ended its process (status {process.exitcode}), perhaps for lack of memory"}
     finally:
         process.join()
 
 
 def markdown(cells: Sequence[GridJob]) -> str:
-    """Device hours of one run, models down, tasks across, with the conditions."""
+    """Markdown table of device hours and memory of single runs, models by tasks, with its conditions."""
     found = costs(cells)
     models, tasks = list(dict.fromkeys(c.model for c in cells)), list(dict.fromkeys(c.task for c in cells))
     lines = [f"| model | {' | '.join(TASKS.get(t, t) for t in tasks)} | all |", "|---|" + "---:|" * (len(tasks) + 1)]
     for model in models:
-        mine = {c.task: found.get(key_of(c)) for c in cells if c.model == model}
-        texts = [f"{hours(c.seconds)}, {mebibytes(c.memory_mib)}" if (c := mine[t]) else "?" for t in tasks]
-        whole = hours(sum(c.seconds for c in mine.values() if c))
-        lines.append(f"| {model} | {' | '.join(texts)} | {whole}{'' if all(mine.values()) else ' and more'} |")
+        row = {c.task: found.get(key_of(c)) for c in cells if c.model == model}
+        texts = [f"{hours(c.seconds)}, {mebibytes(c.memory_mib)}" if (c := row[t]) else "?" for t in tasks]
+        total = hours(sum(c.seconds for c in row.values() if c))
+        lines.append(f"| {model} | {' | '.join(texts)} | {total}{'' if all(row.values()) else ' and more'} |")
     git = environment.git()
     commit = (git.commit or "unknown")[:10] + (" with uncommitted changes" if git.dirty else "")
     when = datetime.now(UTC).date().isoformat()
@@ -194,6 +199,6 @@ def markdown(cells: Sequence[GridJob]) -> str:
     bases = {cost.basis.partition(",")[0].split(" with ")[0].split(" of seed")[0] for cost in found.values()}
     command = " ".join(["python scripts/plan.py", *sys.argv[1:]])
     scaled = any("measured with" in cost.basis for cost in found.values())
-    parts = " (of large batches a part, time and memory scaled up)" * scaled
-    how = f"Known from: {', '.join(sorted(bases))}{parts}. Made {when} at commit {commit} by `{command}`."
+    scaling = " (of large batches only a part was measured, time and memory are scaled up)" * scaled
+    how = f"Known from: {', '.join(sorted(bases))}{scaling}. Made {when} at commit {commit} by `{command}`."
     return "\n".join([head, "", *lines, "", how, ""])

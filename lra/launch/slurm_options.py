@@ -1,31 +1,23 @@
-"""What a job of a cluster asks for: the settings of configs/launcher, and which cells they are for."""
+"""Resources that SLURM jobs request: the settings of configs/launcher, and the jobs they apply to."""
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, get_type_hints
+from typing import Any
 
 import yaml
+from pydantic import Field
 
-from lra.io.strict_json import check
+from lra.errors import UserError
+from lra.io.strict_json import StrictModel, check
 from lra.launch.grid import GridJob
 from lra.paths import CONFIGS, ROOT
 
 TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
 
 
-class Refused(Exception):
-    """What a user can mend; one line."""
-
-
-def refuse(message: str) -> NoReturn:
-    raise Refused(message)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a job asks for; the names are those of configs/launcher/slurm.yaml."""
+class Resources(StrictModel):
+    """What a job requests; the names are those of configs/launcher/slurm.yaml."""
 
     partition: str | None = None
     account: str | None = None
@@ -39,29 +31,28 @@ class Resources:
     warning: int = 120
     requeues: int = 50
     comment: str | None = None
-    more: dict[str, Any] = field(default_factory=dict)
-    setup: list[str] = field(default_factory=list)
+    more: dict[str, Any] = Field(default_factory=dict)
+    setup: list[str] = Field(default_factory=list)
 
     @property
     def minutes(self) -> int:
-        # YAML reads 24:00:00 as a number in base 60
-        seconds = self.time if isinstance(self.time, int) else None
-        if seconds is None:
-            parts = TIME.fullmatch(str(self.time)) or refuse(
-                f"time {self.time}: [days-]hours:minutes[:seconds] is expected"
-            )
-            days, hours, minutes, rest = (int(part or 0) for part in parts.groups())
+        if isinstance(self.time, int):  # YAML reads 24:00:00 as a number in base 60
+            seconds = self.time
+        else:
+            if (found := TIME.fullmatch(self.time)) is None:
+                raise UserError(f"time {self.time}: not a time", hint="[days-]hours:minutes[:seconds]")
+            days, hours, minutes, rest = (int(part or 0) for part in found.groups())
             seconds = ((24 * days + hours) * 60 + minutes) * 60 + rest
         return max(1, round(seconds / 60))
 
     @property
     def processes(self) -> int:
-        """Of each node: one for each GPU, or one."""
+        """Processes on each node: one for each GPU, at least one."""
         return max(1, self.gpus)
 
     def parameters(self) -> dict[str, Any]:
         """Arguments of submitit's executor."""
-        asked: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "job_name": "lra",
             "time": self.minutes,
             "nodes": self.nodes,
@@ -75,46 +66,42 @@ class Resources:
             "setup": list(self.setup),
         }
         if self.gpus:
-            asked["gpus_per_node"] = self.gpus
-        named = {name: getattr(self, name) for name in ("partition", "account", "qos", "comment")}
-        return asked | {name: value for name, value in named.items() if value is not None}
+            parameters["gpus_per_node"] = self.gpus
+        optional = {name: getattr(self, name) for name in ("partition", "account", "qos", "comment")}
+        return parameters | {name: value for name, value in optional.items() if value is not None}
 
 
-def classes_of(cells: Sequence[GridJob], settings: dict[str, Any]) -> dict[str, tuple[Resources, list[GridJob]]]:
-    """Cells by what they ask for; raises Refused for a setting that is unknown."""
+def group_by_resources(cells: Sequence[GridJob], settings: dict[str, Any]) -> list[tuple[Resources, list[GridJob]]]:
+    """Jobs that request the same, together. UserError for a setting that is unknown or has a wrong value."""
     settings = dict(settings)
-    special = settings.pop("classes", None) or []
+    classes = settings.pop("classes", None) or []
     found: dict[str, tuple[Resources, list[GridJob]]] = {}
     for cell in cells:
-        own = next((c for c in special if _matches(c.get("match", {}), cell)), {})
+        own: dict[str, Any] = next((c for c in classes if _matches(c.get("match", {}), cell)), {})
         merged = settings | {k: v for k, v in own.items() if k != "match"}
-        if unknown := sorted(set(merged) - set(Resources.__dataclass_fields__)):
-            known = ", ".join(Resources.__dataclass_fields__)
-            refuse(f"{unknown[0]}: no such setting of a launcher (known: {known}, classes)")
-        try:
-            for name, hint in get_type_hints(Resources).items():
-                if name in merged and name != "time":
-                    check(merged[name], hint, name)
-        except ValueError as error:
-            refuse(f"setting of the launcher: {error}")
+        if unknown := sorted(set(merged) - set(Resources.model_fields)):
+            known = ", ".join(Resources.model_fields)
+            raise UserError(f"{unknown[0]}: no such setting of a launcher (known: {known}, classes)")
         key = json.dumps(merged, sort_keys=True, default=str)
-        found.setdefault(key, (Resources(**merged), []))[1].append(cell)
-    return found
+        if key not in found:
+            found[key] = check(merged, Resources, "launcher"), []
+        found[key][1].append(cell)
+    return list(found.values())
 
 
 def _matches(conditions: dict[str, Any], cell: GridJob) -> bool:
     for name, wanted in conditions.items():
         if name not in ("task", "model", "scale", "seed"):
-            refuse(f"classes: match on {name}: task, model, scale or seed is expected")
+            raise UserError(f"classes: cannot match {name}", hint="task, model, scale or seed")
         if getattr(cell, name) not in (wanted if isinstance(wanted, list) else [wanted]):
             return False
     return True
 
 
-def settings_of(launcher: str) -> dict[str, Any]:
-    """What configs/launcher/<launcher>.yaml says."""
+def launcher_settings(launcher: str) -> dict[str, Any]:
+    """Content of configs/launcher/<launcher>.yaml."""
     path = CONFIGS / "launcher" / f"{launcher}.yaml"
     try:
         return check(yaml.safe_load(path.read_text()), dict[str, Any], path.name)
     except (yaml.YAMLError, ValueError) as error:
-        refuse(f"{path.relative_to(ROOT)}: {' '.join(str(error).split())}")
+        raise UserError(f"{path.relative_to(ROOT)}: {' '.join(str(error).split())}") from None
