@@ -43,7 +43,7 @@ def start(arguments: list[str], log: Path) -> list[subprocess.Popen]:
 
 
 def finish(pair: list[subprocess.Popen]) -> list[int]:
-    return [process.wait(120) for process in pair]
+    return [process.wait(300) for process in pair]
 
 
 def outcome(folder: Path):
