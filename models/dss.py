@@ -72,9 +72,8 @@ class DSS(Recurrent):
         self.out = nn.Linear(d_model, 2 * d_model)
         self.optim = kernel_groups(lr, dict.fromkeys(("A_real", "A_imag", "log_dt"), "kernel"))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        u = (x * mask[..., None]).mT  # (B, H, L)
-        y = long_conv(u, self.kernel(u.shape[-1]), self.D).mT
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask).mT
         return F.glu(self.out(self.dropout(F.gelu(y))), -1)
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:

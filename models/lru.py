@@ -66,9 +66,9 @@ class LRU(Recurrent):
         self.out = nn.Linear(d_model, 2 * d_model)
         self.optim = kernel_groups(lr, dict.fromkeys(("nu", "theta", "log_gamma"), "kernel"))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         # zero padding leaves the state at zero, also for a scan from the right, which begins there
-        u = x * mask[..., None]
+        u = x if mask is None else x * mask[..., None]
         y = mimo_ssm(u, *self.system()) + self.D.to(u.dtype) * u
         return F.glu(self.out(self.dropout(F.gelu(y))), -1)
 

@@ -81,9 +81,8 @@ class LSSL(Recurrent):
         self.out = nn.Linear(d_model, 2 * d_model)
         self.optim = kernel_groups(lr, dict.fromkeys(("A", "B", "log_dt"), "kernel")) if learn else {}
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        u = (x * mask[..., None]).mT  # (B, H, L)
-        y = long_conv(u, self.kernel(u.shape[-1]), self.D).mT
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask).mT
         return F.glu(self.out(self.dropout(F.gelu(y))), -1)
 
     def kernel(self, L: int) -> Tensor:

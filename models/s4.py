@@ -154,7 +154,7 @@ class S4(Recurrent):
         self.out = nn.Linear(d_model, (1 + glu) * d_model)
         self.optim = kernel_groups(lr, {"log_dt": "dt", "A_log_decay": "A", "A_imag": "A", "P": "A", "B": "B"})
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)  # (B, H, L)
         return self.mix(self.dropout(self.activation(y.mT)))
 

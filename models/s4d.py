@@ -109,7 +109,7 @@ class S4D(Recurrent):
         kinds = {"log_dt": "dt", "A_log_decay": "A"} | ({} if self.real else {"A_imag": "A"}) | {"B": "B"}
         self.optim = kernel_groups(lr, kinds)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)  # (B, H, L)
         return self.mix(self.dropout(self.activation(y.mT)))
 

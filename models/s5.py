@@ -79,9 +79,9 @@ class S5(Recurrent):
         self.gate = nn.Linear(d_model, d_model) if output != "gelu" else None
         self.optim = kernel_groups(lr, dict.fromkeys(("A_real", "A_imag", "B", "log_dt"), "kernel"))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         # zero padding leaves the state at zero, also for a scan from the right, which begins there
-        u = x * mask[..., None]
+        u = x if mask is None else x * mask[..., None]
         return self.mix(mimo_ssm(u, *self.system()) + self.D.to(u.dtype) * u)
 
     def mix(self, y: Tensor) -> Tensor:
