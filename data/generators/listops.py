@@ -169,7 +169,7 @@ def generate(
 ) -> Expressions:
     """n distinct expressions with min_len < length < max_len, with values and depths.
 
-    n         size of the whole set, all splits together: cut it, and no expression is in two of them
+    n         size of the set, all splits together: cut into splits, it has no expression in two of them
     workers   threads; all cores by default, with the same result
     progress  called with (done, n) now and then
     raises    ValueError if the rules make no sense or give too few distinct trees
