@@ -132,6 +132,8 @@ def hashed_config(cfg: DictConfig, variant: list[str]) -> dict[str, Any]:
     variant  the overrides that change the result
     """
     config = plain(cfg)
+    if config["training"].get("minutes") is None:  # newer than the first records
+        config["training"].pop("minutes", None)
     result = {k: config[k] for k in ("task", "model", "optimizer", "training")} | {"precision": cfg.trainer.precision}
     if cfg.pretrain is not None:
         result["pretrain"] = {"kind": cfg.pretrain, **config["pretraining"]}

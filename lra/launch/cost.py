@@ -1,10 +1,10 @@
-"""What a cell costs on this machine: a few real steps of it, and the sizes of its data.
+"""Estimates time and memory of a run on this machine from a few real steps and the sizes of its data.
 
     seconds = start + steps x step + (validations x ceil(n_val / E) + ceil(n_test / E)) x evaluation batch of E
 
-A step is Lightning's own, with the recipe's batch; where that does not fit into the memory or the patience, with as
-large a part of it as does, and the rest by proportion. Batches are real where data is prepared, else random and of full
-length, an upper bound for tasks whose examples differ in length.
+A step is Lightning's own, with the batch of the recipe, or with the largest part of it that fits into memory and time,
+scaled up. Batches are real if the data is prepared, else random and of full length, which is an upper bound for tasks
+with examples of different lengths.
 """
 
 import math
@@ -31,7 +31,7 @@ from lra.training.config import Hardware, Training
 from lra.training.learner import Learner
 from lra.training.trainer import silence_libraries
 
-# of the benchmark, for data that is not here yet: train, validation, test
+# train, validation and test examples of the benchmark, used before the data is prepared
 SIZES = {
     "listops": (96_000, 2_000, 2_000),
     "text": (22_500, 2_500, 25_000),
@@ -43,10 +43,11 @@ TOY = 64
 
 
 def measure(words: list[str], patience: float) -> dict[str, Any]:
-    """Cost of the cell of a command line of scripts/train.py: seconds, memory_mib and what they are made of.
+    """Cost of a run of scripts/train.py: seconds, memory_mib and how they were measured.
 
+    words     its command line
     patience  seconds that steps may take here
-    raises    whatever keeps a single example from being trained on
+    raises    any error of training on a single example
     """
     began = time.perf_counter()
     cfg = composed(words)["cfg"]
@@ -56,21 +57,21 @@ def measure(words: list[str], patience: float) -> dict[str, Any]:
     module = instantiate(cfg.task)
     net = instantiate(cfg.model, spec=module.spec)
     device = torch.device("cuda" if hardware.accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
-    work = Work(net, plain(cfg.optimizer), training, hardware, device)
+    timer = StepTimer(net, plain(cfg.optimizer), training, hardware, device)
     started = time.perf_counter() - began
     batches = Batches(module, device)
     batch, evaluation = module.batch_size, module.eval_batch_size
-    part, step, memory = steps(work, batches, batch, patience)
+    part, step, memory = measure_steps(timer, batches, batch, patience)
     rows = min(evaluation, 2 * part)
-    evaluate = work.evaluate(batches.of(rows)) * evaluation / rows
+    evaluate = timer.evaluate(batches.of(rows)) * evaluation / rows
     n_train, n_val, n_test = batches.sizes
     per_epoch = max(1, n_train // batch)
-    total = training.total_steps(per_epoch)
-    looks = total // training.validate_every(per_epoch)
+    total = 0 if training.minutes else training.total_steps(per_epoch)
+    looks = total // training.validate_every(per_epoch) if total else 0
     rounds = looks * math.ceil(n_val / evaluation) + math.ceil(n_test / evaluation)
     here = environment.hardware(device)
     return {
-        "seconds": started + total * step + rounds * evaluate,
+        "seconds": started + 60 * training.minutes if training.minutes else started + total * step + rounds * evaluate,
         "memory_mib": memory,
         "steps": total,
         "step_seconds": step,
@@ -85,29 +86,28 @@ def measure(words: list[str], patience: float) -> dict[str, Any]:
     }
 
 
-def steps(work: "Work", batches: "Batches", batch: int, patience: float) -> tuple[int, float, float]:
-    """(examples of the batches measured, seconds of a step with the whole batch, MiB with the whole batch)."""
-    alone = work.train(batches.of(1), 1)
-    least = peak_memory_mib(work.device)
+def measure_steps(timer: "StepTimer", batches: "Batches", batch: int, patience: float) -> tuple[int, float, float]:
+    """(examples in the measured batch, seconds of a step with the full batch, MiB with the full batch)."""
+    single = timer.train(batches.of(1), 1)
+    least = peak_memory_mib(timer.device)
     part = batch
-    while part > 1 and 4 * part * alone > patience:
+    while part > 1 and 4 * part * single > patience:
         part //= 2
     while part > 1:
         try:
-            seconds = work.train(batches.of(part), 3)
-        except (RuntimeError, MemoryError):  # of any kind of memory
-            part //= 4
-            part = max(part, 1)
+            seconds = timer.train(batches.of(part), 3)
+        except (RuntimeError, MemoryError):  # out of memory, on any device
+            part = max(part // 4, 1)
             continue
-        memory = peak_memory_mib(work.device)
+        memory = peak_memory_mib(timer.device)
         more = (memory - least) / (part - 1) * (batch - part)
         return part, seconds * batch / part, memory + more
-    # nothing but single examples: what a batch adds to the memory cannot be told apart from the model
-    return 1, alone * batch, max(least, (least - work.empty_mib) * batch + work.empty_mib)
+    # from single examples alone, the memory of the batch is estimated as all that was added to the empty model
+    return 1, single * batch, max(least, (least - timer.empty_mib) * batch + timer.empty_mib)
 
 
-class Work:
-    """A model and its optimiser, ready for steps of a given batch."""
+class StepTimer:
+    """Times training steps and evaluations of a model on a given batch."""
 
     def __init__(self, net: nn.Module, optimizer: dict, training: Training, hardware: Hardware, device: torch.device):
         self.net, self.device, self.hardware = net.to(device), device, hardware
@@ -125,7 +125,7 @@ class Work:
         self.empty_mib = peak_memory_mib(self.device)
 
     def train(self, batch: Batch, count: int) -> float:
-        """Median seconds of a step, the first left out."""
+        """Median seconds of a step, without the first."""
         clock = Clock(self.device)
         trainer = pl.Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
@@ -139,7 +139,7 @@ class Work:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(self.learner, train_dataloaders=Same(batch, count + 1))
+        trainer.fit(self.learner, train_dataloaders=RepeatedBatch(batch, count + 1))
         return statistics.median(clock.seconds)
 
     def evaluate(self, batch: Batch) -> float:
@@ -154,8 +154,8 @@ class Work:
         return min(times)
 
 
-class Same:
-    """A loader of one batch, again and again; a plain list would be taken for several loaders."""
+class RepeatedBatch:
+    """Loader that repeats one batch; Lightning would take a list for several loaders."""
 
     def __init__(self, batch: Batch, count: int):
         self.batch, self.count = batch, count
@@ -184,7 +184,7 @@ class Clock(Callback):
 
 
 class Batches:
-    """Training batches of any size: of the task's own data where that is prepared, random ones of full length else.
+    """Training batches of any size, from the task's data if it is prepared, else random and of full length.
 
     sizes  numbers of training, validation and test examples
     """
@@ -199,9 +199,9 @@ class Batches:
             module.setup()
             self.sizes = tuple(module.counts[split] for split in ("train", "val", "test"))
             return
-        usual = (TOY,) * 3 if module.source == "toy" else SIZES.get(spec.name, PICTURES)
+        default = (TOY,) * 3 if module.source == "toy" else SIZES.get(spec.name, PICTURES)
         wanted = (module.requested[split] for split in ("train", "val", "test"))
-        self.sizes = tuple(n or m for n, m in zip(wanted, usual, strict=True))
+        self.sizes = tuple(n or m for n, m in zip(wanted, default, strict=True))
 
     def of(self, n: int) -> Batch:
         """The first batch of n examples."""
@@ -222,12 +222,12 @@ class Batches:
         return Batch(*(t.to(self.device) for t in (x, mask, y)))
 
 
-def work(words: list[str], patience: float, answer: Any) -> None:
-    """`measure` in a process of its own, whose memory is limited to what the machine has free."""
+def measure_in_process(words: list[str], patience: float, answer: Any) -> None:
+    """Call `measure` in this process, limited to the free memory, and send the result through the pipe `answer`."""
     silence_libraries()
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
     try:
         if not torch.cuda.is_available():
             free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -26,6 +26,7 @@ from lra.io.atomic import ensure_writable
 from lra.io.redact import portable, without_secrets
 from lra.launch.grid import STOPPED
 from lra.launch.lock import console, finished, path_of, run_lock
+from lra.launch.minutes import in_steps
 from lra.profiling.parameters import count_parameters
 from lra.records.record import Record
 from lra.records.run_spec import RunSpec
@@ -82,7 +83,10 @@ def run(
         net = instantiate(model, spec=module.spec)
         module.prepare_data()
         module.setup()
-        about: dict[str, Any] = {"optimizer": plain(optimizer), "training": length, "hardware": hardware}
+        about: dict[str, Any] = {"optimizer": plain(optimizer), "hardware": hardware}
+        length, notes = in_steps(length, data=module, model=net, folder=folder, **about)
+        about["training"] = length
+        cell.notes.extend(notes)
         about |= {"folder": folder, "console": screen}
         if pretrain is not None:
             plan = Pretraining(kind=pretrain, **plain(pretraining))

@@ -15,6 +15,7 @@ class Training:
     """Length of a training and behaviour of its optimiser.
 
     epochs, steps     length of the run, exactly one of the two
+    minutes           instead of both: the duration of the run (`lra.launch.minutes` makes it a number of steps)
     schedule, warmup  see `lra.training.optim.schedule`
     clip              largest norm of the gradient; None for no clipping
     validations       evaluations on the validation split in the run; None: one per epoch, or 20 in a run of `steps`
@@ -26,14 +27,15 @@ class Training:
     warmup: float = 0.1
     clip: float | None = None
     validations: int | None = None
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
+        if self.minutes is None and (self.epochs is None) == (self.steps is None):
             raise UserError(
                 f"training.epochs={self.epochs}, training.steps={self.steps}: exactly one of the two is needed",
                 hint="training.epochs=null training.steps=1000",
             )
-        for name in ("epochs", "steps", "clip", "validations"):
+        for name in ("epochs", "steps", "clip", "validations", "minutes"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise UserError(f"training.{name}={value}: not positive")
         if self.warmup < 0:
