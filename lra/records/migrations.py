@@ -5,12 +5,13 @@ from typing import Any
 
 from lra.io.strict_json import short
 
-SCHEMA = 3
+SCHEMA = 4
 # version n -> function that converts the content of a version n file to version n + 1
 MIGRATIONS: dict[int, Callable[[dict], dict]] = {
     1: lambda content: {**content, "flops": None},
     # no record of version 2 had examples, whose format changed as well
     2: lambda content: {**content, "kernels": []},
+    3: lambda content: {**content, "code": None},
 }
 
 

@@ -80,6 +80,13 @@ class Git(StrictModel):
     dirty: bool | None
 
 
+class Code(StrictModel):
+    """Fingerprints of the source of model and task, and of the framework's numerics; see `lra.records.code`."""
+
+    model: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    framework: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+
+
 class Point(StrictModel):
     """One point of the learning curve; None where not measured, or not finite. Accuracies in [0, 1]."""
 
@@ -140,6 +147,7 @@ class Record(StrictModel):
     reason         one line on why the status is not ok
     recipe         name of the recipe used, None if there is none (untuned); recipe_source cites its origin
     command        repeats this run from the repository's root
+    code           fingerprints of the source it ran through; None in older records
     parameters     trainable numbers, real and imaginary parts counted separately
     flops          of a forward pass of one example of min(max_len, 1024) positions; see `lra.profiling.flops`
     last_test_accuracy  of the last checkpoint, whichever was selected
@@ -161,6 +169,7 @@ class Record(StrictModel):
     command: str
 
     git: Git
+    code: Code | None = None
     versions: dict[str, str]
     hardware: Hardware
     precision: str

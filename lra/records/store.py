@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lra.io.strict_json import read_text
 from lra.records import environment
+from lra.records.code import code_fingerprint
 from lra.records.record import Data, Kind, Record, Selection, parse
 from lra.records.run_spec import RunSpec
 
@@ -62,6 +63,7 @@ def crashed_record(cell: RunSpec, *, kind: Kind, n_classes: int, precision: str,
         status="crashed",
         reason=reason,
         git=environment.git(),
+        code=code_fingerprint(cell.config),
         versions=environment.versions(),
         hardware=environment.hardware(),
         precision=precision,

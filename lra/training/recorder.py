@@ -12,6 +12,7 @@ from lra.ops.ssm_kernels import dispatch
 from lra.profiling.parameters import count_parameters
 from lra.profiling.timing import peak_memory_mib
 from lra.records import environment
+from lra.records.code import code_files, fingerprint_of
 from lra.records.record import Data, Point, Record, Selection, Status
 from lra.records.run_spec import RunSpec
 from lra.training.checkpoint import Checkpoint
@@ -43,7 +44,7 @@ class Recorder:
         self.flops: int | None = None
         self.notes: list[str] = []
         self.started, self.start = environment.now(), time.perf_counter()
-        self.git = environment.git()  # of the code as it started
+        self.git, self.code = environment.git(), fingerprint_of(code_files(run_spec.config))  # as the run started
 
     def record(self, status: Status, **fields: Any) -> Record:
         """The record as far as it is known; `fields` are further fields of it."""
@@ -56,6 +57,7 @@ class Recorder:
             **identity,
             status=status,
             git=self.git,
+            code=self.code,
             versions=environment.versions(),
             hardware=environment.hardware(device),
             precision=self.hardware.precision,

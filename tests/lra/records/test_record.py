@@ -42,7 +42,7 @@ def test_committed_records_serialise_byte_for_byte():
     for path in (GOLDEN, *sorted((ROOT / "results/runs").rglob("*.json"))):
         committed, text = path.read_text(encoding="utf-8"), load(path).text()
         if (content := json.loads(committed))["schema"] < SCHEMA:
-            added = {"schema": SCHEMA, "flops": None, "kernels": []}
+            added = {"schema": SCHEMA, "flops": None, "kernels": [], "code": None}
             assert json.loads(text) == {**added, **content, "schema": SCHEMA}, path
         else:
             assert text == committed, path
