@@ -123,10 +123,9 @@ def main() -> int:
     try:
         found = latest(runs_of(args), args.results, notes)
         outcomes = {path: write(path, *kept, args.force) for path, kept in sorted(found.items())}
-    except (ValueError, OSError) as error:
-        die(error, "wandb_pull.py")
     except Exception as error:  # wandb has no common class for a lost network, an unknown project and a refused key
-        die(f"{args.project}: W&B did not answer ({tracking.one_line(error)})", "wandb_pull.py")
+        own = args.project is None or isinstance(error, ValueError)
+        die(error if own else f"{args.project}: W&B did not answer ({tracking.one_line(error)})", "wandb_pull.py")
     for note in notes:
         print(note)
     for path, outcome in outcomes.items():

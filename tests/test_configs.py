@@ -121,7 +121,9 @@ def test_mega_chunk_is_mega_with_chunks():
 def test_recipe_in_the_record(model, recipe, published):
     name, source, notes = recipe_of(model, recipe)
     assert source
-    assert (name, notes) == ((recipe, []) if published else (None, [f"no published settings of its own: takes {recipe}"]))
+    assert (name, notes) == (
+        (recipe, []) if published else (None, [f"no published settings of its own: takes {recipe}"])
+    )
 
 
 def test_record_of_a_run_without_recipe():

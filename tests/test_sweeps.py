@@ -1,4 +1,4 @@
-"""Every sweep file is valid by W&B's own schema, and the command an agent makes of it is one that train.py knows."""
+"""Sweep files are valid by W&B's schema, and train.py accepts the commands of their agents."""
 
 import itertools
 import json
@@ -11,11 +11,10 @@ import jsonschema
 import pytest
 import yaml
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
 from helpers.compose import CONFIGS, compose
-from lra.config.compose import check_command_line, composed
+from lra.config.compose import check_command_line, composed, plain
 from lra.config.schema import check_targets
 from lra.launch import job
 from lra.records.published import TASKS
@@ -32,26 +31,22 @@ def sweep(name: str) -> dict:
 
 
 def combinations(config: dict) -> list[dict[str, dict]]:
-    """All of a grid, as the server gives them to agents: the last parameter changes fastest."""
+    """All combinations of a grid in the order of the server: the last parameter changes fastest."""
     values = [p["values"] if "values" in p else [p["value"]] for p in config["parameters"].values()]
     names = list(config["parameters"])
     return [{k: {"value": v} for k, v in zip(names, c, strict=True)} for c in itertools.product(*values)]
 
 
 def command(config: dict, chosen: dict[str, dict]) -> list[str]:
-    """What an agent runs, by W&B's own expansion."""
+    """Command of an agent, expanded by W&B."""
     words = create_sweep_command_args({"args": chosen})
     places = {"${env}": [], "${interpreter}": [sys.executable], "${program}": [config["program"]]}
     places |= {"${" + name + "}": value for name, value in words.items() if isinstance(value, list)}
     return [word for part in create_sweep_command(list(config["command"])) for word in places.get(part, [part])]
 
 
-def test_the_sweeps_asked_for_are_there():
-    assert {"lr", "init", "dt", "size", "lra"} <= set(SWEEPS)
-
-
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_is_valid_by_the_schema_of_its_engine(name):
+def test_valid_by_the_schema(name):
     validator = jsonschema.Draft7Validator(SCHEMA)
     assert [error.message for error in validator.iter_errors(sweep(name))] == []
     broken = sweep(name) | {"metod": "grid"}
@@ -60,7 +55,7 @@ def test_a_sweep_is_valid_by_the_schema_of_its_engine(name):
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_combination_is_understood_and_the_first_and_last_make_a_model(name):
+def test_combinations_are_accepted(name):
     config = sweep(name)
     chosen = combinations(config)
     assert len({json.dumps(c) for c in chosen}) == len(chosen) > 1
@@ -69,12 +64,12 @@ def test_every_combination_is_understood_and_the_first_and_last_make_a_model(nam
         assert (interpreter, program) == (sys.executable, "scripts/train.py")
         check_command_line(words)
         cfg = compose(*words, "scale=smoke")
-        check_targets(OmegaConf.to_container(cfg, resolve=True))
+        check_targets(plain(cfg))
         assert (cfg.wandb.mode, cfg.seed) == ("online", one.get("seed", {"value": 0})["value"])
         instantiate(cfg.model, spec=instantiate(cfg.task).spec)
 
 
-def test_the_grid_of_the_paper_is_whole():
+def test_grid_of_the_paper_is_complete():
     config = sweep("lra")
     assert config["parameters"]["task"]["values"] == list(TASKS)
     assert set(config["parameters"]["model"]["values"]) <= {p.stem for p in (CONFIGS / "model").glob("*.yaml")}
@@ -83,7 +78,6 @@ def test_the_grid_of_the_paper_is_whole():
 
 @pytest.mark.slow
 def test_an_agents_first_command_trains(tmp_path):
-    """In an agent's environment, but offline and at the smallest scale."""
     config = sweep("lr")
     last = {"scale": "smoke", "wandb.mode": "offline", "data.root": f"{tmp_path}/data", "data.source": "toy"}
     last |= {"results": f"{tmp_path}/results", "runs": f"{tmp_path}/runs"}
@@ -102,7 +96,7 @@ def test_an_agents_first_command_trains(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(set(SWEEPS) - {"lr"}))
-def test_the_last_combination_of_every_other_sweep_trains(name, tmp_path):
+def test_last_combination_of_other_sweeps_trains(name, tmp_path):
     config = sweep(name)
     words = command(config, combinations(config)[-1])[2:]
     smallest = ["scale=smoke", "data.source=toy", "wandb.mode=disabled", "trainer.accelerator=cpu"]
@@ -114,7 +108,7 @@ def test_the_last_combination_of_every_other_sweep_trains(name, tmp_path):
     assert record.variant == sorted(w for w in words if w.startswith("model."))
 
 
-def test_every_sweep_file_says_what_it_is_for():
+def test_sweep_files_have_a_description():
     for name in SWEEPS:
         text = (CONFIGS / "sweep" / f"{name}.yaml").read_text()
         assert text.startswith("# "), name

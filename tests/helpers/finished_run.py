@@ -1,4 +1,4 @@
-"""A real run of seconds on toy data, for tests of what comes after one."""
+"""A real run of seconds on toy data."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lra.training.run import run
 
 
 def small_run(folder: Path, *overrides: str, **given) -> Record:
-    """Trains for a few steps in this process; weights go to `folder`/run, data to `folder`/data.
+    """Train a few steps in this process; weights go to `folder`/run, data to `folder`/data.
 
     given  further arguments of lra.training.run.run
     """

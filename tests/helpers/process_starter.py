@@ -1,11 +1,11 @@
-"""Starts scripts/train.py in processes of its own that have the libraries loaded already.
+"""Starts scripts/train.py in processes forked from one that has imported the libraries.
 
     {"arguments": [...], "log": "...", "largest_file": null, "environment": {}, "world": 1} -> {"pids": [123]}
     {"wait": [123]}                    -> {"statuses": [-9]}
 
-One JSON object a line on the standard input, one answer a line on the standard output. A process made so is as real as
-one from a shell, of its own process group, killed and reaped as such; it only lacks the ten seconds of importing.
-world is the number of processes of a run, started as a cluster starts them: each is told its rank and where they meet.
+Reads one JSON object per line from stdin and answers with one line on stdout. Each run has its own process group, as
+from a shell, and starts without ten seconds of imports. `world` is the number of processes of a run, started as a
+cluster does, with rank and address in the environment.
 """
 
 import importlib
@@ -29,7 +29,7 @@ TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 
 
 def train(arguments: list[str], log: str, largest_file: int | None, environment: dict[str, str]) -> None:
-    """Become a training process; largest_file: no file may have more bytes, as on a disk that is full."""
+    """Become a training process. largest_file: limit of bytes per file, to simulate a full disk."""
     os.environ.update(environment)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -58,15 +58,15 @@ def start(world: int, environment: dict[str, str], **request) -> list[int]:
     if world > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        environment = environment | meeting | {"NODE_RANK": "0", "WORLD_SIZE": str(world)}
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        environment = environment | address | {"NODE_RANK": "0", "WORLD_SIZE": str(world)}
     for rank in range(world):
-        mine = environment | ({"LOCAL_RANK": str(rank)} if world > 1 else {})
+        own = environment | ({"LOCAL_RANK": str(rank)} if world > 1 else {})
         pid = os.fork()
-        # said by both, for nobody knows which comes first
+        # in parent and child, since either may be first
         os.setpgid(pid, pids[0] if pids else pid)
         if pid == 0:
-            train(environment=mine, **request)
+            train(environment=own, **request)
         pids.append(pid)
     return pids
 

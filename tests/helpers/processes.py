@@ -13,12 +13,12 @@ from pathlib import Path
 
 from lra.paths import ROOT
 
-SECONDS = 120  # after which something is wrong
+SECONDS = 120  # limit for a condition
 
 
 @dataclass
 class Process:
-    """A training process, the first of its group; the others of a run of several are in it too."""
+    """A training process and its group, which holds all processes of the run."""
 
     pids: list[int]
     log: Path
@@ -29,28 +29,28 @@ class Process:
         return self.pids[0]
 
     def wait(self) -> int:
-        """Until all have ended; the exit status of the first."""
+        """Wait until all have ended; returns the exit status of the first."""
         return self.wait_for_all()[0]
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the whole group; nothing happens if it is over."""
+        """Send a signal to the whole group, if it still runs."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
             return
 
-    def until(self, there: Callable[[], bool]) -> bool:
-        """Wait, without a pause, until something is there; False if the process ends before."""
+    def until(self, condition: Callable[[], bool]) -> bool:
+        """Busy-wait for a condition; False if the process ends first."""
         end = time.monotonic() + SECONDS
-        while not there():
-            if over(self.pid):
-                return there()
+        while not condition():
+            if has_ended(self.pid):
+                return condition()
             assert time.monotonic() < end, self.log.read_text()[-2000:]
         return True
 
 
-def over(pid: int) -> bool:
-    """Has the process ended? One that nobody has waited for yet has."""
+def has_ended(pid: int) -> bool:
+    """Whether the process has ended, even if it was not waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def over(pid: int) -> bool:
 
 @contextmanager
 def starter():
-    """A function that starts scripts/train.py with arguments, output at the end of a file; see starter.py."""
+    """Yields a function that starts scripts/train.py with its output appended to a file; see process_starter.py."""
     command = [sys.executable, str(Path(__file__).with_name("process_starter.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
 

@@ -1,4 +1,4 @@
-"""A SLURM cluster of two nodes on this machine, for the time of a test."""
+"""A temporary SLURM cluster of two nodes on this machine."""
 
 import os
 import secrets
@@ -15,8 +15,8 @@ from typing import Any
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
 
 
-def why_not() -> str | None:
-    """Why there can be no cluster here."""
+def unavailable_reason() -> str | None:
+    """Why no cluster can be started here; None if one can."""
     path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
     missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     return f"{', '.join(missing)} not installed (Debian: apt-get install slurm-wlm munge)" if missing else None
@@ -34,7 +34,7 @@ def configuration(base: Path, port: int, partitions: Sequence[str], more: dict[s
         "SlurmdUser": user,
         "AuthType": "auth/munge",
         "CredType": "cred/munge",
-        # the lifetime of a credential is how long a requeued job waits
+        # a requeued job waits for the lifetime of a credential
         "AuthInfo": f"socket={base}/munge/sock,cred_expire=5",
         "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
         "SlurmctldPort": port,
@@ -71,7 +71,7 @@ def configuration(base: Path, port: int, partitions: Sequence[str], more: dict[s
 
 
 def free_ports() -> int:
-    """The first of three ports in a row that nobody uses."""
+    """The first of three consecutive free ports."""
     while True:
         first = 20_000 + secrets.randbelow(10_000)
         try:
@@ -91,16 +91,16 @@ def wait_for(what, seconds: float = 20) -> None:
         time.sleep(0.2)
 
 
-def said(*command: str) -> str:
+def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def fail(node: str, daemon: subprocess.Popen) -> None:
-    """End everything on a node at once, as when a machine loses its power; SLURM is told, and need not find out."""
+    """Kill every process of a node, as in a power failure, and tell SLURM that it is down."""
     daemon.kill()
     on_node = set()
     for process in Path("/proc").glob("[0-9]*"):
-        # processes of others, and such as have just ended, cannot be read
+        # processes of other users, or that have just ended, cannot be read
         with suppress(OSError):
             if f"SLURMD_NODENAME={node}".encode() in (process / "environ").read_bytes().split(b"\0"):
                 parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[1]
@@ -115,15 +115,15 @@ def fail(node: str, daemon: subprocess.Popen) -> None:
 
 @contextmanager
 def cluster(base: Path, *partitions: str, **more: Any) -> Iterator[dict[str, subprocess.Popen]]:
-    """Two nodes with four cores each, by name; SLURM's commands find the cluster through SLURM_CONF.
+    """Start two nodes with four cores each and yield their daemons by name; SLURM_CONF points at the cluster.
 
-    base        a folder of a short path
+    base        folder with a short path
     partitions  lines of slurm.conf in place of the one partition
     more        settings of slurm.conf
     """
     for name in ("state", "spool-n1", "spool-n2", "log", "munge"):
         (base / name).mkdir(parents=True)
-    for folder in (base, base / "munge"):  # munge wants its socket to be within everybody's reach
+    for folder in (base, base / "munge"):  # munge requires a socket that everybody can reach
         folder.chmod(0o711)
     key, conf = base / "munge/key", base / "slurm.conf"
     key.write_bytes(secrets.token_bytes(128))
@@ -143,13 +143,13 @@ def cluster(base: Path, *partitions: str, **more: Any) -> Iterator[dict[str, sub
         daemons.append(subprocess.Popen(["slurmctld", "-D", "-c"], **quiet))
         nodes = {node: subprocess.Popen(["slurmd", "-D", "-N", node], **quiet) for node in ("n1", "n2")}
         daemons += nodes.values()
-        wait_for(lambda: said("sinfo", "-h", "-o", "%T").split() == ["idle"])
+        wait_for(lambda: output("sinfo", "-h", "-o", "%T").split() == ["idle"])
         yield nodes
     finally:
-        user = said("id", "-un").strip()
+        user = output("id", "-un").strip()
         with suppress(TimeoutError):
-            # again and again: a job may just be putting itself back into the queue
-            wait_for(lambda: not said("squeue", "-h") or said("scancel", "--full", "--user", user))
+            # repeatedly, since a job may be requeueing itself
+            wait_for(lambda: not output("squeue", "-h") or output("scancel", "--full", "--user", user))
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:

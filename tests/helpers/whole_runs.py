@@ -1,4 +1,4 @@
-"""Runs of scripts/train.py in processes and folders of their own, and what two of them must have in common."""
+"""Runs of scripts/train.py in separate processes and folders, and their comparison."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +11,18 @@ from helpers.records import replace
 from lra.records.record import Git, Record
 from lra.records.store import load
 
-STEPS = 60  # of 16 batches an epoch: most kills fall into the middle of one
+STEPS = 60  # 16 batches an epoch: most kills happen in the middle of one
 CELL = ["task=listops", "scale=smoke", f"training.steps={STEPS}", "training.validations=6", "wandb.mode=disabled"]
 
 
 class Run:
-    """One run of one model with folders of its own, as often as it is started; of `world` processes."""
+    """A run in its own folders, which may be started several times, with `world` processes."""
 
     def __init__(self, place: Path, start, *words: str, data: Path, world: int = 1):
         self.place, self.start, self.world = place, start, world
         self.place.mkdir()
         folders = [f"results={place}/results", f"runs={place}/runs", f"data.root={data}"]
-        # masks of dropout come from the random state, so that it counts
+        # dropout makes the result depend on the random state
         self.words = [*CELL, "model.dropout=0.1", "trainer.checkpoint_seconds=0", *words, *folders]
 
     def process(self, **limits) -> Process:
@@ -32,7 +32,7 @@ class Run:
         return next((p.parent for p in (self.place / "runs").rglob("pid")), None)
 
     def checkpoint(self) -> int:
-        """When the last checkpoint was written, in nanoseconds; 0 if there is none."""
+        """Time of the last checkpoint in nanoseconds; 0 if there is none."""
         folder = self.folder()
         try:
             return (folder / "last.ckpt").stat().st_mtime_ns if folder else 0
@@ -43,11 +43,11 @@ class Run:
         return lambda: self.checkpoint() > moment
 
     def saving(self) -> bool:
-        """Is a checkpoint being written at this moment (or was it, when the process died)?"""
+        """Whether a checkpoint is being written, or was when the process died."""
         folder = self.folder()
         return folder is not None and (folder / "next.ckpt.tmp").exists()
 
-    def said(self) -> str:
+    def output(self) -> str:
         return (self.place / "log").read_text()
 
     def record(self) -> Record | None:
@@ -61,7 +61,7 @@ class Run:
 
 
 def timeless(record: Record) -> Record:
-    """The record without what a clock, the memory of a process or the repository tells."""
+    """The record without times, memory and commit."""
     curve = [replace(point, seconds=None) for point in record.curve]
     known: dict = dict.fromkeys(("train_seconds", "total_seconds", "steps_per_second", "peak_memory_mib"))
     known["git"] = Git(commit=None, dirty=None)
@@ -69,13 +69,13 @@ def timeless(record: Record) -> Record:
     return replace(record, curve=curve, started=moment, finished=moment, **known)
 
 
-def assert_same(run: Run, whole: Run) -> None:
-    """Losses, weights and all else in the record are equal, bit for bit; times are not compared."""
-    a, b = run.record(), whole.record()
+def assert_same(run: Run, undisturbed: Run) -> None:
+    """Losses, weights and the rest of the record are equal bit for bit, except times."""
+    a, b = run.record(), undisturbed.record()
     assert a is not None
     assert b is not None
     assert a.status == "ok", a.reason
     assert timeless(a) == timeless(b)
-    ours, theirs = run.weights(), whole.weights()
+    ours, theirs = run.weights(), undisturbed.weights()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

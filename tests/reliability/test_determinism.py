@@ -86,7 +86,7 @@ def test_golden_file_lists_the_existing_models():
 def trained(model: str, start, place: Path, threads: int = 1) -> Run:
     words = [f"model={model}", "trainer.deterministic=true", "training.steps=30", f"trainer.threads={threads}"]
     run = Run(place, start, *words, data=place.parent / "data")
-    assert run.process().wait() == 0, run.said()
+    assert run.process().wait() == 0, run.output()
     return run
 
 

@@ -26,22 +26,22 @@ def last_line(text: str) -> str:
 @pytest.mark.nightly
 def test_full_disk_stops_a_run_and_loses_nothing(start, tmp_path):
     reference, run = (Run(tmp_path / name, start, "model=transformer", data=tmp_path / "data") for name in ("a", "b"))
-    assert reference.process().wait() == 0, reference.said()
+    assert reference.process().wait() == 0, reference.output()
     stopped = run.process()
-    assert stopped.until(run.saved_since(0)), run.said()
+    assert stopped.until(run.saved_since(0)), run.output()
     stopped.kill()
     stopped.wait()
     folder = run.folder()
     assert folder
     kept = {p.name: p.read_bytes() for p in folder.glob("*.ckpt")}
     # too small a limit for a checkpoint, large enough for the record
-    assert run.process(largest_file=min(map(len, kept.values())) // 2).wait() == 2, run.said()
-    line = last_line(run.said())
+    assert run.process(largest_file=min(map(len, kept.values())) // 2).wait() == 2, run.output()
+    line = last_line(run.output())
     assert line.startswith(f"train.py: {folder}/")
     assert ".ckpt: cannot be written (File too large, " in line
     assert "make room, or write elsewhere with runs=/some/dir" in line
     assert {name: (folder / name).read_bytes() for name in kept} == kept
-    assert run.process().wait() == 0, run.said()
+    assert run.process().wait() == 0, run.output()
     assert_same(run, reference)
 
 

@@ -56,15 +56,15 @@ def stop_and_resume(run: Run, stops: list[str], rng: random.Random) -> Counter:
             break
         hits[hit] += hit != ""
         if hit == "one":
-            assert sorted(statuses) == [-signal.SIGKILL, 1], run.said()
+            assert sorted(statuses) == [-signal.SIGKILL, 1], run.output()
         elif hit == "ending":
             # the first process writes weights and record; the others may have finished by then
-            assert statuses[0] == -signal.SIGKILL, run.said()
-            assert set(statuses) <= {-signal.SIGKILL, 0}, run.said()
+            assert statuses[0] == -signal.SIGKILL, run.output()
+            assert set(statuses) <= {-signal.SIGKILL, 0}, run.output()
         else:
-            assert set(statuses) in ({-signal.SIGKILL}, {130}, {130, 0}), run.said()
-        assert "Traceback" not in run.said()
-    assert run.process().wait() == 0, run.said()
+            assert set(statuses) in ({-signal.SIGKILL}, {130}, {130, 0}), run.output()
+        assert "Traceback" not in run.output()
+    assert run.process().wait() == 0, run.output()
     return +hits
 
 
@@ -73,7 +73,7 @@ def check_resume(start, place, stops: list[str], *words: str, seed: str, world: 
     reference, run = (
         Run(place / name, start, *words, data=place / "data", world=world) for name in ("uninterrupted", "stopped")
     )
-    assert reference.process().wait() == 0, reference.said()
+    assert reference.process().wait() == 0, reference.output()
     hits = stop_and_resume(run, stops, random.Random(seed))
     print(f"{seed}: {dict(hits)}")
     assert sum(hits.values()) == len(stops)
@@ -107,15 +107,15 @@ def test_ddp_run_killed_20_times_resumes_bit_for_bit(model, start, tmp_path, rec
 def test_only_a_dead_process_loses_its_lock(start, tmp_path):
     run = Run(tmp_path / "run", start, "model=transformer", "training.steps=2000", data=tmp_path / "data")
     first = run.process()
-    assert first.until(run.saved_since(0)), run.said()
+    assert first.until(run.saved_since(0)), run.output()
     second = run.process()
     assert second.wait() == 2
-    assert f"process {first.pid} is training this" in " ".join(run.said().split())
+    assert f"process {first.pid} is training this" in " ".join(run.output().split())
     first.kill()
     assert first.wait() == -signal.SIGKILL
     before = run.checkpoint()
     third = run.process()
-    assert third.until(run.saved_since(before)), run.said()
+    assert third.until(run.saved_since(before)), run.output()
     third.kill()
     third.wait()
 
@@ -124,8 +124,8 @@ def test_only_a_dead_process_loses_its_lock(start, tmp_path):
 def test_concurrent_starts_train_a_cell_once(start, tmp_path):
     run = Run(tmp_path / "run", start, "model=transformer", data=tmp_path / "data")
     both = [run.process(), run.process()]
-    assert sorted(process.wait() for process in both) == [0, 2], run.said()
+    assert sorted(process.wait() for process in both) == [0, 2], run.output()
     record = run.record()
     assert record is not None
     assert record.status == "ok"
-    assert run.said().count("is training this") == 1
+    assert run.output().count("is training this") == 1

@@ -1,4 +1,4 @@
-"""scripts/evaluate.py gives the recorded number again, says what differs, and runs nothing that a file names."""
+"""scripts/evaluate.py reproduces the recorded accuracy, lists differences, and runs no code that a file names."""
 
 import json
 import re
@@ -25,18 +25,17 @@ def finished(tmp_path_factory):
 def call(monkeypatch, capsys, *words: object) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
     try:
-        status = evaluate.main()
+        status = evaluate.command()
     except SystemExit as stop:
         status = stop.code
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    return status, *capsys.readouterr()
 
 
 def options(folder) -> list[str]:
     return [f"data.root={folder / 'data'}", "data.source=toy", "accelerator=cpu"]
 
 
-def test_the_recorded_number_of_right_answers_comes_out(finished, monkeypatch, capsys):
+def test_recorded_accuracy_is_reproduced(finished, monkeypatch, capsys):
     folder, record = finished
     for given in (folder / "run", folder / "run/model.safetensors"):
         status, out, _ = call(monkeypatch, capsys, f"checkpoint={given}", *options(folder))
@@ -45,28 +44,28 @@ def test_the_recorded_number_of_right_answers_comes_out(finished, monkeypatch, c
         assert "differs" not in out
 
 
-def test_a_run_that_is_not_there_is_one_line_with_those_that_are(tmp_path, monkeypatch, capsys):
+def test_missing_run_is_one_line_with_the_nearest(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     status, _, err = call(monkeypatch, capsys, "checkpoint=runs/mini/listops/s4/0-1234abcd")
     assert (status, err.count("\n")) == (2, 1)
-    assert "0-1234abcd: no finished run, and no file of weights; no run under runs/ has ended" in err
+    assert "0-1234abcd: no finished run, and no file of weights; hint: no run under runs/ is finished" in err
     begun = tmp_path / "runs/mini/listops/s4/1-00000000"
     begun.mkdir(parents=True)
     (begun / "last.ckpt").touch()
-    assert "this run has not ended" in call(monkeypatch, capsys, f"checkpoint={begun}")[2]
+    assert "this run is not finished" in call(monkeypatch, capsys, f"checkpoint={begun}")[2]
     (begun.parent / "0-12345678").mkdir()
     (begun.parent / "0-12345678" / "model.safetensors").touch()
     for wrong in ("runs/mini/listops/s4/0-1234abcd", "runs/mini/listops/s4"):
         err = call(monkeypatch, capsys, f"checkpoint={wrong}")[2]
-        assert "finished and nearest by name: runs/mini/listops/s4/0-12345678" in err
+        assert "nearest finished runs: runs/mini/listops/s4/0-12345678" in err
 
 
-def test_the_file_holds_the_whole_record(finished):
+def test_file_holds_the_record(finished):
     folder, record = finished
     assert weights.load(folder / "run/model.safetensors")[1] == record
 
 
-def test_a_state_space_model_answers_the_same_when_fitted_to_longer_inputs(tmp_path, monkeypatch, capsys):
+def test_longer_inputs_for_a_state_space_model(tmp_path, monkeypatch, capsys):
     record = small_run(tmp_path, "model=s4")
     longer = 4 * record.config["task"]["max_len"]
     words = [f"checkpoint={tmp_path / 'run'}", *options(tmp_path), f"length={longer}"]
@@ -80,11 +79,11 @@ def test_a_state_space_model_answers_the_same_when_fitted_to_longer_inputs(tmp_p
 
 @pytest.mark.parametrize(
     ("length", "line"),
-    [("0", "not a number of positions"), ("1e3", "not a number of positions"), ("4096", "configured")],
+    [("0", "not a number of positions"), ("1e3", "length is 1000.0"), ("4096", "configured")],
 )
-def test_a_length_that_cannot_be_had_is_one_line(length, line, finished, tmp_path, monkeypatch, capsys):
+def test_impossible_length_is_one_line(length, line, finished, tmp_path, monkeypatch, capsys):
     def change(content):
-        # positions of a Transformer's own are as many as it was trained with
+        # learned positions cannot be extended
         content["config"]["model"]["positions"] = "learned"
         rehash(content)
 
@@ -95,13 +94,13 @@ def test_a_length_that_cannot_be_had_is_one_line(length, line, finished, tmp_pat
     assert line in err
 
 
-def test_the_length_of_a_picture_cannot_be_chosen():
+def test_length_of_pictures_is_fixed():
     with pytest.raises(ValueError, match="length=4096: the inputs of this task"):
-        evaluation.relength({"task": {"size": 32}}, "4096")
+        evaluation.set_length({"task": {"size": 32}}, 4096)
 
 
 def changed(folder, tmp_path, change):
-    """A copy of the checkpoint whose record is another."""
+    """A copy of the checkpoint with a changed record."""
     raw = (folder / "run/model.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + length])
@@ -120,7 +119,7 @@ def rehash(content):
     content["config_hash"] = config_hash(content["config"])
 
 
-def test_what_differs_is_said_and_another_number_is_status_1(finished, tmp_path, monkeypatch, capsys):
+def test_differences_are_listed(finished, tmp_path, monkeypatch, capsys):
     def change(content):
         content["data"]["fingerprint"] = "f" * 64
         content["versions"]["torch"] = "0.4.1"
@@ -138,24 +137,24 @@ def test_what_differs_is_said_and_another_number_is_status_1(finished, tmp_path,
     assert f"recorded was {100 * (record.test_correct + 1) / record.n_test:.2f} %" in out
 
 
-def test_another_number_or_another_number_of_examples_is_not_as_recorded(finished, capsys):
+def test_verdict_compares_correct_and_examples(finished, capsys):
     _, record = finished
     correct, n = record.test_correct, record.n_test
-    assert evaluation.verdict(record, correct, n, apart=True) == 0
-    for given, why in (((correct + 1, n, False), "with nothing different"), ((correct, n + 1, True), "see the diff")):
+    assert evaluation.verdict(record, correct, n, changed=True) == 0
+    for given, why in (((correct + 1, n, False), "no difference is known"), ((correct, n + 1, True), "see the diff")):
         assert evaluation.verdict(record, *given) == 1
         assert why in capsys.readouterr().out
 
 
-def test_the_test_runs_in_the_recorded_precision(finished, tmp_path, monkeypatch, capsys):
+def test_precision_is_the_recorded_one(finished, tmp_path, monkeypatch, capsys):
     given = []
 
-    class Noted(pl.Trainer):
+    class RecordingTrainer(pl.Trainer):
         def __init__(self, **arguments):
             given.append(arguments["precision"])
             super().__init__(**arguments)
 
-    monkeypatch.setattr(pl, "Trainer", Noted)
+    monkeypatch.setattr(pl, "Trainer", RecordingTrainer)
     folder, _ = finished
     path = changed(folder, tmp_path, lambda content: content.update(precision="bf16-mixed"))
     call(monkeypatch, capsys, f"checkpoint={path}", *options(folder))
@@ -174,7 +173,7 @@ EVIL = {
 
 
 @pytest.mark.parametrize("what", EVIL)
-def test_nothing_a_file_names_is_called(what, finished, tmp_path, monkeypatch, capsys):
+def test_foreign_code_is_not_called(what, finished, tmp_path, monkeypatch, capsys):
     def change(content):
         EVIL[what](content["config"])
         rehash(content)
@@ -187,11 +186,11 @@ def test_nothing_a_file_names_is_called(what, finished, tmp_path, monkeypatch, c
     assert "not loaded" in err
 
 
-def test_every_class_that_a_configuration_names_is_trusted():
+def test_configured_classes_are_trusted():
     files = sorted(CONFIGS.rglob("*.yaml"))
     named = {name for path in files for name in re.findall(r"_target_: (\S+?)[,}]?$", path.read_text(), re.MULTILINE)}
     assert len(named) > 30
-    assert [name for name in named if not evaluation.is_class(name)] == []
+    assert [name for name in named if not evaluation.is_own_class(name)] == []
 
 
 def broken(folder, tmp_path, kind):
@@ -203,7 +202,7 @@ def broken(folder, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["absent", "cut", "noise", "empty"])
-def test_a_broken_file_is_one_line(kind, finished, tmp_path, monkeypatch, capsys):
+def test_broken_file_is_one_line(kind, finished, tmp_path, monkeypatch, capsys):
     folder, _ = finished
     path = broken(folder, tmp_path, kind)
     status, out, err = call(monkeypatch, capsys, f"checkpoint={path}", *options(folder))
@@ -211,7 +210,7 @@ def test_a_broken_file_is_one_line(kind, finished, tmp_path, monkeypatch, capsys
     assert err.startswith(f"evaluate.py: {path}: ")
 
 
-def test_weights_of_another_model_are_one_line(finished, tmp_path, monkeypatch, capsys):
+def test_weights_of_another_model_are_refused(finished, tmp_path, monkeypatch, capsys):
     def change(content):
         content["config"]["model"]["d_model"] *= 2
         rehash(content)
@@ -226,12 +225,13 @@ def test_weights_of_another_model_are_one_line(finished, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["chekpoint=x"], "did you mean checkpoint=?"),
-        (["data.root=x"], "checkpoint= is missing"),
-        (["checkpoint=x", "seed"], "not one of"),
+        (["chekpoint=x"], "did you mean checkpoint?"),
+        (["data.root=x"], "checkpoint is missing"),
+        (["checkpoint=x", "seed"], "'seed': not a setting"),
+        (["checkpoint=x", "accelerator=3"], "accelerator is 3"),
     ],
 )
-def test_a_misspelt_option_is_one_line(words, line, monkeypatch, capsys):
+def test_wrong_option_is_one_line(words, line, monkeypatch, capsys):
     status, _, err = call(monkeypatch, capsys, *words)
     assert (status, err.count("\n")) == (2, 1)
     assert line in err

@@ -1,4 +1,4 @@
-"""What a cell costs is measured by real steps of it, and a grid costs what its cells do."""
+"""Costs of jobs from real steps, and of grids from their jobs."""
 
 import json
 
@@ -16,7 +16,7 @@ GOLDEN = load(ROOT / "tests" / "golden" / "record.json")
 
 
 @pytest.mark.parametrize("source", ["toy", "nowhere"])
-def test_a_cell_is_measured_with_its_own_data_or_random_data_of_its_size(source, tmp_path):
+def test_measured_with_real_or_random_data(source, tmp_path):
     words = ["task=image", "model=fnet", "scale=smoke", "trainer=cpu", "trainer.threads=1", f"data.root={tmp_path}"]
     if source == "toy":
         cost.instantiate(cost.composed(words)["cfg"].task).prepare_data()
@@ -27,14 +27,14 @@ def test_a_cell_is_measured_with_its_own_data_or_random_data_of_its_size(source,
     assert found["memory_mib"] > 0
 
 
-def test_a_batch_that_takes_longer_than_the_patience_is_measured_in_part(tmp_path):
+def test_slow_batch_is_measured_in_part(tmp_path):
     words = ["task=image", "model=fnet", "scale=smoke", "trainer=cpu", "trainer.threads=1", f"data.root={tmp_path}"]
     assert cost.measure(words, patience=1e-9)["measured_batch"] == 1
 
 
-def test_a_cell_costs_its_steps_its_validations_and_its_test(monkeypatch, tmp_path):
-    monkeypatch.setattr(cost, "steps", lambda work, batches, batch, patience: (batch, 2.0, 100.0))
-    monkeypatch.setattr(cost.Work, "evaluate", lambda self, batch: 0.5 * len(batch.y))
+def test_cost_is_training_validation_and_test(monkeypatch, tmp_path):
+    monkeypatch.setattr(cost, "measure_steps", lambda timer, batches, batch, patience: (batch, 2.0, 100.0))
+    monkeypatch.setattr(cost.StepTimer, "evaluate", lambda self, batch: 0.5 * len(batch.y))
     words = ["task=image", "model=fnet", "scale=smoke", "trainer=cpu", "data.source=toy", f"data.root={tmp_path}"]
     words += ["task.batch_size=8", "task.eval_batch_size=20", "training.steps=40", "training.validations=4"]
     found = cost.measure(words, patience=5.0)
@@ -45,7 +45,7 @@ def test_a_cell_costs_its_steps_its_validations_and_its_test(monkeypatch, tmp_pa
 
 @pytest.fixture
 def cells(tmp_path, monkeypatch):
-    """Two seeds of two models in a variant of which nothing is known; of the first a measurement is remembered."""
+    """Two seeds of two models in a variant; there is a measurement of the first model alone."""
     cells = cells_of(["fnet", "s4"], ["image"], range(2), "smoke", tmp_path / "runs", ["training.steps=7"])
     here = {"processor": environment.processor_name(), "cores": environment.cores(), "device": plan.device_name()}
     line = {"model": "fnet", "task": "image", "scale": "smoke", "variant": "training.steps=7", **here}
@@ -61,7 +61,7 @@ def columns(table) -> dict[str, list]:
     return {column.header: list(column.cells) for column in table.columns}
 
 
-def test_a_grid_takes_what_its_cells_take_and_what_is_unknown_says_so(cells):
+def test_cost_of_a_grid_and_unknown_jobs(cells):
     assert list(map(plan.known(cells), cells)) == [3600.0, None] * 2
     shown = columns(plan.table_of(cells, jobs=2))
     assert shown["model"] == ["fnet", "s4", "all"]
@@ -73,10 +73,10 @@ def test_a_grid_takes_what_its_cells_take_and_what_is_unknown_says_so(cells):
     page = plan.markdown(cells[:2])
     assert "| fnet | 1 h, 100 MiB | 1 h |" in page
     assert "| s4 | ? | 0 h and more |" in page
-    assert "(of large batches a part, time and memory scaled up)" in page
+    assert "(of large batches only a part was measured, time and memory are scaled up)" in page
 
 
-def test_the_slowest_record_made_on_equal_hardware_counts(cells):
+def test_slowest_record_on_the_same_hardware_counts(cells):
     device, processor, cores = plan.device_name(), environment.processor_name(), environment.cores()
     here = {"device": device, "processor": processor, "cores": cores}
     for seed, seconds, hardware in ((0, 7200.0, here), (1, 1800.0, here), (2, 9000.0, here | {"cores": 1000})):

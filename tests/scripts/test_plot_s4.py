@@ -1,4 +1,4 @@
-"""The pictures of S4: each is drawn, and shows what it says."""
+"""Figures of S4 show what they claim."""
 
 import importlib
 
@@ -20,7 +20,7 @@ def close_figures():
     plt.close("all")
 
 
-def test_reconstruction_drawn_is_near_the_signal():
+def test_reconstruction_is_near_the_signal():
     figure = plot_s4.plot_basis(n_state=32)
     for axis in figure.axes[3:]:
         signal, rebuilt = (line.get_xydata() for line in axis.get_lines())
@@ -29,7 +29,7 @@ def test_reconstruction_drawn_is_near_the_signal():
         assert abs(value - nearest)[20:-20].max() < 0.15
 
 
-def test_eigenvalues_drawn_are_in_their_half_plane_and_disc():
+def test_eigenvalues_are_in_half_plane_and_disc():
     left, middle, right = plot_s4.plot_eigenvalues(16).axes
     assert all((line.get_ydata() >= 0).all() for line in left.get_lines())
     assert all((line.get_xdata() <= 1e-6).all() for line in middle.get_lines())
@@ -44,7 +44,7 @@ def test_trained_kernels_are_those_of_the_checkpoint(tmp_path):
     with torch.no_grad():
         for layer in plot_s4.layers_with_kernel(changed):
             layer.log_dt += 1
-    # as a finished run leaves them, and as one still going does
+    # files of a finished and of an unfinished run
     save_file(changed.state_dict(), tmp_path / "model.safetensors")
     torch.save(changed.state_dict(), tmp_path / "best.ckpt")
     both, _ = plot_s4.kernels(SMALL, tmp_path / "model.safetensors")
@@ -56,7 +56,7 @@ def test_trained_kernels_are_those_of_the_checkpoint(tmp_path):
     assert len(plot_s4.plot_kernels(both, None).axes) == 16
 
 
-def test_a_finished_run_says_itself_what_it_is_of(tmp_path):
+def test_finished_run_needs_no_settings(tmp_path):
     record = small_run(tmp_path, "model=s4", "model.mixer.backend=reference", "training.steps=4")
     stages, square = plot_s4.kernels([], tmp_path / "run")
     assert square is None
@@ -67,7 +67,7 @@ def test_a_finished_run_says_itself_what_it_is_of(tmp_path):
         assert kernel_snapshots.envelope(kernel, kept.starts) == envelope
 
 
-def test_an_image_is_drawn_as_one():
+def test_kernels_of_images_are_images():
     _, square = plot_s4.kernels(["task=pathfinder", *SMALL[1:]], None)
     assert square is not None
     kernels = {"untrained": [torch.randn(8, 64)]}
@@ -82,9 +82,11 @@ def test_an_image_is_drawn_as_one():
         (["task=listop"], "listop"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(arguments, reason, monkeypatch, capsys):
+def test_mistake_is_one_line(arguments, reason, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["plot_s4.py", *arguments])
-    assert plot_s4.main() == 2
+    with pytest.raises(SystemExit) as stop:
+        plot_s4.main()
+    assert stop.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert reason in said

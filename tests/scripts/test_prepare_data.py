@@ -1,4 +1,4 @@
-"""scripts/prepare_data.py: what a user types, and the one line a mistake gets."""
+"""scripts/prepare_data.py: prepare, verify, generate, show, and one line for every mistake."""
 
 import subprocess
 import sys
@@ -8,133 +8,110 @@ import pytest
 from PIL import Image
 
 from lra.paths import ROOT
-
-
-@pytest.fixture(scope="module")
-def script():
-    import importlib.util
-
-    path = list(sys.path)
-    specification = importlib.util.spec_from_file_location("data_script", ROOT / "scripts" / "prepare_data.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    sys.path[:] = path
+from scripts import prepare_data
 
 
 @pytest.fixture
-def here(tmp_path):
+def toy(tmp_path):
     return ["data.source=toy", f"data.root={tmp_path}"]
 
 
-def refused(script, capsys, *arguments) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        script.main([*arguments])
-    assert stopped.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("prepare_data.py: ")
-    return lines[-1].removeprefix("prepare_data.py: ")
+def refused(capsys, *words) -> str:
+    with pytest.raises(SystemExit) as stop:
+        prepare_data.main([*words])
+    assert stop.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_prepare_then_verify_then_show(script, here, tmp_path, capsys):
-    script.main(["prepare", "task=pathfinder", *here])
+def test_prepare_verify_show(toy, tmp_path, capsys):
+    prepare_data.main(["prepare", "task=pathfinder", *toy])
     assert "kind toy" in capsys.readouterr().out
-    script.main(["verify", "task=pathfinder", *here])
+    prepare_data.main(["verify", "task=pathfinder", *toy])
     assert "every SHA-256 as recorded" in capsys.readouterr().out
     sheet = tmp_path / "sheet.png"
-    script.main(["show", "task=pathfinder", "n=3", f"to={sheet}", *here])
+    prepare_data.main(["show", "-n", "3", "--to", str(sheet), "task=pathfinder", *toy])
     assert "examples" in capsys.readouterr().out
     assert np.asarray(Image.open(sheet)).shape == (4 * 34, 4 * 34 * 3)
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
-def test_what_is_not_prepared_is_named_with_the_command_that_prepares_it(script, here, capsys, command):
-    said = refused(script, capsys, command, "task=listops", "scale=smoke", "n=2", *here)
-    words = said.partition("; .venv/bin/python scripts/prepare_data.py ")[2].split()
-    assert words == ["prepare", "task=listops", "scale=smoke", *here]
-    script.main(words)
-    script.main([command, "task=listops", "scale=smoke", *here])
+def test_hint_prepares_missing_data(toy, capsys, command):
+    settings = ["task=listops", "scale=smoke", *toy]
+    hint = refused(capsys, command, *settings).partition("hint: .venv/bin/python scripts/prepare_data.py ")[2].split()
+    assert hint == ["prepare", *settings]
+    prepare_data.main(hint)
+    prepare_data.main([command, *settings])
 
 
-def test_show_writes_text_and_draws_in_the_terminal(script, here, capsys):
-    script.main(["prepare", "task=listops", *here])
-    script.main(["show", "task=listops", "n=1", *here])
+def test_show_prints_text_and_drawings(toy, capsys):
+    prepare_data.main(["prepare", "task=listops", *toy])
+    prepare_data.main(["show", "-n", "1", "task=listops", *toy])
     out = capsys.readouterr().out
     assert "[M" in out or "[S" in out
     assert "depth, mean" in out
-    picture = script.drawing(np.eye(64, dtype=np.uint8) * 255).splitlines()
+    picture = prepare_data.drawing(np.eye(64, dtype=np.uint8) * 255).splitlines()
     assert len(picture) == 32
     assert picture[0].startswith("@@")
 
 
-def test_show_sets_generated_data_beside_the_chosen(script, here, tmp_path, capsys):
-    small = ["task=listops", "n_train=20", "n_val=5", "n_test=5", "max_len=64", "min_len=5"]
-    script.main(["generate", *small, here[1]])
-    script.main(["prepare", *small, *here])
+def test_show_compares_with_generated_data(toy, capsys):
+    sizes = ["task.n_train=20", "task.n_val=5", "task.n_test=5", "task.max_len=64", "task.min_len=5"]
+    settings = ["task=listops", *sizes, toy[1]]
+    prepare_data.main(["generate", *settings])
+    prepare_data.main(["prepare", *settings, toy[0]])
     capsys.readouterr()
-    script.main(["show", "n=1", *small, *here])
+    prepare_data.main(["show", "-n", "1", *settings, toy[0]])
     (head,) = [line for line in capsys.readouterr().out.splitlines() if "toy" in line and "generated" in line][:1]
     assert head.split() == ["toy", "generated"]
 
 
-def test_keys_are_those_of_training_with_or_without_the_prefix(script, here, capsys):
-    script.main(["prepare", "task=pathx", "size=16", "task.n_train=8", "scale=smoke", "seed=5", *here])
+def test_settings_are_those_of_training(toy, capsys):
+    prepare_data.main(["prepare", "task=pathx", "task.size=16", "task.n_train=8", "scale=smoke", "seed=5", *toy])
     assert "'train': 8" in capsys.readouterr().out
 
 
-def test_a_flipped_byte_is_status_2_and_one_line(script, here, tmp_path, capsys):
-    script.main(["prepare", "task=listops", *here])
+def test_flipped_byte_is_one_line(toy, tmp_path, capsys):
+    prepare_data.main(["prepare", "task=listops", *toy])
     (path,) = tmp_path.glob("listops/*/y.npy")
     path.write_bytes(path.read_bytes()[:-1] + b"\x63")
-    assert "y.npy: content differs from its SHA-256" in refused(script, capsys, "verify", "task=listops", *here)
+    assert "y.npy: content differs from its SHA-256" in refused(capsys, "verify", "task=listops", *toy)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("words", "line"),
     [
-        (["prepair", "task=listops"], "prepair: there is no such command; did you mean prepare?"),
-        (["prepare"], "which task?"),
-        (["prepare", "task=listopps"], "there is no such task; did you mean listops?"),
-        (["prepare", "task=listops", "scale=tiny"], "there is no such scale"),
-        (["prepare", "task=listops", "max_length=5"], "there is no option max_length; did you mean max_len?"),
-        (["prepare", "task=listops", "data.sorce=x"], "there is no option data.sorce; did you mean data.source?"),
-        (["prepare", "task=listops", "loud"], "loud: expected key=value"),
-        (["prepare", "task=listops", "variant=s5"], "variant='s5': s4 or lra"),
-        (["prepare", "task=image", "size=31"], "size=31: 32, 16 or 8"),
+        (["prepair", "task=listops"], "invalid choice: 'prepair'"),
+        (["prepare"], "no task is given"),
+        (["prepare", "task=listopps"], "no such task"),
+        (["prepare", "task=listops", "scale=tiny"], "no such scale"),
+        (["prepare", "task=listops", "task.max_length=5"], "did you mean task.max_len?"),
+        (["prepare", "task=listops", "n_train=5"], "did you mean task.n_train?"),
+        (["prepare", "task=listops", "data.sorce=x"], "did you mean data.source?"),
+        (["prepare", "task=listops", "loud"], "'loud': not a setting"),
+        (["prepare", "task=listops", "task.variant=s5"], "s5"),
+        (["prepare", "task=image", "task.size=31"], "size=31"),
         (["generate", "task=image"], "image cannot be generated"),
         (["verify", "task=listops"], "not prepared yet"),
-        (["show", "task=listops", "n=some"], "n=some: a whole number"),
-        (["prepare", "task=text", "data.source=/no/such/folder"], "source=/no/such/folder: no such folder"),
-        (["prepare", "task=listops", "n_train=[1"], ""),
-        (["prepare", "task=listops", "n_train=many"], "n_train=many: a whole number is needed"),
-        (["prepare", "task=listops", "batch_size=-3"], "batch_size=-3: a whole number"),
+        (["show", "-n", "some", "task=listops"], "invalid int value: 'some'"),
+        (["prepare", "task=text", "data.source=/no/such/folder"], "/no/such/folder: no such folder"),
+        (["prepare", "task=listops", "task.n_train=[1"], ""),
+        (["prepare", "task=listops", "task.n_train=many"], "n_train=many"),
+        (["prepare", "task=listops", "task.batch_size=-3"], "batch_size=-3"),
     ],
 )
-def test_a_mistake_is_status_2_and_one_line(script, tmp_path, capsys, monkeypatch, arguments, said):
+def test_a_mistake_is_one_line(words, line, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("LRA_MIRROR", raising=False)
-    arguments = [*arguments, f"data.root={tmp_path}"]
-    if not any(a.startswith("data.source") for a in arguments) and arguments[0] != "generate":
-        arguments.append("data.source=toy")
-    assert said in refused(script, capsys, *arguments)
+    words = [*words, f"data.root={tmp_path}"]
+    if not any(word.startswith("data.source") for word in words) and words[0] != "generate":
+        words.append("data.source=toy")
+    assert line in refused(capsys, *words)
 
 
 @pytest.mark.slow
-def test_the_script_runs_from_any_folder_and_does_not_hide_the_package(tmp_path):
-    run = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "scripts" / "prepare_data.py"),
-            "prepare",
-            "task=image",
-            "data.source=toy",
-            "data.root=here",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def test_runs_from_any_folder(tmp_path):
+    words = ["prepare", "task=image", "data.source=toy", "data.root=here"]
+    command = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), *words]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr
     assert "kind toy" in run.stdout
     assert list((tmp_path / "here" / "image").glob("toy-*/manifest.json"))

@@ -1,4 +1,4 @@
-"""The workspace and the report of an online project: valid, about what is logged, and sent whole."""
+"""Workspace and report of an online W&B project."""
 
 import json
 import sys
@@ -25,11 +25,11 @@ def call(monkeypatch, capsys, *words) -> tuple[int, str, str]:
 def sent(monkeypatch, capsys) -> tuple[dict, dict]:
     status, out, _ = call(monkeypatch, capsys, "me/lra", "--scale", "mini", "--dry-run")
     assert status == 0
-    made = json.loads(out)
-    return made["workspace"], made["report"]
+    content = json.loads(out)
+    return content["workspace"], content["report"]
 
 
-def test_the_report_has_a_chapter_for_each_task_of_one_scale(monkeypatch, capsys):
+def test_report_has_a_chapter_for_each_task(monkeypatch, capsys):
     _, report = sent(monkeypatch, capsys)
     text = json.dumps(report)
     for task, title in TASKS.items():
@@ -39,7 +39,7 @@ def test_the_report_has_a_chapter_for_each_task_of_one_scale(monkeypatch, capsys
     assert '"value": "paper"' not in text
 
 
-def test_what_is_drawn_is_what_is_logged(monkeypatch, capsys):
+def test_panels_show_logged_metrics(monkeypatch, capsys):
     workspace, report = (json.dumps(part) for part in sent(monkeypatch, capsys))
     for name in ("val/accuracy", "train/loss", "test/accuracy", "steps_per_second", "parameters", "examples"):
         assert f'"{name}"' in SOURCES or name == "val/accuracy", name
@@ -51,7 +51,7 @@ def test_what_is_drawn_is_what_is_logged(monkeypatch, capsys):
         assert kind in ("summary", "config")
 
 
-def test_both_are_saved_and_their_addresses_shown(monkeypatch, capsys):
+def test_both_are_saved_and_addresses_printed(monkeypatch, capsys):
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -64,18 +64,18 @@ def test_both_are_saved_and_their_addresses_shown(monkeypatch, capsys):
     assert saved == ["Workspace", "Report"]
 
 
-@pytest.mark.parametrize("trouble", ["no key", "no network", "no project"])
-def test_trouble_is_one_line(trouble, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "has_key", lambda: trouble != "no key")
-    if trouble == "no network":
+@pytest.mark.parametrize("failure", ["no key", "no network", "no project"])
+def test_failure_is_one_line(failure, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "has_key", lambda: failure != "no key")
+    if failure == "no network":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
         monkeypatch.setattr(
             "wandb_workspaces.workspaces.internal.upsert_view2",
             lambda view: (_ for _ in ()).throw(ConnectionError("connection refused")),
         )
-    status, _, err = call(monkeypatch, capsys, "melra" if trouble == "no project" else "me/lra")
-    assert status == {"no key": 2, "no network": 1, "no project": 2}[trouble]
+    status, _, err = call(monkeypatch, capsys, "melra" if failure == "no project" else "me/lra")
+    assert status == {"no key": 2, "no network": 1, "no project": 2}[failure]
     assert {"no key": "no W&B key", "no network": "connection refused", "no project": "not ENTITY/PROJECT"}[
-        trouble
+        failure
     ] in err.splitlines()[-1]
     assert "Traceback" not in err

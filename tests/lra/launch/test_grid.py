@@ -1,4 +1,4 @@
-"""A grid loses at most the cell that fails, says how each ended, and comes out the same however often it is killed."""
+"""A grid loses only the cell that fails, reports how each ended, and gives the same results after being killed."""
 
 import contextlib
 import io
@@ -16,8 +16,8 @@ from rich.console import Console
 from helpers.records import replace
 from lra.config.compose import composed
 from lra.launch import job, local
-from lra.launch.grid import TAKEN, GridJob, ended, last_line, outcome, outdated, settle
-from lra.launch.lock import locked
+from lra.launch.grid import TAKEN, GridJob, exit_reason, last_line, outcome, outdated, settle
+from lra.launch.lock import acquire
 from lra.paths import ROOT
 from lra.records.record import config_hash
 from lra.records.store import load
@@ -31,8 +31,8 @@ def cell(folder: Path, model: str = "fnet", *more: str, task: str = "listops") -
     return GridJob(model, task, 0, "smoke", folder / "results", (*folders, *more))
 
 
-def same(record) -> dict:
-    """What two runs of one cell have in common."""
+def comparable(record) -> dict:
+    """Fields that are equal in two runs of one cell."""
     kept = ("status", "task", "model", "seed", "variant", "config_hash", "parameters", "data", "steps_done")
     scores = ("test_correct", "n_test", "test_accuracy", "val_accuracy", "selection", "examples")
     points = [(p.step, p.train_loss, p.val_loss, p.val_accuracy) for p in record.curve]
@@ -49,8 +49,8 @@ def wait_for(found, what: str):
 
 
 @pytest.mark.nightly
-def test_a_cell_and_then_the_whole_grid_killed_and_begun_again_give_the_records_of_an_undisturbed_one(tmp_path):
-    # as many threads here as in a cell of the grid
+def test_killed_grid_gives_the_same_records(tmp_path):
+    # the same number of threads in both
     more = ["training.steps=100", "trainer.threads=1"]
     undisturbed, killed = tmp_path / "one", tmp_path / "two"
     for model in MODELS:
@@ -60,14 +60,14 @@ def test_a_cell_and_then_the_whole_grid_killed_and_begun_again_give_the_records_
     names = ["--scale=smoke", "--tasks=listops", f"--models={','.join(MODELS)}"]
     folders = [f"--results={cells[0].results}", f"--tables={killed}/tables"]
     command = [sys.executable, str(ROOT / "scripts/lra_all.py"), *names, *folders, *cells[0].overrides]
-    with (tmp_path / "said").open("w") as said:
-        grid = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
+    with (tmp_path / "output").open("w") as output:
+        grid = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
     try:
         for one, end in zip(cells, (os.kill, os.killpg), strict=True):
-            place = one.log.parent
-            wait_for(lambda place=place: list(place.glob("*/last.ckpt")), f"a checkpoint of {one}")
-            (claim,) = place.glob("*/claim")
-            end(int(claim.read_text()) if end is os.kill else grid.pid, signal.SIGKILL)
+            folder = one.log.parent
+            wait_for(lambda folder=folder: list(folder.glob("*/last.ckpt")), f"a checkpoint of {one}")
+            (pid,) = folder.glob("*/pid")
+            end(int(pid.read_text()) if end is os.kill else grid.pid, signal.SIGKILL)
             if end is os.kill:
                 record = wait_for(lambda one=one: (r := one.record()).status == "crashed" and r, f"a record of {one}")
                 assert "killed by SIGKILL" in record.reason
@@ -83,14 +83,14 @@ def test_a_cell_and_then_the_whole_grid_killed_and_begun_again_give_the_records_
     assert "0 exist, 2 to do" in done.stderr
     for one in cells:
         other = cell(undisturbed, one.model, *more)
-        assert same(one.record()) == same(other.record())
+        assert comparable(one.record()) == comparable(other.record())
         assert one.record().status == "ok"
     again = subprocess.run([*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "2 exist, 0 to do" in again.stderr
     assert again.stdout == ""
 
 
-def test_a_cell_that_dies_before_its_data_is_open_leaves_a_record_with_reason_and_log(tmp_path):
+def test_early_death_leaves_a_record_with_reason_and_log(tmp_path):
     refused = cell(tmp_path, "fnet", "data.source=/no/such/folder", task="text")
     refused.log.parent.mkdir(parents=True)
     refused.log.write_text("\x1b[1mpreparing\x1b[0m\ntrain.py: source=/no/such/folder: no such folder\n\n")
@@ -104,23 +104,23 @@ def test_a_cell_that_dies_before_its_data_is_open_leaves_a_record_with_reason_an
 
 
 @pytest.mark.parametrize(("task", "source", "kind"), [("listops", "auto", "generated"), ("text", "auto", "official")])
-def test_a_record_of_a_run_without_data_says_which_it_would_have_been(task, source, kind, tmp_path):
+def test_record_of_an_early_death_names_its_data(task, source, kind, tmp_path):
     assert settle(cell(tmp_path, "fnet", f"data.source={source}", task=task), 1).data.kind == kind
 
 
-def test_an_exit_status_is_said_in_words():
-    said = {None: "ended unseen", 0: "ended with status 0", 1: "ended with status 1", 2: "refused"}
-    said |= {130: "stopped before it began", -9: "killed by SIGKILL"}
-    assert {status: ended(status) for status in said} == said
+def test_exit_status_in_words():
+    reasons = {None: "ended unseen", 0: "ended with status 0", 1: "ended with status 1", 2: "refused"}
+    reasons |= {130: "stopped before it began", -9: "killed by SIGKILL"}
+    assert {status: exit_reason(status) for status in reasons} == reasons
 
 
-def test_a_record_left_running_by_a_dead_process_says_so(tmp_path):
+def test_running_record_of_a_dead_process_is_crashed(tmp_path):
     one = cell(tmp_path)
     settle(one, -signal.SIGSEGV)
     record = replace(one.record(), status="running", reason=None)
     record.write(one.path)
     assert settle(one, -signal.SIGSEGV).reason.startswith("killed by SIGSEGV")
-    # a result is never overwritten
+    # results are never overwritten
     correct = {"test_accuracy": 0.5, "test_correct": 1, "n_test": 2}
     replace(record, status="ok", **correct).write(one.path)
     assert settle(one, 1).status == "ok"
@@ -128,48 +128,48 @@ def test_a_record_left_running_by_a_dead_process_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("content", ['{"schema": 3, "task"', "<<<<<<< HEAD", "{}", ""])
-def test_a_file_that_is_no_record_is_named_stays_and_ends_no_grid(content, tmp_path):
+def test_damaged_record_is_named_and_left_alone(content, tmp_path):
     broken = cell(tmp_path)
     broken.path.parent.mkdir(parents=True)
     broken.path.write_text(content)
     assert not broken.done
     assert settle(broken, 2) is None
     assert broken.path.read_text() == content
-    said = outcome(broken, None)
-    assert said.startswith(f"{broken.path}: ")
-    assert "restore the file, or move it away" in said
-    assert said.endswith(f"(log: {broken.place})")
+    line = outcome(broken, None)
+    assert line.startswith(f"{broken.path}: ")
+    assert "restore the file, or move it away" in line
+    assert line.endswith(f"(log: {broken.shown_log})")
 
 
-def test_variants_are_cells_of_their_own_and_settings_are_not(tmp_path):
+def test_variants_have_their_own_records(tmp_path):
     plain, other = cell(tmp_path), cell(tmp_path, "fnet", "training.steps=6")
     assert plain.path.name == "0.json"
     assert other.path.name != "0.json"
     assert other.log.stem == other.path.stem
 
 
-def test_the_overview_counts_and_tells_the_time_left(tmp_path):
+def test_overview_has_counts_and_time_left(tmp_path):
     cells = [cell(tmp_path), cell(tmp_path, "s4"), cell(tmp_path, "s4d")]
     pool = local.WorkerPool(cells, 1, Console(), {cells[0]: 10.0, cells[1]: 20.0, cells[2]: 40.0}.get)
-    assert pool.left() == ", about 70 s left"
+    assert pool.time_left() == ", about 70 s left"
     pool.waiting.pop(0)
     pool.done["ok"] += 1
-    pool.taken.append((20.0, 10.0))  # half as fast as expected
-    assert pool.left() == ", about 2 min left"
-    assert pool.overview().title == "0 running, 2 waiting, 1 ok, about 2 min left"
+    pool.durations.append((20.0, 10.0))  # half as fast as expected
+    assert pool.time_left() == ", about 2 min left"
+    assert pool.overview().title.plain == "0 running, 2 waiting, 1 ok, about 2 min left"
     log = tmp_path / "log"
     log.write_text("first\n\x1b[31mS4 on listops: step 3/4 loss 1\x1b[0m\n\n")
     assert last_line(log) == "S4 on listops: step 3/4 loss 1"
 
 
-def test_threads_are_shared_out_where_the_system_keeps_no_process_to_some_cores(monkeypatch):
+def test_threads_without_cpu_affinity(monkeypatch):
     """As on macOS."""
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert local.WorkerPool([], 2, Console(), lambda cell: None).threads == 3
 
 
-def test_a_cell_that_another_process_trains_keeps_its_record_and_log(tmp_path, monkeypatch):
+def test_cell_of_another_process_keeps_record_and_log(tmp_path, monkeypatch):
     elsewhere = cell(tmp_path)
     settle(elsewhere, 1)
     running = replace(elsewhere.record(), status="running", reason=None)
@@ -177,10 +177,9 @@ def test_a_cell_that_another_process_trains_keeps_its_record_and_log(tmp_path, m
     monkeypatch.setenv("LRA_PATIENCE", "0")
     elsewhere.log.parent.mkdir(parents=True)
     elsewhere.log.write_text("step 3/4\n")
-    with elsewhere.log.open("a") as other:
-        assert locked(other)
-        with pytest.raises(SystemExit) as stop:
-            local.own(elsewhere.log)
+    other = acquire(elsewhere.log.with_suffix(".lock"))
+    with pytest.raises(SystemExit) as stop:
+        local.lock_log(elsewhere.log)
     assert stop.value.code == TAKEN
     assert elsewhere.log.read_text() == "step 3/4\n"
     pool = local.WorkerPool([elsewhere], 1, Console(file=(screen := io.StringIO())), lambda cell: None)
@@ -189,7 +188,8 @@ def test_a_cell_that_another_process_trains_keeps_its_record_and_log(tmp_path, m
     pool._end(elsewhere, one)
     assert "another process trains it (log: " in " ".join(screen.getvalue().split())
     assert elsewhere.record() == running
-    local.own(elsewhere.log).close()  # which has ended
+    other.release()
+    local.lock_log(elsewhere.log).release()
     assert elsewhere.log.read_text() == ""
 
 
@@ -197,7 +197,7 @@ def test_a_cell_that_another_process_trains_keeps_its_record_and_log(tmp_path, m
     ("visible", "used"),
     [("2,3", ["2", "3", "2"]), ("GPU-8932f937", ["GPU-8932f937"] * 3), ("-1", [None] * 3), ("", [None] * 3)],
 )
-def test_cells_are_spread_over_the_gpus_that_may_be_seen_and_no_others(visible, used, tmp_path, monkeypatch):
+def test_cells_are_spread_over_visible_gpus(visible, used, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     given = []
 
@@ -212,49 +212,49 @@ def test_cells_are_spread_over_the_gpus_that_may_be_seen_and_no_others(visible, 
     assert given == used
 
 
-def test_a_running_cells_own_steps_tell_its_time_left(tmp_path, monkeypatch):
+def test_time_left_from_the_steps_of_a_job(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
     one, log = local.Running(None, 0, since=100.0), tmp_path / "log"
 
-    def says(line: str, at: float) -> float | None:
+    def seconds(line: str, at: float) -> float | None:
         now[0] = at
         log.write_text(line + "\n")
-        one.look(log)
+        one.read(log)
         return one.seconds
 
-    assert says("S4 (40,000 parameters) on listops", 105) is None
-    # a cell that goes on has steps from the start: they took no time here
-    assert says("S4 on listops: goes on from step 400/1000", 110) is None
-    assert says("S4 on listops: step 500/1000 loss 1", 130) == 30 + 0.2 * 500
+    assert seconds("S4 (40,000 parameters) on listops", 105) is None
+    # steps before a resume took no time here
+    assert seconds("S4 on listops: goes on from step 400/1000", 110) is None
+    assert seconds("S4 on listops: step 500/1000 loss 1", 130) == 30 + 0.2 * 500
     assert one.line == "loss 1"
-    assert says("S4 on listops: step 500/1000 loss 1", 140) == 30 + 0.2 * 500
-    # training after pretraining counts anew
-    assert says("S4 on listops: step 10/1000", 141) is None
-    # the time left is that of the one cell, however many could run
+    assert seconds("S4 on listops: step 500/1000 loss 1", 140) == 30 + 0.2 * 500
+    # training after pretraining starts at 0 again
+    assert seconds("S4 on listops: step 10/1000", 141) is None
+    # more slots do not speed up a single cell
     pool = local.WorkerPool([cell(tmp_path)], 4, Console(), lambda cell: None)
-    assert pool.left() == ""
+    assert pool.time_left() == ""
     pool.running[pool.waiting.pop(0)] = one
-    assert pool.left() == ""
-    assert says("S4 on listops: step 20/1000", 142) == 42 + 0.1 * 980
-    assert pool.left() == ", about 2 min left"
+    assert pool.time_left() == ""
+    assert seconds("S4 on listops: step 20/1000", 142) == 42 + 0.1 * 980
+    assert pool.time_left() == ", about 2 min left"
 
 
-def test_without_a_terminal_the_overview_is_a_line_now_and_then(tmp_path, monkeypatch):
+def test_overview_without_a_terminal_is_a_line(tmp_path, monkeypatch):
     screen = io.StringIO()
     pool = local.WorkerPool([cell(tmp_path)], 1, Console(file=screen), lambda cell: None)
     one = local.Running(None, 0)
     one.steps = 3, 4
     pool.running[pool.waiting.pop(0)] = one
-    pool._say()
+    pool._print_overview()
     assert screen.getvalue() == ""
-    pool.said -= local.HEARTBEAT + 1
-    pool._say()
-    pool._say()
+    pool.printed -= local.HEARTBEAT + 1
+    pool._print_overview()
+    pool._print_overview()
     assert screen.getvalue() == "1 running, 0 waiting: fnet on listops, seed 0, step 3/4\n"
 
 
-def test_a_grid_whose_cells_failed_says_why_and_where_to_look_and_ends_with_status_1(tmp_path, monkeypatch, capfd):
+def test_failed_cells_are_named_and_status_is_1(tmp_path, monkeypatch, capfd):
     refused = cell(tmp_path, "fnet", "data.source=/no/such/folder", task="text")
     refused.log.parent.mkdir(parents=True)
     refused.log.write_text("train.py: source=/no/such/folder: no such folder [/red]\n")
@@ -267,16 +267,15 @@ def test_a_grid_whose_cells_failed_says_why_and_where_to_look_and_ends_with_stat
     words = ["--scale=smoke", "--tasks=text", "--models=fnet", f"--results={refused.results}", f"--tables={tmp_path}/t"]
     monkeypatch.setattr(sys, "argv", ["lra_all.py", *words, *refused.overrides])
     assert lra_all.main() == 1
-    said = capfd.readouterr().err
-    assert "1 of 1 cells have no result:" in said
-    assert "fnet on text, seed 0: crashed: refused: train.py: source=" in said
-    assert f"no such folder [/red] (log: {refused.log})" in said
-    # what ended in a way of its own names its log too
+    printed = capfd.readouterr().err
+    assert "1 of 1 cells have no result:" in printed
+    assert "fnet on text, seed 0: crashed: refused: train.py: source=" in printed
+    assert f"no such folder [/red] (log: {refused.log})" in printed
     record = replace(refused.record(), status="oom", reason="CUDA out of memory")
     assert outcome(refused, record) == f"oom: CUDA out of memory (log: {refused.log})"
 
 
-def test_ctrl_c_in_the_demo_waits_for_the_grid_to_save(monkeypatch):
+def test_demo_waits_for_the_grid_after_ctrl_c(monkeypatch):
     class Child:
         def __init__(self, *words, **more):
             self.answers = [KeyboardInterrupt, 130]
@@ -291,7 +290,7 @@ def test_ctrl_c_in_the_demo_waits_for_the_grid_to_save(monkeypatch):
     assert demo.main() == 130
 
 
-def test_a_sweep_goes_on_after_a_cell_that_fails_and_names_it(tmp_path, monkeypatch):
+def test_sweep_continues_after_a_failure(tmp_path, monkeypatch):
     one = cell(tmp_path)
     arguments = ["-m", "task=listops", "model=fnet", "seed=0,1", "scale=smoke", "training.steps=4,0.5", *one.overrides]
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, f"results={one.results}"])
@@ -305,7 +304,7 @@ def test_a_sweep_goes_on_after_a_cell_that_fails_and_names_it(tmp_path, monkeypa
     assert sys.argv[1] == "-m"
 
 
-def test_a_record_made_with_other_settings_is_told_from_todays(tmp_path):
+def test_records_of_other_settings_are_outdated(tmp_path):
     cells = [cell(tmp_path, model) for model in MODELS]
     for one in cells:
         assert settle(one, None) is not None

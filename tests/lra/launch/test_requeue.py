@@ -1,4 +1,4 @@
-"""A cell whose job must go, for any reason a cluster has, is put back into the queue and goes on where it stood."""
+"""A SLURM job that ends early, for any reason, is requeued and resumes."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from lra.launch.grid import GridJob
 from lra.paths import ROOT
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
-# whoever asks for the second takes the nodes of whoever is in the first
+# jobs in the second partition preempt those in the first
 PARTITIONS = [
     "PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace}",
     "PartitionName=urgent Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF",
@@ -30,11 +30,11 @@ LONG = "100000"
 
 @contextmanager
 def cluster(grace: int = 0) -> Iterator[dict[str, subprocess.Popen]]:
-    if reason := slurm_cluster.why_not():
+    if reason := slurm_cluster.unavailable_reason():
         pytest.skip(reason)
     pytest.importorskip("submitit")
     partitions = [line.format(grace=grace) for line in PARTITIONS]
-    # sockets want a short path
+    # paths of sockets must be short
     with (
         tempfile.TemporaryDirectory(prefix="lra", dir="/tmp") as base,
         slurm_cluster.cluster(Path(base), *partitions, **PREEMPTION) as nodes,
@@ -55,11 +55,11 @@ def cell_of(folder: Path, steps: str = LONG) -> GridJob:
 
 
 def submitted(cell: GridJob, folder: Path, **settings) -> tuple[slurm.Jobs, str]:
-    """The jobs, and the number of the one for this cell."""
+    """Submit the cell; the jobs and its number."""
     usual = {"time": "0:30:00", "gpus": 0, "cpus": 1, "memory": 1, "warning": 60}
     jobs = slurm.Jobs("slurm", folder / "runs/slurm")
     jobs.submit([cell], usual | settings, QUIET)
-    return jobs, jobs.known[str(cell.path)]
+    return jobs, jobs.numbers[str(cell.path)]
 
 
 def scontrol(*words: str) -> str:
@@ -81,11 +81,11 @@ def checkpointed(cell: GridJob) -> bool:
 
 
 def steps(cell: GridJob, words: str) -> list[int]:
-    """Of each time its log has such words before a number of steps."""
+    """Numbers of steps that follow these words in the log."""
     return [int(n) for n in re.findall(words + r" step (\d+)", cell.log.read_text())]
 
 
-def goes_on(cell: GridJob) -> list[int]:
+def resumed_at(cell: GridJob) -> list[int]:
     return wait_for(lambda: steps(cell, "goes on from"))
 
 
@@ -94,7 +94,7 @@ def restarts(job: str) -> int:
 
 
 def end(cell: GridJob, jobs: slurm.Jobs, job: str) -> None:
-    """scancel leaves an interrupted record; the same command submits the cell again."""
+    """Cancel the job; its record is interrupted, and it can be submitted again."""
     subprocess.run(["scancel", job], check=True)
     assert jobs.watch([cell], QUIET, 0.2)
     assert cell.record().status in ("interrupted", "crashed")
@@ -103,7 +103,7 @@ def end(cell: GridJob, jobs: slurm.Jobs, job: str) -> None:
 
 
 def urgent_job() -> None:
-    """Takes both nodes for a moment."""
+    """Preempt both nodes for a moment."""
     subprocess.run(
         ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"],
         check=True,
@@ -112,31 +112,31 @@ def urgent_job() -> None:
 
 
 def shorten(job: str) -> None:
-    """Let its time be up in a minute. SLURM looks every half minute."""
+    """Reduce the time limit to end in about a minute. SLURM checks every half minute."""
     known = scontrol("--oneliner", "show", "job", job)
     hours, minutes, _ = re.findall(r"RunTime=(\d+):(\d+):(\d+)", known)[0]
     scontrol("update", f"jobid={job}", f"timelimit={60 * int(hours) + int(minutes) + 2}")
 
 
-# of less than ten minutes, so that submitit counts every end as one by time
+# submitit counts every end of such a short job as a timeout
 LIMIT = {"time": "0:09:00", "warning": 60}
 
 
-def test_a_cell_at_its_time_limit_saves_and_goes_on_in_the_queue(tmp_path):
+def test_resumes_after_the_time_limit(tmp_path):
     with cluster():
         cell = cell_of(tmp_path)
         jobs, job = submitted(cell, tmp_path, **LIMIT)
         wait_for(lambda: checkpointed(cell))
         shorten(job)
         wait_for(lambda: restarts(job) == 1)
-        # however slow this machine is, it is not stopped again before it goes on
+        # a slow machine must not reach the limit again
         scontrol("update", f"jobid={job}", "timelimit=60")
-        (first, *_) = goes_on(cell)
+        (first, *_) = resumed_at(cell)
         assert first == steps(cell, "stopped by SIGTERM at")[0] > 0
         end(cell, jobs, job)
 
 
-def test_a_cell_that_reaches_its_limit_too_often_is_an_interrupted_record_that_says_where_it_stands(tmp_path):
+def test_too_many_time_limits_are_interrupted(tmp_path):
     with cluster():
         cell = cell_of(tmp_path)
         jobs, job = submitted(cell, tmp_path, **LIMIT, requeues=0)
@@ -150,14 +150,14 @@ def test_a_cell_that_reaches_its_limit_too_often_is_an_interrupted_record_that_s
 
 
 @pytest.mark.parametrize("grace", [0, 45])
-def test_a_preempted_cell_goes_on_when_the_nodes_are_free_again(tmp_path, grace):
-    """Grace of 45 s is longer than a cell needs to save: its job must still be there when the grace ends."""
+def test_resumes_after_preemption(tmp_path, grace):
+    """In 45 s of grace the run saves and ends; its job must wait for the end of the grace."""
     with cluster(grace):
         cell = cell_of(tmp_path)
         jobs, job = submitted(cell, tmp_path)
         wait_for(lambda: checkpointed(cell))
         urgent_job()
-        (first, *_) = goes_on(cell)
+        (first, *_) = resumed_at(cell)
         assert restarts(job) == 1
         assert first > 0
         if grace:
@@ -165,25 +165,25 @@ def test_a_preempted_cell_goes_on_when_the_nodes_are_free_again(tmp_path, grace)
         end(cell, jobs, job)
 
 
-def test_a_cell_put_back_by_hand_goes_on(tmp_path):
+def test_resumes_after_scontrol_requeue(tmp_path):
     with cluster():
         cell = cell_of(tmp_path)
         jobs, job = submitted(cell, tmp_path)
         wait_for(lambda: checkpointed(cell))
         scontrol("requeue", job)
-        assert goes_on(cell)[0] > 0
+        assert resumed_at(cell)[0] > 0
         assert restarts(job) == 1
         end(cell, jobs, job)
 
 
-def test_a_cell_whose_node_fails_goes_on_at_another(tmp_path):
+def test_resumes_on_another_node(tmp_path):
     with cluster() as nodes:
         cell = cell_of(tmp_path)
         jobs, job = submitted(cell, tmp_path)
         wait_for(lambda: checkpointed(cell))
         (node,) = re.findall(r" NodeList=(\S+)", scontrol("--oneliner", "show", "job", job))
         slurm_cluster.fail(node, nodes[node])
-        assert goes_on(cell)[0] > 0
+        assert resumed_at(cell)[0] > 0
         assert restarts(job) == 1
         (other,) = re.findall(r" NodeList=(\S+)", scontrol("--oneliner", "show", "job", job))
         assert {node, other} == set(nodes)
@@ -191,10 +191,10 @@ def test_a_cell_whose_node_fails_goes_on_at_another(tmp_path):
         end(cell, jobs, job)
 
 
-def test_a_cell_on_two_nodes_is_requeued_as_one_and_ends_whole(tmp_path):
+def test_job_on_two_nodes_is_requeued_as_one(tmp_path):
     with cluster():
         cell = cell_of(tmp_path, "400")
-        # both nodes are this machine, and have no names of their own
+        # both nodes are this machine, without names
         setup = ["export MASTER_ADDR=127.0.0.1"]
         jobs, job = submitted(cell, tmp_path, nodes=2, setup=setup)
         wait_for(lambda: checkpointed(cell))

@@ -1,4 +1,4 @@
-"""A grid on a real SLURM cluster: submitted once, found again, requeued when its time is up, and whole in the end."""
+"""Grids on a real SLURM cluster, and errors of SLURM and of the launcher's settings."""
 
 import io
 import subprocess
@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from helpers import slurm_cluster
+from lra.errors import UserError
 from lra.launch import slurm, slurm_options
 from lra.launch.grid import GridJob
 from lra.paths import CONFIGS, ROOT
@@ -28,10 +29,10 @@ def cells(folder: Path, models=("fnet", "linear_transformer")) -> list[GridJob]:
 
 @pytest.fixture
 def cluster():
-    if reason := slurm_cluster.why_not():
+    if reason := slurm_cluster.unavailable_reason():
         pytest.skip(reason)
     pytest.importorskip("submitit")
-    # sockets want a short path
+    # paths of sockets must be short
     with tempfile.TemporaryDirectory(prefix="lra", dir="/tmp") as base, slurm_cluster.cluster(Path(base)):
         yield
 
@@ -45,20 +46,20 @@ def wait_for(what, seconds: float = 300):
 
 
 @pytest.mark.slow
-def test_a_grid_is_submitted_once_found_again_requeued_and_ends_whole(cluster, tmp_path, monkeypatch):
+def test_grid_is_submitted_once_and_requeued(cluster, tmp_path, monkeypatch):
     grid = cells(tmp_path)
     console = Console(quiet=True)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     jobs = slurm.Jobs("slurm", tmp_path / "runs/slurm")
     jobs.submit(grid, SETTINGS, console)
-    first = dict(jobs.known)
+    first = dict(jobs.numbers)
     assert len({job.split("_")[0] for job in first.values()}) == 1  # one array
 
-    # another driver, as after the first has gone
+    # a second driver finds the jobs
     jobs = slurm.Jobs("slurm", tmp_path / "runs/slurm")
     jobs.submit(grid, SETTINGS, console)
-    assert jobs.known == first
+    assert jobs.numbers == first
 
     watching = threading.Thread(target=lambda: jobs.watch(grid, console, 0.5), daemon=True)
     watching.start()
@@ -73,12 +74,12 @@ def test_a_grid_is_submitted_once_found_again_requeued_and_ends_whole(cluster, t
     assert stopped.record().steps_done == 400
 
 
-def test_cells_that_ask_for_the_same_are_one_array():
+def test_same_resources_are_one_array():
     grid = [
         GridJob(model, task, 0, "paper", Path("r")) for task in ("listops", "pathx") for model in ("s4", "transformer")
     ]
-    found = slurm_options.classes_of(grid, yaml.safe_load((CONFIGS / "launcher/slurm.yaml").read_text()))
-    usual, long = found.values()
+    groups = slurm_options.group_by_resources(grid, yaml.safe_load((CONFIGS / "launcher/slurm.yaml").read_text()))
+    usual, long = groups
     assert [cell.task for cell in usual[1] + long[1]] == ["listops", "listops", "pathx", "pathx"]
     assert (usual[0].minutes, long[0].minutes) == (24 * 60, 48 * 60)
     asked = long[0].parameters()
@@ -95,34 +96,30 @@ def test_cells_that_ask_for_the_same_are_one_array():
 @pytest.mark.parametrize(
     ("text", "minutes"), [("2-01:00:00", 49 * 60), ("0:30", 30), (86400, 24 * 60), ("08:30:00", 510)]
 )
-def test_times_are_read_as_slurm_writes_them(text, minutes):
+def test_times_in_the_formats_of_slurm(text, minutes):
     assert slurm_options.Resources(time=text).minutes == minutes
 
 
-def test_what_is_missing_or_misspelt_is_one_line(monkeypatch, tmp_path, capsys):
-    with pytest.raises(slurm_options.Refused, match="memroy: no such setting"):
-        slurm_options.classes_of(cells(tmp_path), {"memroy": 3})
-    with pytest.raises(slurm_options.Refused, match="cpus is 'eight': input should be a valid integer"):
-        slurm_options.classes_of(cells(tmp_path), {"cpus": "eight"})
-    with pytest.raises(slurm_options.Refused, match="time tomorrow"):
+def test_wrong_settings_are_one_line(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="memroy: no such setting"):
+        slurm_options.group_by_resources(cells(tmp_path), {"memroy": 3})
+    with pytest.raises(ValueError, match="cpus is 'eight': input should be a valid integer"):
+        slurm_options.group_by_resources(cells(tmp_path), {"cpus": "eight"})
+    with pytest.raises(UserError, match="time tomorrow"):
         _ = slurm_options.Resources(time="tomorrow").minutes
     monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(UserError, match="no sbatch on this machine; hint: start this on a login node"):
         slurm.run(cells(tmp_path), "slurm", Console(quiet=True))
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == (
-        "lra-all: LAUNCHER=slurm: no sbatch on this machine; start this on a login node of the cluster\n"
-    )
 
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """Puts programs of SLURM on the path, by what they do; no others are there."""
+    """Puts fake programs of SLURM on the path, and no others."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "bin").mkdir()
 
-    def put(**does):
-        for name, line in does.items():
+    def put(**scripts):
+        for name, line in scripts.items():
             file = tmp_path / "bin" / name
             file.write_text(f"#!/bin/sh\n{line}\n")
             file.chmod(0o755)
@@ -138,45 +135,43 @@ END
 exit 1"""
 
 
-def test_what_slurm_refuses_is_one_line_with_a_cure(programs, tmp_path, capfd):
+def test_errors_of_slurm_are_one_line_with_a_hint(programs, tmp_path):
     pytest.importorskip("submitit")
     programs(srun="true", sbatch=COMPLAINT.format("sbatch"), squeue=COMPLAINT.format("squeue"))
     reason = "invalid partition specified: nowhere; Batch job submission failed: Invalid partition name specified"
 
     def refused():
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises(UserError) as error:
             slurm.run(cells(tmp_path), "slurm", Console(quiet=True))
-        assert stop.value.code == 2
-        return capfd.readouterr().err
+        return str(error.value)
 
-    assert refused() == f"lra-all: squeue failed: {reason}: SLURM does not answer here; `sinfo` says when it does\n"
+    assert refused().startswith(f"squeue failed: {reason}; hint: ")
     programs(squeue="true")
-    cure = "mend configs/launcher/slurm.yaml, which says what a job asks for"
-    assert refused() == f"lra-all: sbatch refused: {reason}: {cure}\n"
+    assert refused().startswith(f"sbatch refused: {reason}; hint: configs/launcher/slurm.yaml")
     programs(sbatch="echo hello")
-    assert refused().count("\n") == 1
+    assert "\n" not in refused()
     (tmp_path / "bin/squeue").unlink()
-    assert "squeue cannot be run (No such file or directory): it comes with sbatch" in refused()
+    assert "squeue cannot be run (No such file or directory); hint: " in refused()
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: b: c", "time: {", "\x07"])
-def test_a_launcher_that_is_no_list_of_settings_is_one_line(content, tmp_path, monkeypatch):
+def test_broken_launcher_file_is_one_line(content, tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_options, "CONFIGS", tmp_path / "configs")
     monkeypatch.setattr(slurm_options, "ROOT", tmp_path)
     file = tmp_path / "configs/launcher/mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(content)
-    with pytest.raises(slurm_options.Refused, match=r"^configs/launcher/mine.yaml: [^\n]+$"):
-        slurm_options.settings_of("mine")
+    with pytest.raises(UserError, match=r"^configs/launcher/mine.yaml: [^\n]+$"):
+        slurm_options.launcher_settings("mine")
 
 
-def test_a_queue_that_does_not_answer_for_a_while_ends_nothing(tmp_path, monkeypatch):
+def test_unanswered_queue_is_asked_again(tmp_path, monkeypatch):
     (cell,) = cells(tmp_path, ["fnet"])
     monkeypatch.setattr(slurm.shutil, "which", lambda name: "/bin/true")
     jobs = slurm.Jobs("slurm", tmp_path)
-    answers: list = [slurm_options.Refused("squeue failed: timed out"), {"7": "pending (Priority)"}, {}]
-    jobs.known = {str(cell.path): "7"}
-    said = []
+    answers: list = [UserError("squeue failed: timed out"), {"7": "pending (Priority)"}, {}]
+    jobs.numbers = {str(cell.path): "7"}
+    settled = []
 
     def queue():
         answer = answers.pop(0)
@@ -185,10 +180,10 @@ def test_a_queue_that_does_not_answer_for_a_while_ends_nothing(tmp_path, monkeyp
         return answer
 
     monkeypatch.setattr(jobs, "queue", queue)
-    monkeypatch.setattr(slurm, "settle", lambda cell, status: said.append(len(answers)))
+    monkeypatch.setattr(slurm, "settle", lambda cell, status: settled.append(len(answers)))
     screen = io.StringIO()
     assert jobs.watch([cell], Console(file=screen), 0)
-    assert said == [0]  # not before the queue has answered twice
+    assert settled == [0]  # after the queue has answered twice
     assert "squeue failed: timed out; asking again" in screen.getvalue()
     assert jobs.overview([cell], {"7": "pending (Priority)"}, Counter(ok=2), 3.0).title.plain == (
         "2 ok, 1 pending (Priority) (3 s)"
