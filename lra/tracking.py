@@ -25,9 +25,11 @@ from rich.console import Console
 
 from lra import distributed
 from lra.errors import UserError
+from lra.io.atomic import atomic_write
 from lra.io.redact import portable
 from lra.records.record import Record
 from lra.records.run_spec import RunSpec
+from lra.training.checkpoint import WANDB_ID
 
 RECORD = "record.json"  # file of a W&B run that scripts/wandb_pull.py reads
 CONNECT_SECONDS, UPLOAD_SECONDS = 30, 120  # patience with the server at the start, and with the last upload
@@ -39,9 +41,9 @@ MIN_FREE_BYTES = 2**16  # on the disk of the run; wandb itself reports no full d
 class Tracker(Logger):
     """A W&B run as Lightning's logger. `run` is None after the first failure."""
 
-    def __init__(self, run: Any, console: Console):
+    def __init__(self, run: Any, console: Console, best: float | None = None):
         super().__init__()
-        self.run, self.console, self.best = run, console, -1.0
+        self.run, self.console, self.best = run, console, -1.0 if best is None else best
         self.address: str = run.url or run.id
         self.safely("naming the axis", self._name_axis)
 
@@ -163,9 +165,19 @@ def one_line(error: BaseException) -> str:
     return (lines[0].strip() if lines else type(error).__name__).rstrip(".")[:200]
 
 
-def start(cell: RunSpec, settings: DictConfig, data: Any, console: Console) -> Tracker | None:
+def start(
+    cell: RunSpec,
+    settings: DictConfig,
+    data: Any,
+    console: Console,
+    *,
+    folder: Path | None = None,
+    best: float | None = None,
+) -> Tracker | None:
     """Start a W&B run without prompting, offline if the server cannot be reached or refuses. None without a run.
 
+    folder  of the run, where the id of its W&B run is kept: a run that is resumed continues it
+    best    validation accuracy so far of a run that is resumed
     raises  UserError for an unknown mode, or online without a key
     """
     if settings.mode not in MODES:
@@ -182,7 +194,7 @@ def start(cell: RunSpec, settings: DictConfig, data: Any, console: Console) -> T
     reasons = []
     for mode in dict.fromkeys((settings.mode, "offline")):
         try:
-            run = begin(cell, settings, data, mode)
+            run = begin(cell, settings, data, mode, known_id(cell, folder))
         except Exception as error:
             reasons.append(one_line(error))
             continue
@@ -193,7 +205,7 @@ def start(cell: RunSpec, settings: DictConfig, data: Any, console: Console) -> T
             line = f"W&B: {parent_folder() / 'wandb'} cannot be written; this run is kept in {folder_of(run)}"
         if line:
             console.print(line, soft_wrap=True, highlight=False)
-        return Tracker(run, console)
+        return Tracker(run, console, best)
     console.print(f"W&B: no run could be started ({reasons[-1]}); the run continues without it", soft_wrap=True)
     return None
 
@@ -219,12 +231,23 @@ def identifier(run: RunSpec | Record) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
 
 
+def known_id(cell: RunSpec, folder: Path | None) -> str:
+    """The id of the cell's W&B run: that of its first start, from the run's folder, or a new one."""
+    path = None if folder is None else folder / WANDB_ID
+    if path is not None and path.is_file():
+        return path.read_text().strip()
+    new = f"{identifier(cell).replace('.', '-')}-{secrets.token_hex(3)}"
+    if path is not None:
+        atomic_write(path, new)
+    return new
+
+
 def folder_of(run: Any) -> Path:
     return Path(run.dir).parent
 
 
-def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str) -> Any:
-    """Create the W&B run with everything that is known before training."""
+def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str, run_id: str) -> Any:
+    """Create the W&B run, or continue the one of this id, with everything that is known before training."""
     import wandb
 
     # an agent of a sweep has chosen project and id
@@ -232,7 +255,8 @@ def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str) -> Any:
     run = wandb.init(
         project=None if swept else settings.project,
         entity=None if swept else settings.entity,
-        id=None if swept else f"{identifier(cell).replace('.', '-')}-{secrets.token_hex(3)}",
+        id=None if swept else run_id,
+        resume="allow" if mode == "online" and not swept else None,
         mode=mode,  # type: ignore[arg-type]
         name=" ".join([cell.model, cell.task, f"seed {cell.seed}", cell.scale, *cell.variant])[:128],
         group=portable(settings.group) or f"{cell.scale}/{cell.task}/{cell.model}",

@@ -19,7 +19,7 @@ from lra.io.redact import without_secrets
 # choices that name a run, and settings that change where and how fast it runs but not its result
 NAMES = {"task", "model", "scale", "seed"}
 SETTING = re.compile(
-    r"wandb\b.*|force|results|runs|data\..*|hydra\b.*|trainer|"
+    r"wandb\b.*|force|resume|results|runs|data\..*|hydra\b.*|trainer|"
     r"trainer\.(accelerator|devices|nodes|compile|graph|threads|deterministic|checkpoint_seconds|split)"
 )
 

@@ -1,7 +1,7 @@
 """Types of every setting outside of task and model, and checks of a resolved configuration. Errors are one line."""
 
 import inspect
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from hydra.errors import HydraException
 from hydra.utils import get_object
@@ -59,6 +59,7 @@ class Configuration(StrictModel):
     wandb: Wandb
     seed: int
     force: bool
+    resume: Literal["exact", "anyway"]
     results: str
     runs: str
 

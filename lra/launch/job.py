@@ -18,7 +18,7 @@ from rich.console import Console
 
 from data.prepared import DataError
 from lra import distributed, tracking
-from lra.config.compose import cell_of, plain
+from lra.config.compose import cell_of, check_recipe, plain
 from lra.config.overrides import die
 from lra.config.param_budget import fit_to_budget
 from lra.config.schema import check_configuration
@@ -32,13 +32,13 @@ from lra.records.record import Record
 from lra.records.run_spec import RunSpec
 from lra.records.store import mark_crashed
 from lra.tables.aggregate import learned
-from lra.training.checkpoint import discard
+from lra.training.checkpoint import Identity, check_resumable, discard
 from lra.training.config import Hardware, Training
 from lra.training.pretraining import Pretraining, SelfPretraining
 from lra.training.run import run as run_training
 from lra.training.trainer import ensure_available
 
-RESUME = "the same command resumes it"
+RESUME = "the same command resumes it"  # force=true would start over
 
 
 def run(
@@ -53,6 +53,7 @@ def run(
     data: DictConfig,
     wandb: DictConfig,
     force: bool,
+    resume: str,
     results: str,
     runs: str,
     budget: str | None,
@@ -83,6 +84,11 @@ def run(
         net = instantiate(model, spec=module.spec)
         module.prepare_data()
         module.setup()
+        identity = Identity.of(cell.config, module)
+        # a job that its cluster starts again continues
+        if force and main and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+            discard(folder)
+        best = check_resumable(folder, identity, anyway=resume == "anyway")
         about: dict[str, Any] = {"optimizer": plain(optimizer), "hardware": hardware}
         length, notes = in_steps(length, data=module, model=net, folder=folder, **about)
         about["training"] = length
@@ -90,22 +96,25 @@ def run(
         about |= {"folder": folder, "console": screen}
         if pretrain is not None:
             plan = Pretraining(kind=pretrain, **plain(pretraining))
-            before = SelfPretraining(net, module, plan, **about, seed=seed, title=cell.title)
+            before = SelfPretraining(net, module, plan, **about, seed=seed, title=cell.title, identity=identity)
             about["prepare"] = before.run
-        record = train(cell, path, wandb, main=main, data=module, model=net, **about)
+        record = train(cell, path, wandb, main=main, best=best, data=module, model=net, **about)
     if not main:
         # Lightning kills the main process if another fails
         return 3 if record.status == "oom" else 0
     return report(record, path)
 
 
-def train(cell: RunSpec, path: Path, wandb: DictConfig, *, main: bool, **arguments: Any) -> Record:
+def train(
+    cell: RunSpec, path: Path, wandb: DictConfig, *, main: bool, best: float | None = None, **arguments: Any
+) -> Record:
     """Train, with W&B, and write the record if this is the main process.
 
+    best       validation accuracy so far of a run that is resumed
     arguments  of `lra.training.run.run`
     """
     data, model, screen, folder = (arguments[name] for name in ("data", "model", "console", "folder"))
-    tracker = tracking.start(cell, wandb, data, console) if main else None
+    tracker = tracking.start(cell, wandb, data, console, folder=folder, best=best) if main else None
     size = f"({count_parameters(model):,} parameters)"
     screen.print(f"[bold]{cell.title}[/] {size} on [bold]{cell.task}[/] ({data.kind}), scale {cell.scale}")
     if cell.scale == "paper" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
@@ -156,6 +165,7 @@ def report(record: Record, path: Path) -> int:
 def one(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) -> int:
     """Run a configuration. Returns the exit status: 0, 2 refused, 3 no result, 130 stopped."""
     try:
+        check_recipe(cfg, choices)
         check_configuration(plain(cfg))
         if cfg.budget is not None:
             console.print(fit_to_budget(cfg, task=choices["task"], scale=choices["scale"], overrides=overrides))

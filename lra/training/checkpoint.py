@@ -7,6 +7,7 @@ import signal
 import time
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,24 @@ from torch import nn
 from lra.distributed import all_gather, all_reduce_max, rank, world_size
 from lra.errors import UserError
 from lra.io.atomic import atomic_write, disk_errors_explained
+from lra.records.code import Files, changes, code_files
 
 HINT = "runs=/some/dir"
+WANDB_ID = "wandb-id"  # file with the id of the run at W&B, which a resumed run continues
 KEYS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "parts"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides a result besides the configuration: hashes of the code's files, kind and fingerprint of the data."""
+
+    code: Files
+    kind: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], data: Any) -> "Identity":
+        return cls(code_files(config), data.kind, data.fingerprint)
 
 
 class Interrupted(RuntimeError):
@@ -95,10 +111,47 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove the checkpoints of a run whose record is written; model.safetensors stays."""
-    for pattern in ("last.ckpt", "previous.ckpt", "next.ckpt*", "damaged.ckpt", "best-*.ckpt*", "pretrain*/*"):
+    """Remove the checkpoints of a run whose record is written, or that starts over; model.safetensors stays."""
+    patterns = ("last.ckpt", "previous.ckpt", "next.ckpt*", "damaged.ckpt", "best-*.ckpt*", "pretrain*/*", WANDB_ID)
+    for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
+
+
+def resumable_state(folder: Path) -> dict | None:
+    """What `Checkpoint` saved of an unfinished run, and `path`; None if there is nothing to resume."""
+    for path in (folder / "last.ckpt", folder / "previous.ckpt"):
+        with contextlib.suppress(ValueError):
+            return callback_state(read_checkpoint(path)) | {"path": path}
+    return None
+
+
+def callback_state(state: Mapping[str, Any]) -> dict:
+    """The part of a checkpoint that `Checkpoint` saved."""
+    return next((s for s in state["callbacks"].values() if isinstance(s, dict) and "best" in s), {})
+
+
+def check_resumable(folder: Path, identity: Identity, *, anyway: bool = False) -> float | None:
+    """The best validation accuracy of the unfinished run in `folder`; None if there is nothing to resume.
+
+    anyway  resume even if the code has changed
+    raises  UserError if the run began with other data or other code
+    """
+    pretrained, pretraining = folder / "pretraining" / "pretrained.ckpt", resumable_state(folder / "pretraining")
+    if pretraining is None and pretrained.exists():
+        pretraining = read_state(pretrained) | {"path": pretrained}
+    found = resumable_state(folder)
+    for state in filter(None, (pretraining, found)):
+        if (saved := state.get("identity")) is None:  # of an older version
+            continue
+        path, before = state["path"], Identity(**saved)
+        if (before.kind, before.fingerprint) != (identity.kind, identity.fingerprint):
+            names = (f"{each.kind} data {each.fingerprint[:12]}" for each in (before, identity))
+            raise UserError(f"{path}: begun with {', this command has '.join(names)}", hint="force=true starts over")
+        if not anyway and (changed := changes(before.code, identity.code)):
+            hint = "force=true starts over, resume=anyway continues with the changed code"
+            raise UserError(f"{path}: begun with other {changed}", hint=hint)
+    return found["best"]["accuracy"] if found and "best" in found else None
 
 
 class Checkpoint(Callback):
@@ -109,10 +162,14 @@ class Checkpoint(Callback):
     Several processes agree when to save and to stop: at each step, or at every tenth on an accelerator, where agreeing
     waits for the device.
     "Best" is the highest validation accuracy, the earliest of equals (the rule of the S4 repository).
+    identity  kept in the checkpoint; `notes` say where a resumed run's code had changed
     """
 
-    def __init__(self, folder: Path, *, every_seconds: float = 300.0):
-        self.folder, self.every_seconds = folder, every_seconds
+    def __init__(self, folder: Path, *, every_seconds: float = 300.0, identity: Identity | None = None):
+        self.folder, self.every_seconds, self.identity = folder, every_seconds, identity
+        self.notes: list[str] = []
+        self._resumed_step = 0
+        self._start, self._seconds_before = time.perf_counter(), 0.0
         self.best: dict = {"accuracy": -1.0, "step": 0}
         self._saved_best = 0  # step of the best weights at the last save
         self._random: dict | None = None
@@ -121,12 +178,22 @@ class Checkpoint(Callback):
         self._saved = time.monotonic()
 
     def state_dict(self) -> dict:
-        return {"best": self.best, "random": all_gather(random_states())}
+        state = {"best": self.best, "random": all_gather(random_states()), "seconds": self.seconds, "notes": self.notes}
+        return state | {"identity": None if self.identity is None else asdict(self.identity)}
 
     def load_state_dict(self, state: dict) -> None:
         self.best, self._saved_best = dict(state["best"]), state["best"]["step"]
+        self._seconds_before, self.notes = state.get("seconds", 0.0), list(state.get("notes", []))
+        if self.identity is not None and (saved := state.get("identity")) is not None:
+            changed = changes(saved["code"], self.identity.code)
+            self.notes += [f"resumed at step {self._resumed_step} with other {changed}"] if changed else []
         # the run may have had fewer processes before
         self._random = dict(enumerate(state["random"])).get(rank())
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the run up to now, with the time before it was resumed."""
+        return self._seconds_before + time.perf_counter() - self._start
 
     def newest(self, learner: nn.Module) -> Path | None:
         """The last checkpoint that can be read; None if there is none.
@@ -148,8 +215,9 @@ class Checkpoint(Callback):
             )
             if different := sorted(k for k in saved.keys() | ours.keys() if saved.get(k) != ours.get(k)):
                 raise UserError(
-                    f"{path}: of another version of this model ({different[0]})", hint="delete it to start again"
+                    f"{path}: of another version of this model ({different[0]})", hint="force=true starts over"
                 )
+            self._resumed_step = state["global_step"]
             return path
         if found:
             print(f"{self.folder}: no checkpoint can be read; the run starts again")

@@ -27,7 +27,8 @@ class LearningCurve(Callback):
         self._since: tuple[float, int] | None = None
 
     def state_dict(self) -> dict:
-        return {"rows": self.rows, "speeds": self.speeds, "seconds": self.seconds, "sum": self._sum}
+        pending = 0.0 if self._since is None else time.perf_counter() - self._since[0]
+        return {"rows": self.rows, "speeds": self.speeds, "seconds": self.seconds + pending, "sum": self._sum}
 
     def load_state_dict(self, state: dict) -> None:
         self.rows, self.speeds, self.seconds = state["rows"], state["speeds"], state["seconds"]

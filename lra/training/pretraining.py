@@ -22,7 +22,7 @@ from lra.errors import UserError
 from lra.nn.classifier import Classifier
 from lra.profiling.flops import reference_copy
 from lra.task import Batch, TaskSpec
-from lra.training.checkpoint import Checkpoint, Interrupted, discard, read_state, write_state
+from lra.training.checkpoint import Checkpoint, Identity, Interrupted, discard, read_state, write_state
 from lra.training.config import Hardware, Training
 from lra.training.cuda_graphs import StepOutput
 from lra.training.divergence import Divergence
@@ -156,6 +156,7 @@ class SelfPretraining:
         seed: int,
         title: str,
         console: Console,
+        identity: Identity | None = None,
     ):
         if hardware.processes > 1:
             raise UserError(
@@ -171,7 +172,7 @@ class SelfPretraining:
             )
         self.model, self.data, self.plan, self.hardware = model, data, plan, hardware
         self.optimizer, self.training = optimizer, plan.length(training)
-        self.folder, self.seed = folder / "pretraining", seed
+        self.folder, self.seed, self.identity = folder / "pretraining", seed, identity
         self.title, self.console = f"{title} pretraining", console
 
     def run(self) -> list[str]:
@@ -206,7 +207,8 @@ class SelfPretraining:
             split=self.hardware.split,
         )
         curve = LearningCurve()
-        checkpoint = Checkpoint(self.folder, every_seconds=self.hardware.checkpoint_seconds)
+        every = self.hardware.checkpoint_seconds
+        checkpoint = Checkpoint(self.folder, every_seconds=every, identity=self.identity)
         trainer = make_trainer(
             self.hardware,
             folder=self.folder,
@@ -221,4 +223,5 @@ class SelfPretraining:
             raise Interrupted(f"{error} of the pretraining") from None
         loss = learner.train_metrics.compute_and_reset()[0] or curve.last["train_loss"]
         weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
-        return {"weights": weights, "loss": float(loss), "steps": steps, "share": predictor.share or 0.0}
+        state = {"weights": weights, "loss": float(loss), "steps": steps, "share": predictor.share or 0.0}
+        return state | ({"identity": dataclasses.asdict(self.identity)} if self.identity else {})

@@ -2,7 +2,6 @@
 
 import dataclasses
 import statistics
-import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +11,7 @@ from lra.ops.ssm_kernels import dispatch
 from lra.profiling.parameters import count_parameters
 from lra.profiling.timing import peak_memory_mib
 from lra.records import environment
-from lra.records.code import code_files, fingerprint_of
+from lra.records.code import fingerprint_of
 from lra.records.record import Data, Point, Record, Selection, Status
 from lra.records.run_spec import RunSpec
 from lra.training.checkpoint import Checkpoint
@@ -43,8 +42,9 @@ class Recorder:
         self.trainer, self.curve, self.checkpoint, self.wandb = trainer, curve, checkpoint, wandb
         self.flops: int | None = None
         self.notes: list[str] = []
-        self.started, self.start = environment.now(), time.perf_counter()
-        self.git, self.code = environment.git(), fingerprint_of(code_files(run_spec.config))  # as the run started
+        self.started = environment.now()
+        self.git = environment.git()  # of the code as it started
+        self.code = fingerprint_of(checkpoint.identity.code) if checkpoint.identity else None
 
     def record(self, status: Status, **fields: Any) -> Record:
         """The record as far as it is known; `fields` are further fields of it."""
@@ -52,7 +52,8 @@ class Recorder:
         best_step = int(best["step"]) or None
         backends = {name for names in dispatch.backends_used().values() for name in names}
         identity = {f.name: getattr(self.run_spec, f.name) for f in dataclasses.fields(self.run_spec)}
-        identity["notes"] = [*self.run_spec.notes, *self.data.notes, *self.notes, *self.hardware.notes()]
+        identity["notes"] = [*self.run_spec.notes, *self.data.notes, *self.notes, *self.checkpoint.notes]
+        identity["notes"] += self.hardware.notes()
         return Record(
             **identity,
             status=status,
@@ -80,7 +81,7 @@ class Recorder:
             steps_total=self.trainer.max_steps,
             epochs=round(self.trainer.global_step / max(1, len(self.data.train_dataloader())), 3),
             train_seconds=round(self.curve.seconds, 3),
-            total_seconds=round(time.perf_counter() - self.start, 3),
+            total_seconds=round(self.checkpoint.seconds, 3),
             steps_per_second=round(statistics.median(speeds), 3) if speeds else None,
             peak_memory_mib=round(peak_memory_mib(device), 1),
             curve=[Point(**row) for row in self.curve.rows],

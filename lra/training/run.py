@@ -17,7 +17,7 @@ from lra.records.record import Record, Status
 from lra.records.run_spec import RunSpec
 from lra.records.significance import beats_chance
 from lra.training import cuda_graphs, kernel_snapshots, weights
-from lra.training.checkpoint import Checkpoint, Interrupted
+from lra.training.checkpoint import Checkpoint, Identity, Interrupted
 from lra.training.config import Hardware, Training
 from lra.training.divergence import Diverged, Divergence
 from lra.training.example_predictions import ExamplePredictions
@@ -66,7 +66,8 @@ def run(
     steps_per_epoch = len(data.train_dataloader())
     total_steps = training.total_steps(steps_per_epoch)
     curve, examples = LearningCurve(), ExamplePredictions(data)
-    checkpoint = Checkpoint(folder, every_seconds=hardware.checkpoint_seconds)
+    identity = Identity.of(run_spec.config, data)
+    checkpoint = Checkpoint(folder, every_seconds=hardware.checkpoint_seconds, identity=identity)
     bar = ProgressBar(curve, f"{run_spec.title} on {run_spec.task} (seed {run_spec.seed})", console)
     trainer = make_trainer(
         hardware,

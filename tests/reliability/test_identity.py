@@ -1,17 +1,26 @@
 """Identity of a run: code and data that decide a result are part of what checkpoints, records and tables say it is."""
 
+import os
+import re
 import shutil
+import signal
 import sys
 import time
 
 import pytest
 
-from lra import paths
+from helpers.tiny_run import StopsAt, losses, train
+from lra import paths, tracking
 from lra.config.compose import cell_of, composed
+from lra.launch import job
+from lra.launch.grid import STOPPED
+from lra.launch.lock import has_result
 from lra.paths import ROOT
 from lra.records.code import changes, code_files, code_fingerprint
-from lra.records.record import Code
+from lra.records.record import Code, Record
 from lra.records.store import load
+from lra.training.config import Hardware
+from lra.training.learner import Learner
 
 
 @pytest.fixture
@@ -88,3 +97,139 @@ def test_fingerprint_takes_little_time():
     assert isinstance(code_fingerprint(config), Code)
     assert time.perf_counter() - start < 0.5
     assert load(ROOT / "tests/golden/record.json").code is None
+
+
+MODEL = """
+from torch import nn
+
+
+class Mine(nn.Module):
+    def __init__(self, d_model, max_len):
+        super().__init__()
+        self.linear = nn.Linear(d_model, d_model)
+
+    def forward(self, x, mask):
+        return self.linear(x)
+"""
+CONFIG = "defaults: [_transformer, _self_]\nmixer: {_partial_: true, _target_: my_model.Mine}\n"
+
+
+class Command:
+    """scripts/train.py in this process, for a model of the user's own."""
+
+    def __init__(self, place, monkeypatch, capsys):
+        self.place, self.monkeypatch, self.capsys = place, monkeypatch, capsys
+        shutil.copytree(paths.CONFIGS, place / "configs")
+        monkeypatch.setattr(paths, "CONFIGS", place / "configs")
+        monkeypatch.syspath_prepend(place)
+        (place / "configs/model/mine.yaml").write_text(CONFIG)
+        self.write_model(MODEL)
+
+    def write_model(self, text: str) -> None:
+        sys.modules.pop("my_model", None)
+        (self.place / "my_model.py").write_text(text)
+
+    def words(self, *more: str) -> list[str]:
+        folders = [f"results={self.place}/results", f"runs={self.place}/runs", f"data.root={self.place}/data"]
+        words = ["task=listops", "model=mine", "scale=smoke", "training.steps=8", "training.validations=4"]
+        given = {word.split("=")[0] for word in more}
+        words += [word for word in ("data.source=toy", "wandb.mode=disabled") if word.split("=")[0] not in given]
+        return [*words, "trainer.accelerator=cpu", *folders, *more]
+
+    def __call__(self, *more: str, stop_at: int = 0) -> tuple[int, str]:
+        """Status and output; SIGTERM is sent in step `stop_at`."""
+        step = Learner.training_step
+
+        def training_step(learner, batch, i):
+            step(learner, batch, i)
+            if learner.trainer.global_step == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        known = composed(self.words(*more))
+        with self.monkeypatch.context() as patch:
+            patch.setattr(Learner, "training_step", training_step)
+            try:
+                status = 0 if has_result(**known) else job.one(**known)
+            except SystemExit as stop:
+                status = stop.code
+        captured = self.capsys.readouterr()
+        return status, " ".join((captured.out + captured.err).split())
+
+    def record(self) -> Record:
+        (path,) = (self.place / "results").rglob("*.json")
+        return load(path)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    return Command(tmp_path, monkeypatch, capsys)
+
+
+OTHER_MODEL = MODEL.replace("self.linear(x)", "2 * self.linear(x)")
+
+
+def test_changed_model_is_not_resumed_silently(command):
+    assert command(stop_at=5)[0] == STOPPED
+    command.write_model(MODEL.replace("class Mine", "# a comment\nclass Mine"))
+    assert command(stop_at=6)[0] == STOPPED
+    before = command.record()
+    command.write_model(OTHER_MODEL)
+    status, printed = command()
+    assert status == 2
+    assert "begun with other model code (my_model); hint: force=true" in printed
+    assert "resume=anyway" in printed
+    assert command.record() == before
+    assert command("resume=anyway")[0] == 0
+    record = command.record()
+    assert "resumed at step 6 with other model code (my_model)" in record.notes
+    assert record.variant == before.variant
+    assert record.code == code_fingerprint(record.config)
+    assert record.total_seconds >= before.total_seconds + 0.01
+
+
+def test_force_starts_over(command):
+    assert command(stop_at=5)[0] == STOPPED
+    command.write_model(OTHER_MODEL)
+    assert command("force=true")[0] == 0
+    forced = command.record()
+    shutil.rmtree(command.place / "runs")
+    assert command("force=true")[0] == 0
+    assert losses(forced) == losses(command.record())
+    assert not any("resumed" in note for note in forced.notes)
+
+
+def test_run_is_not_resumed_with_other_data(command):
+    assert command("data.source=generated", stop_at=5)[0] == STOPPED
+    for more in ((), ("resume=anyway",)):
+        status, printed = command(*more)
+        assert status == 2
+        assert re.search(
+            r"begun with generated data \w{12}, this command has toy data \w{12}; hint: force=true", printed
+        )
+    assert command("data.source=generated")[0] == 0
+    assert command.record().data.kind == "generated"
+
+
+def test_times_add_up_over_restarts(tmp_path):
+    StopsAt.at, StopsAt.seen = 17, 0
+    slow = Hardware(accelerator="cpu", checkpoint_seconds=0.0)
+    before = train(tmp_path, mixer=StopsAt, hardware=slow)
+    record = train(tmp_path)
+    assert record.total_seconds > before.total_seconds
+    assert record.total_seconds >= record.train_seconds > before.train_seconds > 0
+
+
+def test_resumed_run_continues_its_wandb_run(command, monkeypatch):
+    monkeypatch.setenv("WANDB_DIR", str(command.place))
+    logged = []
+    log = tracking.Tracker._log
+    monkeypatch.setattr(tracking.Tracker, "_log", lambda self, values: (logged.append(values), log(self, values)))
+    assert command("wandb.mode=offline", stop_at=5)[0] == STOPPED
+    first = command.record().wandb
+    before = max(v["val/best"] for v in logged if "val/best" in v)
+    (state,) = (command.place / "runs").rglob("last.ckpt")
+    logged.clear()
+    assert command("wandb.mode=offline")[0] == 0
+    assert command.record().wandb == first
+    assert all(v["val/best"] >= before for v in logged if "val/best" in v)
+    assert not state.with_name("wandb-id").exists()
