@@ -259,7 +259,7 @@ def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str, run_id: str
         resume="allow" if mode == "online" and not swept else None,
         mode=mode,  # type: ignore[arg-type]
         name=" ".join([cell.model, cell.task, f"seed {cell.seed}", cell.scale, *cell.variant])[:128],
-        group=portable(settings.group) or f"{cell.scale}/{cell.task}/{cell.model}",
+        group=portable(settings.group) or row_of(cell),
         job_type="train",
         tags=[cell.task, cell.model, cell.scale, data.kind, *portable(list(settings.tags))],
         notes=cell.command,
@@ -269,7 +269,8 @@ def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str, run_id: str
             "model": cell.model,
             "scale": cell.scale,
             "seed": cell.seed,
-            "variant": cell.variant,
+            "variant": " ".join(cell.variant),
+            "row": row_of(cell),
             "recipe": cell.recipe,
             "config": cell.config,
             "config_hash": cell.config_hash,
@@ -292,6 +293,11 @@ def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str, run_id: str
     for handler in logging.getLogger("wandb").handlers:
         handler.handleError = lambda record: None  # type: ignore[method-assign]
     return run
+
+
+def row_of(cell: RunSpec) -> str:
+    """Groups the seeds of a run: runs of other tasks, scales or settings are never averaged with them."""
+    return f"{cell.scale}/{cell.task}/{cell.model}" + (f" [{' '.join(cell.variant)}]" if cell.variant else "")
 
 
 def summary_of(record: Record) -> dict[str, Any]:

@@ -27,7 +27,10 @@ COLUMNS = [
     "config:model.value",
     "config:seed.value",
     "config:data_kind.value",
+    "config:variant.value",
 ]
+# runs that the tables would show: ended well, with the settings of the scale
+UNCHANGED = "Config('variant') = '' and SummaryMetric('status') = 'ok'"
 
 
 def project(text: str) -> tuple[str, str]:
@@ -42,12 +45,12 @@ def curves() -> list[Any]:
     """Panels of learning curves, and of accuracy against cost."""
     import wandb_workspaces.reports.v2 as wr
 
-    step = {"x": "step", "groupby": wr.Config("model"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    step = {"x": "step", "groupby": wr.Config("row"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     test = wr.SummaryMetric("test/accuracy")
     return [
         wr.LinePlot(title="Validation accuracy", y=["val/accuracy"], **step),
         wr.LinePlot(title="Training loss", y=["train/loss"], log_y=True, **step),
-        wr.BarPlot(title="Test accuracy", metrics=["test/accuracy"], groupby=wr.Config("model")),
+        wr.BarPlot(title="Test accuracy", metrics=["test/accuracy"], groupby=wr.Config("row")),
         wr.ScatterPlot(title="Accuracy against speed", x=wr.SummaryMetric("steps_per_second"), y=test, log_x=True),
         wr.ScatterPlot(title="Accuracy against size", x=wr.SummaryMetric("parameters"), y=test, log_x=True),
         wr.WeavePanelSummaryTable(table_name="examples"),
@@ -55,7 +58,7 @@ def curves() -> list[Any]:
 
 
 def workspace(entity: str, name: str) -> Any:
-    """The saved view: runs grouped by task and model, our panels first."""
+    """The saved view: runs grouped by scale, task, model and variant, our panels first."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -71,7 +74,7 @@ def workspace(entity: str, name: str) -> Any:
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=50),
         runset_settings=ws.RunsetSettings(
-            groupby=[ws.Config("task"), ws.Config("model")],
+            groupby=[ws.Config(key) for key in ("scale", "task", "model", "variant")],
             order=[ws.Ordering(ws.Summary("test/accuracy"), ascending=False)],
             pinned_columns=COLUMNS,
         ),
@@ -80,7 +83,7 @@ def workspace(entity: str, name: str) -> Any:
 
 
 def report(entity: str, name: str, scale: str) -> Any:
-    """The report on one scale, with a chapter for each task."""
+    """The report on one scale, with a chapter for each task; without variants and unfinished runs."""
     import wandb_workspaces.reports.v2 as wr
 
     intro = (
@@ -91,7 +94,7 @@ def report(entity: str, name: str, scale: str) -> Any:
     for task, title in TASKS.items():
         runs = wr.Runset(
             name=title,
-            filters=f"Config('task') = '{task}' and Config('scale') = '{scale}'",
+            filters=f"Config('task') = '{task}' and Config('scale') = '{scale}' and {UNCHANGED}",
             groupby=["config.model"],
             order=[wr.OrderBy("summary.test/accuracy", ascending=False)],
         )

@@ -1,6 +1,7 @@
 """Workspace and report of an online W&B project."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -37,6 +38,16 @@ def test_report_has_a_chapter_for_each_task(monkeypatch, capsys):
         assert f'"value": "{task}"' in text
     assert '"value": "mini"' in text
     assert '"value": "paper"' not in text
+
+
+def test_runs_of_other_tasks_scales_and_variants_are_never_averaged(monkeypatch, capsys):
+    workspace, report = sent(monkeypatch, capsys)
+    assert set(re.findall(r'"groupBy": "(\w+)', json.dumps([workspace, report]))) == {"row"}
+    keys = re.search(r'"grouping": \[(.*?)\]', json.dumps(workspace))[1]
+    assert re.findall(r'"name": "(\w+)', keys) == ["scale", "task", "model", "variant"]
+    text = json.dumps(report)
+    assert text.count('"name": "variant"') >= len(TASKS)
+    assert text.count('"value": "ok"') == len(TASKS)
 
 
 def test_panels_show_logged_metrics(monkeypatch, capsys):
