@@ -286,7 +286,14 @@ class TaskData(pl.LightningDataModule):
     @property
     def kind(self) -> str:
         """ "official", "subset", "generated" or "toy"; official data used in part or changed is a subset."""
-        kind = self.opened.manifest["kind"]
+        return self._kind_in_use(self.opened.manifest["kind"])
+
+    @property
+    def available_kind(self) -> str:
+        """The `kind` that this data will have, known before it is prepared; DataError if there is no such data."""
+        return self._kind_in_use(self.data_source.kind)
+
+    def _kind_in_use(self, kind: str) -> str:
         return "subset" if kind == "official" and (any(self.requested.values()) or self.deviations()) else kind
 
     @property

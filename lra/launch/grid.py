@@ -1,5 +1,7 @@
 """The jobs of a grid: their commands, files and outcomes, and the record of one whose process died."""
 
+import dataclasses
+import functools
 import re
 import shlex
 import signal
@@ -15,6 +17,7 @@ from lra.records.store import crashed_record, load, mark_crashed
 
 TRAIN = ROOT / "scripts" / "train.py"
 DONE = ("ok", "diverged", "oom")
+KINDS = ("official", "subset", "generated", "toy")  # of data, best first
 STOPPED = 130  # exit status of a run that was asked to stop
 TAKEN = 4  # exit status of a run that another process is training
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -81,11 +84,33 @@ class GridJob:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended in a way that repeating it would not change."""
-        return (record := self.record()) is not None and record.status in DONE
+        """Whether it has ended in a way that repeating it would not change, on the best data there is now."""
+        record = self.record()
+        return record is not None and record.status in DONE and not has_better_data(self, record.data.kind)
 
     def __str__(self) -> str:
         return f"{self.model} on {self.task}, seed {self.seed}"
+
+
+def has_better_data(cell: GridJob, kind: str) -> bool:
+    """Whether a job's command would use better data than `kind` now, such as official in place of generated."""
+    available = available_kind(dataclasses.replace(cell, seed=0)) if kind != "official" else None
+    return available is not None and KINDS.index(available) < KINDS.index(kind)
+
+
+@functools.cache
+def available_kind(cell: GridJob) -> str | None:
+    """The kind of data that a job's command would use now; None if there is none, or no such command."""
+    from hydra.utils import instantiate
+
+    from lra.config.compose import composed
+
+    # other models of the grid use the same data: the task's file alone decides
+    words = [word for word in cell.words if word.startswith(("task", "model=", "scale=", "data."))]
+    try:
+        return str(instantiate(composed(words)["cfg"].task).available_kind)
+    except (Exception, SystemExit):
+        return None  # the job itself says what is wrong
 
 
 def cells_of(

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def run(
     screen = console if main else Console(quiet=True)
     folder = Path(runs) / cell.scale / cell.task / cell.model / f"{cell.seed}-{cell.config_hash[:8]}"
     path = path_of(results, cell)
-    if finished(path, cell.config_hash, force, screen):
+    done = partial(finished, path, cell, force=force, data=partial(instantiate, task), console=screen)
+    if done():
         return 0
     hardware, length = Hardware(**plain(trainer)), Training(**plain(training))
     ensure_available(hardware.accelerator, "trainer.accelerator")
@@ -77,7 +79,7 @@ def run(
         ensure_writable(path.parent, "results=/some/dir")
     with run_lock(folder) if main else nullcontext():
         # another process may have finished it in the meantime
-        if main and finished(path, cell.config_hash, force, screen):
+        if main and done(asked_before=True):
             return 0
         pl.seed_everything(seed, verbose=False)
         module = instantiate(task)

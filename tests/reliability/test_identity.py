@@ -1,5 +1,6 @@
 """Identity of a run: code and data that decide a result are part of what checkpoints, records and tables say it is."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -13,8 +14,8 @@ from helpers.tiny_run import StopsAt, losses, train
 from lra import paths, tracking
 from lra.config.compose import cell_of, composed
 from lra.launch import job
-from lra.launch.grid import STOPPED
-from lra.launch.lock import has_result
+from lra.launch.grid import STOPPED, GridJob
+from lra.launch.lock import has_result, same_data
 from lra.paths import ROOT
 from lra.records.code import changes, code_files, code_fingerprint
 from lra.records.record import Code, Record
@@ -233,3 +234,65 @@ def test_resumed_run_continues_its_wandb_run(command, monkeypatch):
     assert command.record().wandb == first
     assert all(v["val/best"] >= before for v in logged if "val/best" in v)
     assert not state.with_name("wandb-id").exists()
+
+
+def test_result_on_other_data_does_not_count_as_finished(command):
+    assert command("data.source=generated")[0] == 0
+    status, printed = command("data.source=generated")
+    assert status == 0
+    assert "exists (test accuracy" in printed
+    status, printed = command("data.source=toy")
+    assert status == 2
+    assert "made with generated data" in printed
+    assert "this command has toy data" in printed
+    assert "hint: results=/some/dir keeps both, force=true replaces it" in printed
+    status, printed = command("data.source=/no/such/folder")
+    assert status == 2
+    assert "no such folder" in printed
+    assert command.record().data.kind == "generated"
+
+
+def test_substitute_gives_way_to_better_data(command):
+    assert command("data.source=toy")[0] == 0
+    assert "exists" in command("data.source=toy")[1]
+    cell = GridJob("mine", "listops", 0, "smoke", command.place / "results", tuple(command.words()[3:]))
+    assert cell.done
+    better = dataclasses.replace(cell, overrides=tuple(command.words("data.source=auto")[3:]))
+    assert better.record() is not None
+    assert not better.done
+    status, printed = command("data.source=auto")
+    assert status == 0
+    assert printed.count("made with toy data; trains again on generated data") == 1
+    assert command.record().data.kind == "generated"
+    assert better.done
+
+
+def test_finished_cell_of_changed_code_says_so(command):
+    assert command()[0] == 0
+    assert "other code" not in command()[1]
+    command.write_model(OTHER_MODEL)
+    status, printed = command()
+    assert status == 0
+    assert re.search(
+        r"exists \(test accuracy .*\); made with other code of the model; force=true runs it again", printed
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "real", "same"),
+    [
+        ("official", "auto", False, True),
+        ("official", "toy", False, False),
+        ("generated", "auto", False, True),
+        ("generated", "auto", True, False),
+        ("generated", "generated", True, True),
+        ("generated", "/some/folder", False, False),
+        ("toy", "auto", False, False),
+        ("toy", "toy", True, True),
+    ],
+)
+def test_quick_answer_only_where_the_data_is_certain(kind, source, real, same, tmp_path, monkeypatch):
+    monkeypatch.delenv("LRA_MIRROR", raising=False)
+    if real:
+        (tmp_path / "raw").mkdir()
+    assert same_data(kind, source, tmp_path, "listops") == same

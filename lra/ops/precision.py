@@ -1,0 +1,9 @@
+"""Precision of state-space computations when parameters or inputs are float16 or bfloat16."""
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32; other precisions unchanged."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
