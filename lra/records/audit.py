@@ -76,6 +76,8 @@ def _audit_seeds(records: Iterable[Record]) -> Iterator[str]:
             )
             if different:
                 yield f"{name_of(r)}: config differs from seed {first.seed}'s in {', '.join(different)}"
+            if first.code and r.code and r.code.model != first.code.model:
+                yield f"{name_of(r)}: made with other code of the model than seed {first.seed}"
             for field in ("recipe", "parameters", "steps_total"):
                 if getattr(r, field) != getattr(first, field):
                     yield f"{name_of(r)}: {field} is {getattr(r, field)}, seed {first.seed}'s {getattr(first, field)}"

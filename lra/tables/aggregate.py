@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 from lra.records import significance
+from lra.records.code import code_fingerprint
 from lra.records.published import TASKS, ModelInfo, Published, PublishedRow
 from lra.records.record import Data, Kind, Record
 
@@ -72,6 +73,12 @@ class SeedGroup:
     @property
     def chosen_on_test(self) -> bool:
         return any(r.selection.on_test for r in self.runs)
+
+    @property
+    def code_changed(self) -> bool:
+        """Whether the source of model or task now differs from that of a run; older records do not state theirs."""
+        codes = {(r.code.model, code_fingerprint(r.config).model) for r in self.runs if r.code is not None}
+        return any(then != now for then, now in codes)
 
     @property
     def test_set(self) -> TestSet:

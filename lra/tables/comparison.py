@@ -11,6 +11,7 @@ from lra.tables.aggregate import Aggregate, Cell, Column, Outcome, Row, SeedGrou
 from lra.tables.formats import Entry, Table
 
 HOLE, FAIL, RUNNING, UNTUNED, ON_TEST, UNVERIFIED, LIKE_BEST = "—", "✗", "…", "†", "‡", "?", "≈"
+CHANGED = "ᶜ"
 KIND_SIGNS = {"official": "", "generated": "ᵍ", "subset": "ˢ", "toy": "ᵗ"}
 FAILURES: dict[Outcome, str] = {"diverged": "div.", "oom": "OOM", "chance": FAIL}
 MEANING = {
@@ -20,6 +21,7 @@ MEANING = {
     RUNNING: "begun and not ended; counted nowhere",
     UNTUNED: "untuned: this model has no recipe for this task",
     ON_TEST: "checkpoint chosen on the test set",
+    CHANGED: "the model's code has changed since",
     UNVERIFIED: "published number not checked against its source",
     LIKE_BEST: f"does not differ from the best (p ≥ {significance.DIFFERENCE_LEVEL}: Welch's t-test over seeds, or the "
     "two-proportion test where either has one seed; no correction for the number of models)",
@@ -40,11 +42,12 @@ def percent(share: float) -> str:
 
 
 def signs(runs: Sequence[Record]) -> list[str]:
-    """Footnote signs that apply to any of these runs: kind of data, untuned, chosen on test."""
+    """Footnote signs that apply to any of these runs: kind of data, untuned, chosen on test, code changed."""
     kinds = {r.data.kind for r in runs}
     found = [sign for kind, sign in KIND_SIGNS.items() if kind in kinds and sign]
     group = SeedGroup(tuple(runs))
-    return found + [UNTUNED] * group.untuned + [ON_TEST] * group.chosen_on_test
+    found += [UNTUNED] * group.untuned + [ON_TEST] * group.chosen_on_test
+    return found + [CHANGED] * group.code_changed
 
 
 def hole(*, published: bool = False) -> Entry:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from helpers.made_up_runs import PUBLISHED, ran, row_of
 from helpers.tiny_run import StopsAt, losses, train
 from lra import paths, tracking
 from lra.config.compose import cell_of, composed
@@ -17,9 +18,12 @@ from lra.launch import job
 from lra.launch.grid import STOPPED, GridJob
 from lra.launch.lock import has_result, same_data
 from lra.paths import ROOT
+from lra.records.audit import audit_records
 from lra.records.code import changes, code_files, code_fingerprint
-from lra.records.record import Code, Record
+from lra.records.record import Code, Record, config_hash
 from lra.records.store import load
+from lra.tables.comparison import scale_table
+from lra.tables.formats import Table
 from lra.training.config import Hardware
 from lra.training.learner import Learner
 
@@ -296,3 +300,33 @@ def test_quick_answer_only_where_the_data_is_certain(kind, source, real, same, t
     if real:
         (tmp_path / "raw").mkdir()
     assert same_data(kind, source, tmp_path, "listops") == same
+
+
+def test_tables_mark_rows_of_changed_model_code(checkout):
+    config = config_of("model=s4")
+    then = code_fingerprint(config)
+
+    def shown(code: Code | None) -> Table:
+        same = {"config": config, "config_hash": config_hash(config)}
+        return scale_table([ran("s4", "listops", 600, code=code, **same)], PUBLISHED, "paper")
+
+    def sign(code: Code | None) -> bool:
+        table = shown(code)
+        marked = "ᶜ" in row_of(table, "S4")["ListOps"]
+        assert marked == any("the model's code has changed since" in note for note in table.notes)
+        return marked
+
+    assert not sign(then)
+    edit(checkout / "lra/nn/heads.py", "from torch import", "import math\nfrom torch import")
+    assert not sign(then)
+    edit(checkout / "models/s4.py", "import torch\n", "import torch\n\nX = 1\n")
+    assert sign(then)
+    assert not sign(None)
+    assert not sign(code_fingerprint(config))
+
+
+def test_audit_finds_seeds_of_different_model_code():
+    codes = [Code(model=c * 12, framework="f" * 12) for c in "aab"]
+    runs = [ran("s4", "listops", 600, seed=seed, code=code) for seed, code in enumerate(codes)]
+    found = [line for line in audit_records(runs, lambda commit: True) if "other code of the model" in line]
+    assert found == ["paper/s4/listops/2.json: made with other code of the model than seed 0"]
