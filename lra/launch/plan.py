@@ -170,7 +170,7 @@ def _ask(context: Any, cell: GridJob, patience: float) -> dict[str, Any]:
     from lra.launch import cost
 
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=cost.work, args=(cell.words, patience, sender))
+    process = context.Process(target=cost.measure_in_process, args=(cell.words, patience, sender))
     process.start()
     sender.close()
     try:
