@@ -7,9 +7,11 @@
 The constructor reads nothing and writes nothing.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ import pytorch_lightning as pl
 import torch
 
 from data import download, prepared
+from data.duplicates import equal_examples, in_words
 from data.loader import Examples, Loader
 from data.prepared import DataError
 from data.source import Source, choose, from_archive
@@ -29,6 +32,7 @@ from lra.distributed import rank, world_size
 from lra.task import TaskSpec
 
 SPLITS = ("train", "val", "test")
+ENOUGH = 8  # examples of a split that cannot all have one label by chance
 TOY_COUNTS = dict.fromkeys(SPLITS, 64)
 
 
@@ -229,7 +233,12 @@ class TaskData(pl.LightningDataModule):
             "identity": source.identity,
             "parameters": self.parameters(source.edition),
         }
-        self._check_identity(prepared.build(folder, header, source.write, resumable=source.resumable))
+
+        def write(work: Path) -> dict[str, Any]:
+            stamps = {path.name: prepared.stamp(path) for path in source.files}
+            return source.write(work) | ({"stamps": stamps} if stamps else {})
+
+        self._check_identity(prepared.build(folder, header, write, resumable=source.resumable))
 
     def setup(self, stage: str | None = None) -> None:
         """Open the prepared folder."""
@@ -250,14 +259,18 @@ class TaskData(pl.LightningDataModule):
         index = self.split(parts, manifest["edition"])
         self._check_test_is_held_out(index)
         index = {name: self._subset(name, rows) for name, rows in index.items()}
+        for name, rows in index.items():
+            labels = examples.y[torch.from_numpy(rows)]
+            if len(rows) >= ENOUGH and (labels == labels[0]).all():
+                raise DataError(f"{self.name}: all {len(rows)} {name} examples have the label {int(labels[0])}")
         self._opened = Opened(manifest, arrays, examples, index)
 
     def _check_identity(self, manifest: dict[str, Any]) -> None:
-        known, now = manifest.get("identity"), self.data_source.identity
-        if known is not None and now is not None and known != now:
-            problem = (
-                f"{self.prepared_folder}: was prepared from other files than {self.data_source.description} has now"
-            )
+        source, stamps = self.data_source, manifest.get("stamps", {})  # older folders have none
+        known, now = manifest.get("identity"), source.identity
+        other = known is not None and now is not None and known != now
+        if other or not all(prepared.is_unchanged(p, stamps[p.name]) for p in source.files if p.name in stamps):
+            problem = f"{self.prepared_folder}: was prepared from other files than {source.description} has now"
             raise DataError(problem, hint=f"delete it, or choose another folder with {prepared.OTHER_FOLDER}")
 
     def _check_test_is_held_out(self, index: dict[str, np.ndarray]) -> None:
@@ -301,6 +314,23 @@ class TaskData(pl.LightningDataModule):
         return {name: len(rows) for name, rows in self.opened.index.items()}
 
     @property
+    def compared_splits(self) -> dict[str, np.ndarray]:
+        """The splits that should have no example in common, in the order train, val, test."""
+        return {k: v for k, v in self.opened.index.items() if not (k == "val" and self.selection_on_test)}
+
+    @functools.cached_property
+    def equal_examples(self) -> dict[str, int]:
+        """Split -> examples that occur in a split before it; kept in the prepared folder, since it takes a while."""
+        key = prepared.digest({"fingerprint": self.fingerprint, "max_len": self.spec.max_len})
+        path = self.prepared_folder / f"equal-{key}.json"
+        with contextlib.suppress(OSError, ValueError):
+            return {split: int(n) for split, n in json.loads(path.read_text()).items()}
+        found = equal_examples(self.opened.examples, self.compared_splits)
+        with contextlib.suppress(OSError):
+            prepared.write_json(path, found)
+        return found
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the prepared arrays and of the rows of each split."""
         state = hashlib.sha256(prepared.content_hash(self.opened.manifest).encode())
@@ -316,6 +346,8 @@ class TaskData(pl.LightningDataModule):
         notes = [f"data: {manifest['source']}", *manifest["notes"], *self.deviations()]
         if manifest["kind"] == "official" and drawn:
             notes.append("drawn from the official splits: " + ", ".join(f"{n} {split}" for split, n in drawn.items()))
+        if sum(self.equal_examples.values()):
+            notes.append(in_words(self.equal_examples, self.opened.index))
         if self.selection_on_test:
             notes.append("the test split serves as validation, as in the literature")
         return notes

@@ -7,6 +7,7 @@ CIFAR-10 (Krizhevsky 2009). Variants: "s4", the default, has values (byte - 122.
 import hashlib
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,11 @@ class Image(TaskData):
         if place := find_folder(folder, (FOLDER, f"cifar10/{FOLDER}"), BATCHES[0]):
             return self._real("official", "official", FOLDER, partial(from_torchvision, place.parent))
         if place := find_folder(folder, ("cifar10",), f"{BATCHES[0]}.webp"):
-            identity = sizes(place, (*(f"{name}.webp" for name in BATCHES), "labels.npz"))
+            names = (*(f"{name}.webp" for name in BATCHES), "labels.npz")
             # the number of lossy images is known after reading; `from_sprites` returns a note about it
-            return self._real("sprites", "subset", "CIFAR-10 sprites", partial(from_sprites, place), identity)
+            read = partial(from_sprites, place)
+            found = self._real("sprites", "subset", "CIFAR-10 sprites", read, sizes(place, names))
+            return replace(found, files=tuple(place / name for name in names))
         return None
 
     def archive_description(self) -> str:

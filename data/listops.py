@@ -86,8 +86,9 @@ class ListOps(TaskData):
         place = find_folder(folder, ("listops-1000", "listops"), "basic_train.tsv")
         if place is None:
             return None
-        identity = sizes(place, tuple(f"basic_{split}.tsv" for split in COUNTS))
-        return Source("official", "official", "LRA basic_*.tsv", partial(write_official, place), identity=identity)
+        names = tuple(f"basic_{split}.tsv" for split in COUNTS)
+        files, write = tuple(place / name for name in names), partial(write_official, place)
+        return Source("official", "official", "LRA basic_*.tsv", write, identity=sizes(place, names), files=files)
 
     def generated(self) -> Source:
         return self._made("generated")
@@ -160,6 +161,8 @@ def parse(line: bytes, where: str) -> tuple[np.ndarray, int]:
         tokens = generator.from_text(expression)
     except ValueError as error:
         raise DataError(f"{where}: {error}; the file is damaged") from None
+    if not len(tokens):
+        raise DataError(f"{where}: blank expression; the file is damaged")
     if len(tokens) >= LONGEST:
         problem = f"{where}: {len(tokens)} tokens, LRA has fewer than {LONGEST}"
         raise DataError(problem, hint="is this the LRA file?")

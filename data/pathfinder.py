@@ -73,10 +73,11 @@ class Pathfinder(TaskData):
         if found is None:
             return None
         place = found / level
-        identity = {path.name: path.stat().st_size for path in metadata_files(place)}
+        files = tuple(metadata_files(place))
+        identity = {path.name: path.stat().st_size for path in files}
         description = f"LRA pathfinder{self.size}/{level}"
         write = partial(write_official, place, self.size)
-        return Source("official", "official", description, write, identity=identity)
+        return Source("official", "official", description, write, identity=identity, files=files)
 
     def generated(self) -> Source:
         description = f"the rules of Pathfinder, {self.size}, {self.difficulty}, data_seed {self.data_seed}"

@@ -55,6 +55,44 @@ def file_hash(path: Path, kind: str = "sha256", advance: Callable[[int], object]
     return state.hexdigest()
 
 
+_hashes: dict[tuple[Path, int, int, bool], str] = {}
+SAMPLE = 1 << 20
+
+
+def stamp(path: Path) -> dict[str, Any]:
+    """What tells whether a source file has changed: size, time, and hashes of its ends and of all of it."""
+    state = path.stat()
+    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "ends": _hash(path, True), "sha256": _hash(path)}
+
+
+def is_unchanged(path: Path, before: dict[str, Any]) -> bool:
+    """Whether a source file has the content of its stamp; all of it is read only if its time has changed."""
+    state = path.stat()
+    if state.st_size != before["bytes"] or _hash(path, True) != before["ends"]:
+        return False
+    return state.st_mtime_ns == before["mtime_ns"] or _hash(path) == before["sha256"]
+
+
+def same_content(a: Path, b: Path) -> bool:
+    """Whether two files are equal."""
+    return a.stat().st_size == b.stat().st_size and _hash(a, True) == _hash(b, True) and _hash(a) == _hash(b)
+
+
+def _hash(path: Path, ends: bool = False) -> str:
+    """SHA-256 of a file, or of its first and last MiB; cached until it changes."""
+    state = path.stat()
+    key = path, state.st_mtime_ns, state.st_size, ends
+    if key not in _hashes:
+        if ends:
+            with path.open("rb") as file:
+                content = file.read(SAMPLE)
+                file.seek(max(0, state.st_size - SAMPLE))
+                _hashes[key] = hashlib.sha256(content + file.read()).hexdigest()
+        else:
+            _hashes[key] = file_hash(path)
+    return _hashes[key]
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn disk errors while data is read and `path` is written into one line with a hint."""

@@ -58,14 +58,17 @@ class Retrieval(TaskData):
         if place := find_folder(folder, ("tsv_data", "aan", "retrieval"), "new_aan_pairs.train.tsv"):
             names = tuple(f"new_aan_pairs.{file}.tsv" for file in FILES.values())
             write = partial(self._save, partial(official, place))
-            return Source("official", "official", "LRA new_aan_pairs.*.tsv", write, identity=sizes(place, names))
+            files = tuple(place / name for name in names)
+            identity = sizes(place, names)
+            return Source("official", "official", "LRA new_aan_pairs.*.tsv", write, identity=identity, files=files)
         if place := find_folder(folder, ("aan",), "papers.parquet"):
             names = ("papers.parquet", *(f"pairs.{file}.tsv" for file in FILES.values()))
             note = (
                 "ACL papers with citation links, not the LRA pairs: accuracies are not comparable with published ones"
             )
             write = partial(self._save, partial(substitute, place))
-            return Source("acl", "subset", "ACL Anthology papers", write, (note,), sizes(place, names))
+            files = tuple(place / name for name in names)
+            return Source("acl", "subset", "ACL Anthology papers", write, (note,), sizes(place, names), files)
         return None
 
     def toy(self) -> Source:
@@ -142,7 +145,7 @@ def official(place: Path, split: str) -> Iterator[Pair]:
     """The rows of one file of the release: label, id, id, text, text."""
     path, n = place / f"new_aan_pairs.{FILES[split]}.tsv", 0
     for where, (label, _, _, first, second) in fields(path, 5):
-        if not first or not second:
+        if not first.strip() or not second.strip():
             raise DataError(f"{where}: a document without text; the file is damaged")
         n += 1
         yield int(float(label)), first, second
@@ -156,6 +159,6 @@ def substitute(place: Path, split: str) -> Iterator[Pair]:
     texts = dict(zip(*read_table(path, "id", "text"), strict=True))
     for where, (label, first, second) in fields(place / f"pairs.{FILES[split]}.tsv", 3):
         for paper in (first, second):
-            if not texts.get(paper):
+            if not (texts.get(paper) or "").strip():
                 raise DataError(f"{where}: no text of paper {paper!r} in {path.name}")
         yield int(float(label)), texts[first], texts[second]

@@ -1,5 +1,6 @@
 """Where a task's data comes from: `choose` decides it, from the argument `source` and from what is on disk."""
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Source:
                  {name: [begin, end)}, and others
     notes        for readers of results
     identity     sizes of the source files, to tell two sources apart; None: unknown before the download
+    files        source files that are small enough to be hashed, to notice a change of content
     resumable    `write` can continue in the folder of an interrupted attempt
     """
 
@@ -38,6 +40,7 @@ class Source:
     write: Callable[[Path], dict[str, Any]]
     notes: tuple[str, ...] = ()
     identity: dict[str, int] | None = None
+    files: tuple[Path, ...] = ()
     resumable: bool = False
 
 
@@ -132,7 +135,7 @@ def find_folder(given: Path, names: tuple[str, ...], required: str) -> Path | No
 
 
 def sizes(folder: Path, names: tuple[str, ...]) -> dict[str, int]:
-    """Sizes in bytes of required files; raises DataError for one that is missing or empty."""
+    """Sizes in bytes of required files; raises DataError for one that is missing or empty, or equal to another."""
     found = {}
     for name in names:
         path = folder / name
@@ -141,4 +144,7 @@ def sizes(folder: Path, names: tuple[str, ...]) -> dict[str, int]:
         found[name] = path.stat().st_size
         if found[name] == 0:
             raise DataError(f"{path}: empty file", hint="copy or unpack it again")
+    for a, b in itertools.combinations(names, 2):
+        if found[a] == found[b] and prepared.same_content(folder / a, folder / b):
+            raise DataError(f"{folder / b}: has the content of {a}", hint="each split needs a file of its own")
     return found

@@ -152,15 +152,18 @@ def from_folder(place: Path) -> Iterator[Review]:
                     raise DataError(f"{place / split / name}: missing", hint=f"unpack {IMDB.file} again")
                 for path in sorted((place / split / name).glob("*.txt")):
                     text = path.read_bytes()
-                    if not text:
-                        raise DataError(f"{path}: empty file", hint=f"unpack {IMDB.file} again")
+                    if not text.strip():
+                        raise DataError(f"{path}: empty or blank file", hint=f"unpack {IMDB.file} again")
                     yield split, label, text
                     advance(1)
 
 
 def from_parquet(path: Path) -> Iterator[Review]:
     """A table with the columns text, label (0 negative, 1 positive) and split."""
-    for split, label, text in zip(*read_table(path, "split", "label", "text"), strict=True):
+    rows = zip(*read_table(path, "split", "label", "text"), strict=True)
+    for number, (split, label, text) in enumerate(rows):
+        if not (text or "").strip():
+            raise DataError(f"{path}: row {number} has no text", hint="copy it again")
         yield split, label, text.encode()
 
 

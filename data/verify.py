@@ -1,12 +1,12 @@
 """Check the prepared data of a task, and describe it in numbers."""
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
 
 from data import prepared
 from data.datamodule import TaskData
+from data.duplicates import equal_examples, in_words
 from data.prepared import DataError
 from lra.console import progress_bar
 
@@ -59,21 +59,10 @@ def check_arrays(task: TaskData) -> None:
 
 def check_duplicates(task: TaskData, advance: Callable[[int], object]) -> str:
     """Count examples that occur in two splits; raises DataError if the task promises none."""
-    examples = task.opened.examples
-    seen: dict[bytes, tuple[str, int]] = {}
-    duplicates = 0
-    for split, rows in task.opened.index.items():
-        if split == "val" and task.selection_on_test:
-            continue
-        for row in rows.tolist():
-            content = (examples.document(row) if examples.pairs is None else examples.pairs[row].numpy()).tobytes()
-            first = seen.setdefault(hashlib.blake2b(content, digest_size=16).digest(), (split, row))
-            if first[0] != split:
-                duplicates += 1
-                if task.distinct and task.kind == "generated":
-                    raise DataError(f"{task.name}: example {row} of {split} is example {first[1]} of {first[0]}")
-            advance(1)
-    return f"{task.name}: {duplicates} examples occur in two splits"
+    refuse = task.name if task.distinct and task.kind == "generated" else None
+    index = task.compared_splits
+    found = equal_examples(task.opened.examples, index, advance=advance, refuse=refuse)
+    return f"{task.name}: {in_words(found, index)}"
 
 
 def check_labels(task: TaskData) -> list[str]:

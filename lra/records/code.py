@@ -20,7 +20,7 @@ PRETRAINING = "lra.training.pretraining"
 DISPATCH = "lra.ops.ssm_kernels.dispatch"  # chooses among all files of its folder
 FRAMEWORK = re.compile(r"lra\.task|data\.(loader|datamodule)|lra\.(nn|ops|training)(\..*)?")
 NOT_NUMERICAL = re.compile(r"lra\.training\.(checkpoint|trainer|progress_bar|learning_curve)")
-LEFT_OUT = re.compile(r"lra(\..*)?|data|data\.(download|verify|prepared|source|tokenizer|generators)(\..*)?")
+LEFT_OUT = re.compile(r"lra(\..*)?|data|data\.(download|duplicates|verify|prepared|source|tokenizer|generators)(\..*)?")
 CPP_TOKEN = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|//[^\n]*|/\*.*?\*/|\s+""", re.DOTALL)
 
 Files = dict[str, dict[str, str]]  # "model" and "framework" -> path -> hash of the file

@@ -1,6 +1,7 @@
 """Identity of a run: code and data that decide a result are part of what checkpoints, records and tables say it is."""
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,11 @@ import time
 
 import pytest
 
+from data import listops, pathfinder, prepared, retrieval
+from data.prepared import DataError
+from data.verify import verify
 from helpers.made_up_runs import PUBLISHED, ran, row_of
+from helpers.official_folders import official_listops, official_pathfinder, official_retrieval, ready
 from helpers.tiny_run import StopsAt, losses, train
 from lra import paths, tracking
 from lra.config.compose import cell_of, composed
@@ -330,3 +335,119 @@ def test_audit_finds_seeds_of_different_model_code():
     runs = [ran("s4", "listops", 600, seed=seed, code=code) for seed, code in enumerate(codes)]
     found = [line for line in audit_records(runs, lambda commit: True) if "other code of the model" in line]
     assert found == ["paper/s4/listops/2.json: made with other code of the model than seed 0"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Official sets of a handful of examples."""
+    monkeypatch.delenv("LRA_MIRROR", raising=False)
+    monkeypatch.setattr(retrieval, "COUNTS", {"train": 12, "val": 5, "test": 4})
+    monkeypatch.setattr(listops, "COUNTS", {"train": 30, "val": 11, "test": 9})
+    monkeypatch.setattr(pathfinder, "COUNTS", {"train": 16, "val": 2, "test": 2})
+    monkeypatch.setattr(pathfinder, "IMAGES", 20)
+
+
+def prepared_from(make, place, **more):
+    return ready(make(batch_size=2, root=place / "root", source=place / "from", **more))
+
+
+def refuses(make, place, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        prepared_from(make, place)
+    assert "\n" not in str(error.value)
+
+
+def touch(path, seconds: int = 5) -> None:
+    state = path.stat()
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + seconds * 10**9))
+
+
+def test_source_changed_in_place_is_noticed(small, tmp_path):
+    folder = official_retrieval(tmp_path / "from/tsv_data")
+    first = prepared_from(retrieval.Retrieval, tmp_path)
+    path = folder / "new_aan_pairs.train.tsv"
+    touch(path)  # copied: the same content at another time
+    assert prepared_from(retrieval.Retrieval, tmp_path).fingerprint == first.fingerprint
+    content = path.read_text()
+    path.write_text(content.replace("1.0\t", "0.0\t", 1))
+    touch(path, 10)
+    refuses(retrieval.Retrieval, tmp_path, "was prepared from other files .*; hint: delete it")
+    path.write_text(content)
+    prepared_from(retrieval.Retrieval, tmp_path)
+
+
+def test_picture_list_changed_in_place_is_noticed(small, tmp_path):
+    level = official_pathfinder(tmp_path / "from/pathfinder32")
+    prepared_from(pathfinder.Pathfinder, tmp_path)
+    path = level / "metadata/2.npy"
+    path.write_text(path.read_text().replace("png 0 0 ", "png 0 1 ").replace("png 1 1 ", "png 1 0 "))
+    refuses(pathfinder.Pathfinder, tmp_path, "was prepared from other files")
+
+
+def test_a_change_in_the_middle_of_a_large_file_is_noticed(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(5 << 20))
+    before = prepared.stamp(path)
+    assert prepared.is_unchanged(path, before)
+    with path.open("rb+") as file:
+        file.seek(5 << 19)
+        file.write(b"x")
+    touch(path)
+    assert not prepared.is_unchanged(path, before)
+
+
+def test_prepared_data_of_older_versions_stays_valid(small, tmp_path):
+    official_listops(tmp_path / "from/listops-1000")
+    task = prepared_from(listops.ListOps, tmp_path)
+    manifest = task.prepared_folder / "manifest.json"
+    content = json.loads(manifest.read_text())
+    assert set(content.pop("stamps")) == set(content["identity"])
+    manifest.write_text(json.dumps(content))
+    assert prepared_from(listops.ListOps, tmp_path).fingerprint == task.fingerprint
+
+
+def pairs_of(folder, split: str, rows: list[tuple[int, str, str]]) -> None:
+    lines = [f"{float(label)}\tA\tB\t{a}\t{b}" for label, a, b in rows]
+    (folder / f"new_aan_pairs.{retrieval.FILES[split]}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def test_equal_examples_are_counted_by_content(small, tmp_path):
+    folder = tmp_path / "from/tsv_data"
+    folder.mkdir(parents=True)
+    train = [(i % 2, f"first {i}", f"second {i}") for i in range(12)]
+    pairs_of(folder, "train", train)
+    pairs_of(folder, "val", [(i % 2, f"third {i}", f"fourth {i}") for i in range(5)])
+    # two pairs of the training split, one of them swapped; a pair that is equal once it is cut; a new one
+    swapped = (train[1][0], train[1][2], train[1][1])
+    pairs_of(folder, "test", [train[0], swapped, (0, "first 10 and more", "second 10 and"), (1, "new", "newer")])
+    whole, cut = (prepared_from(retrieval.Retrieval, tmp_path, max_len=n) for n in (100, 7))
+    assert whole.equal_examples == {"train": 0, "val": 0, "test": 2}
+    assert "2 examples occur in two splits (2 of 4 in test)" in whole.notes
+    assert "retrieval: 2 examples occur in two splits (2 of 4 in test)" in verify(whole)
+    assert cut.equal_examples["test"] > 2
+    again = prepared_from(retrieval.Retrieval, tmp_path, max_len=100)
+    assert again.equal_examples == whole.equal_examples
+
+
+def test_test_file_that_is_the_training_file_is_refused(small, tmp_path):
+    folder = official_retrieval(tmp_path / "from/tsv_data")
+    content = (folder / "new_aan_pairs.train.tsv").read_bytes()
+    (folder / "new_aan_pairs.test.tsv").write_bytes(content)
+    refuses(retrieval.Retrieval, tmp_path, r"test\.tsv: has the content of new_aan_pairs\.train\.tsv")
+
+
+def test_split_of_one_class_is_refused(small, tmp_path):
+    folder = official_retrieval(tmp_path / "from/tsv_data")
+    pairs_of(folder, "train", [(1, f"first {i}", f"second {i}") for i in range(12)])
+    refuses(retrieval.Retrieval, tmp_path, "retrieval: all 12 train examples have the label 1")
+
+
+def test_blank_document_is_refused_with_its_line(small, tmp_path):
+    folder = official_retrieval(tmp_path / "from/tsv_data")
+    pairs_of(folder, "val", [(i % 2, f"third {i}" if i != 3 else "  ", f"fourth {i}") for i in range(5)])
+    refuses(retrieval.Retrieval, tmp_path, r"new_aan_pairs\.eval\.tsv:4: a document without text")
+    folder = official_listops(tmp_path / "other/from/listops-1000")
+    path = folder / "basic_test.tsv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], " \t3", *lines[3:]]) + "\n")
+    refuses(listops.ListOps, tmp_path / "other", r"basic_test\.tsv:3: blank expression")
