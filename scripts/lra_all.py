@@ -95,9 +95,9 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise UserError(f"jobs {args.jobs}: less than 1")
     cells = cells_of(models, tasks, seeds, scale, args.results, args.overrides)
-    todo = [cell for cell in cells if not cell.done]
     if args.overrides:
         check_command_line(cells[0].words)
+    todo = [cell for cell in cells if not cell.done]
     count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
     console.print(f"{count} at scale {scale}: {len(cells) - len(todo)} exist, {len(todo)} to do")
     print_outdated([cell for cell in cells if cell.done])

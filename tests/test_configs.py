@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 
 from helpers.compose import CONFIGS, classifier, compose, names
-from lra.config.compose import plain, recipe_of, source_of
+from lra.config.compose import check_recipe, composed, plain, recipe_of, source_of
 from lra.config.param_budget import fit_to_budget
 from lra.config.schema import check_configuration
 from lra.profiling.parameters import count_parameters
@@ -58,7 +58,12 @@ def test_a_step_on_every_task(model):
 @pytest.mark.parametrize("model", MODELS)
 def test_every_key_is_an_argument(model, scale):
     for task in TASKS if scale == "paper" else TASKS[:1]:
-        cfg = compose(f"task={task}", f"model={model}", f"scale={scale}")
+        known = composed([f"task={task}", f"model={model}", f"scale={scale}"])
+        cfg = known["cfg"]
+        if scale == "paper" and not any(recipe.endswith(f"/{task}") for recipe in RECIPES):
+            with pytest.raises(ValueError, match=f"no recipe for task {task}; hint: scale=mini"):
+                check_recipe(cfg, known["choices"])
+            continue
         check_configuration(plain(cfg))
         schedule(cfg.training.schedule, 100, cfg.training.warmup)
 

@@ -2,28 +2,48 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lra import paths
-from lra.config.overrides import die, nearest, parse_arguments, variant_of
+from lra.config.overrides import choices_of, die, is_group, key_of, nearest, parse_arguments, result_overrides
+from lra.config.variant import (
+    Settings,
+    canonical,
+    changes,
+    check_effect,
+    contains,
+    hashed_config,
+    settings_of,
+    unused,
+    word,
+    words,
+)
 from lra.errors import UserError
-from lra.io.redact import portable
 from lra.paths import RESULTS
 from lra.records.published import load_published
-from lra.records.record import config_hash
+from lra.records.record import config_hash, record_path
 from lra.records.run_spec import RunSpec
+from lra.records.store import load
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
+UNKNOWN = re.compile(r"Could not override '([^']*)'")
 UNPUBLISHED = "none published"  # begins the source of a recipe whose numbers are not the authors'
 
 
@@ -40,12 +60,48 @@ def composed(words: list[str], config: str = "train") -> dict[str, Any]:
     """Configuration, choices and overrides of a command line, as `lra.launch.job.one` takes them."""
     running = GlobalHydra.instance().is_initialized()  # inside hydra.main, but not in a worker of a launcher
     with nullcontext() if running else hydra.initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
-        cfg = hydra.compose(config, overrides=words, return_hydra_config=True)
+        try:
+            cfg = hydra.compose(config, overrides=words, return_hydra_config=True)
+        except HydraException as error:
+            if not UNKNOWN.match(str(error)) or (allowed := with_arguments(words)) == words:
+                raise
+            cfg = hydra.compose(config, overrides=allowed, return_hydra_config=True)
     about = cfg.hydra
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
     OmegaConf.set_struct(cfg, True)
     return {"cfg": cfg, "choices": dict(about.runtime.choices), "overrides": list(about.overrides.task)}
+
+
+def with_arguments(words: list[str]) -> list[str]:
+    """The words, where an argument of a constructor that its file does not repeat has Hydra's prefix for a new key."""
+    candidates = [word for word in words if word.startswith(("model.", "task."))]
+    if not candidates:
+        return words
+    groups: dict[str, list[str]] = {"task": [], "model": [], "scale": []}
+    for override in OverridesParser.create().parse_overrides(words):
+        if override.key_or_group in groups and not override.is_delete():
+            groups[override.key_or_group] = [f"{override.key_or_group}={choice}" for choice in choices_of(override)]
+    first = [choices[0] for choices in groups.values() if choices]
+    added: set[str] = set()
+    for choice in {choice: None for choices in groups.values() for choice in choices} or {"scale=paper": None}:
+        others = [word for word in first if key_of(word) != key_of(choice)]
+        config = OmegaConf.to_container(composed([*others, choice])["cfg"], resolve=False)
+        added |= {word for word in candidates if _is_new_argument(key_of(word), cast(dict[str, Any], config))}
+    return [f"++{word}" if word in added else word for word in words]
+
+
+def _is_new_argument(key: str, config: dict[str, Any]) -> bool:
+    """Whether a dotted key is missing in a configuration and names an argument of the constructor it belongs to."""
+    parent, _, name = key.rpartition(".")
+    node: Any = config
+    for part in parent.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or name in node or "_target_" not in node:
+        return False
+    from lra.config.schema import arguments_of  # imports torch
+
+    return name in arguments_of(get_object(node["_target_"]))
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -67,10 +123,46 @@ def run_hydra(main: Callable[[], object], config: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised here instead of being printed
     words = sys.argv[1:]
     try:
-        words = parse_arguments(words).overrides
+        parsed = parse_arguments(words)
+        words = parsed.overrides
+        if config == "train":
+            allowed = with_arguments(words)
+            sys.argv[1:] = [dict(zip(words, allowed, strict=True)).get(word, word) for word in sys.argv[1:]]
+            words = allowed
+        if parsed.multirun:
+            check_sweep(words)
         main()
     except COMPOSITION_ERRORS as error:
         die(explained(error, words, config), f"{config}.py")
+
+
+def check_sweep(words: list[str]) -> None:
+    """UserError if a job of a sweep would get another configuration than the same words give in a single run.
+
+    Hydra's sweeper keeps one override for each key (its issue 3106).
+    """
+    parser = OverridesParser.create()
+    lists = [
+        f"{one.key_or_group}={','.join(map(str, choices_of(one)))}" if isinstance(one.value(), Glob) else text
+        for text, one in zip(words, parser.parse_overrides(words), strict=True)
+    ]
+    overrides = parser.parse_overrides(lists)
+    keys = [override.get_key_element() for override in overrides]
+    repeated = {key for key in keys if keys.count(key) > 1}
+    if not repeated:
+        return
+    last = dict(zip(keys, overrides, strict=True))
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    for job in jobs:
+        got = dict(zip(last, job, strict=True))
+        asked = [
+            got[key] if override is last[key] else str(override.input_line)
+            for key, override in zip(keys, overrides, strict=True)
+            if override is last[key] or not override.is_sweep_override()
+        ]
+        if composed(asked)["cfg"] != composed(job)["cfg"]:
+            given = " ".join(word for key, word in zip(keys, words, strict=True) if key in repeated)
+            raise UserError(f"{given}: a sweep keeps only the last of these", hint="write them as one override")
 
 
 def explained(error: Exception, words: list[str], config: str = "train") -> Exception:
@@ -86,7 +178,7 @@ def explained(error: Exception, words: list[str], config: str = "train") -> Exce
         return UserError(f"{model}: its file names no family", hint=hint)
     if text.startswith("Ambiguous value"):  # several values without --multirun
         return UserError(text.split("\n")[0], hint="-m runs each value; brackets make a list: key=[a,b]")
-    if unknown := re.match(r"Could not override '([^']*)'", text):
+    if unknown := UNKNOWN.match(text):
         key = unknown[1]
         line = next((word for word in words if word.lstrip("~").split("=")[0] == key), key)
         return UserError(f"{line}: there is no option {key}", hint=nearest(key, known_keys(words, config)))
@@ -126,32 +218,36 @@ def recipe_of(model: str, recipe: str) -> tuple[str | None, str | None, list[str
     return None, source, [f"no published settings of its own: takes {recipe if source else 'none'}"]
 
 
-def hashed_config(cfg: DictConfig, variant: list[str]) -> dict[str, Any]:
-    """The part of a configuration that decides the result, without settings of this machine.
-
-    variant  the overrides that change the result
-    """
-    config = plain(cfg)
-    if config["training"].get("minutes") is None:  # newer than the first records
-        config["training"].pop("minutes", None)
-    result = {k: config[k] for k in ("task", "model", "optimizer", "training")} | {"precision": cfg.trainer.precision}
-    if cfg.pretrain is not None:
-        result["pretrain"] = {"kind": cfg.pretrain, **config["pretraining"]}
-    elif any(word.startswith("pretraining.") for word in variant):
-        raise ValueError("pretraining.* without pretrain=masked or pretrain=causal changes nothing: leave it out")
-    for key in ("root", "source", "seed"):
-        result["task"].pop(key, None)
-    return portable(result)
+def check_recipe(cfg: DictConfig, choices: Mapping[str, str]) -> None:
+    """UserError if nothing states the length of the run because the task has no recipe."""
+    training = plain(cfg)["training"]
+    lengths = [training.get(name) for name in ("epochs", "steps", "minutes")]
+    if lengths == [None] * 3 and source_of(str(choices.get("recipe"))) is None:
+        raise UserError(f"no recipe for task {choices['task']}", hint="scale=mini")
 
 
 def cell_of(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]) -> RunSpec:
-    """Identity of a run. choices: Hydra's, group -> name; overrides: of the command line."""
+    """Identity of a run. choices: Hydra's, group -> name; overrides: of the command line.
+
+    raises  UserError for an override that changes nothing in the run
+    """
     model, task, scale = choices["model"], choices["task"], choices["scale"]
-    variant = variant_of(overrides)
-    config = hashed_config(cfg, variant)
+    names = [f"task={task}", f"model={model}", f"scale={scale}", f"seed={cfg.seed}"]
+    settings, variant, command = settings_of(cfg), [], names
+    typed = settings
+    if result_overrides(overrides) or "trainer" in {key_of(word) for word in overrides}:
+        base = settings_of(composed(names)["cfg"])
+        check_overrides(cfg, settings, overrides)
+        settings = canonical(settings, base)
+        found = dict(changes(settings, base))
+        if cfg.get("budget") is not None:  # chooses the width
+            found.pop("model.d_model", None)
+            variant = [f"budget={cfg.budget}"]
+        command = [*names, *variant, *(w for key, value in found.items() for w in words(key, value, base))]
+        variant = sorted(variant + [word(key, value) for key, value in found.items()])
+    config = hashed_config(settings)
     recipe, source, notes = recipe_of(model, str(choices.get("recipe")))
-    words = [f"task={task}", f"model={model}", f"scale={scale}", f"seed={cfg.seed}", *variant]
-    return RunSpec(
+    spec = RunSpec(
         task=task,
         model=model,
         title=load_published(RESULTS / "published").model(model).title,
@@ -162,6 +258,46 @@ def cell_of(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]
         config_hash=config_hash(config),
         recipe=recipe,
         recipe_source=source,
-        command=" ".join(["python scripts/train.py", *words]),
+        command=shlex.join(["python", "scripts/train.py", *command]),
         notes=notes,
     )
+    return as_recorded(Path(cfg.results), spec, hashed_config(typed))
+
+
+def check_overrides(cfg: DictConfig, settings: Settings, overrides: list[str]) -> None:
+    """UserError for the first override that changes its own key and nothing that decides the result."""
+    for override in result_overrides(overrides):
+        key = key_of(override)
+        if key == "budget" or is_group(key) or (contains(settings, key) and key not in unused(settings)):
+            continue
+        try:
+            if cfg.get("budget") is not None:  # has chosen a width
+                cfg = composed(overrides)["cfg"]
+            without = composed([other for other in overrides if other is not override])["cfg"]
+        except COMPOSITION_ERRORS:
+            continue  # another override needs this one
+        check_effect(override, cfg, without)
+
+
+def as_recorded(results: Path, spec: RunSpec, typed: dict[str, Any]) -> RunSpec:
+    """The run under the variant of its existing record, if that was written with another spelling of the overrides.
+
+    typed  configuration with numbers as typed, which older records hold
+    """
+    folder = record_path(results, scale=spec.scale, model=spec.model, task=spec.task, seed=spec.seed).parent
+    if record_path(results, **identity(spec)).exists() or not folder.is_dir():
+        return spec
+    known = {config_hash(typed): typed, spec.config_hash: spec.config}
+    for path in sorted(folder.glob(f"{spec.seed}*.json")):
+        try:
+            record = load(path)
+        except ValueError:
+            continue
+        if record.seed == spec.seed and (config := known.get(record.config_hash)) is not None:
+            recorded = {name: getattr(record, name) for name in ("variant", "command", "config_hash")}
+            return replace(spec, config=config, **recorded)
+    return spec
+
+
+def identity(spec: RunSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in ("scale", "model", "task", "seed", "variant")}

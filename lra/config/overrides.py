@@ -24,11 +24,19 @@ SETTING = re.compile(
 )
 
 
-def variant_of(overrides: Sequence[str]) -> list[str]:
-    """The overrides that change the result, sorted."""
-    return sorted(
-        o for o in overrides if (key := o.split("=")[0].lstrip("+~")) not in NAMES and not SETTING.fullmatch(key)
-    )
+def key_of(override: str) -> str:
+    """The key of an override, without Hydra's prefixes."""
+    return override.split("=")[0].lstrip("+~")
+
+
+def is_group(key: str) -> bool:
+    """Whether a key chooses a file, such as recipe or model/family."""
+    return (paths.CONFIGS / key.partition("@")[0]).is_dir()
+
+
+def result_overrides(overrides: Sequence[str]) -> list[str]:
+    """The overrides that may change the result, sorted."""
+    return sorted(o for o in overrides if (key := key_of(o)) not in NAMES and not SETTING.fullmatch(key))
 
 
 def die(message: object, program: str = "train.py") -> NoReturn:

@@ -6,11 +6,11 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lra.config.overrides import variant_of
+from lra.config.overrides import result_overrides
 from lra.paths import ROOT
 from lra.records.record import Record, record_path
 from lra.records.store import crashed_record, load, mark_crashed
@@ -45,9 +45,17 @@ class GridJob:
         return shlex.join(["python", TRAIN.relative_to(ROOT).as_posix(), *self.words])
 
     @property
+    def variant(self) -> tuple[str, ...]:
+        """The differences to the unchanged recipe, as its record names them."""
+        return variant_of(self)
+
+    @property
     def path(self) -> Path:
         """Path of the record."""
-        variant = variant_of(self.overrides)
+        return self.path_with(self.variant)
+
+    def path_with(self, variant: Sequence[str]) -> Path:
+        """Path of the record of a variant."""
         return record_path(
             ROOT / self.results, scale=self.scale, model=self.model, task=self.task, seed=self.seed, variant=variant
         )
@@ -111,6 +119,25 @@ def available_kind(cell: GridJob) -> str | None:
         return str(instantiate(composed(words)["cfg"].task).available_kind)
     except (Exception, SystemExit):
         return None  # the job itself says what is wrong
+
+
+@functools.cache
+def variant_of(cell: GridJob) -> tuple[str, ...]:
+    """The variant in the record of a job, composed only if its overrides may change the result."""
+    from lra.config.compose import COMPOSITION_ERRORS, cell_of, composed
+    from lra.config.param_budget import fit_to_budget
+
+    typed = tuple(result_overrides(cell.overrides))
+    standard = cell.path_with(())
+    if not typed and (standard.exists() or not any(standard.parent.glob(f"{cell.seed}-*.json"))):
+        return ()
+    try:
+        known = composed([*cell.words, f"results={ROOT / cell.results}"])
+        if known["cfg"].budget is not None:
+            fit_to_budget(known["cfg"], task=cell.task, scale=cell.scale, overrides=list(cell.overrides))
+        return tuple(cell_of(**known).variant)
+    except COMPOSITION_ERRORS:
+        return typed  # the job itself says what is wrong
 
 
 def cells_of(

@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lra.config.overrides import variant_of
 from lra.console import duration
 from lra.io.atomic import atomic_write
 from lra.launch.grid import GridJob
@@ -36,7 +35,7 @@ class Cost:
 
 
 def key_of(cell: GridJob) -> Key:
-    return cell.model, cell.task, cell.scale, " ".join(variant_of(list(cell.overrides)))
+    return cell.model, cell.task, cell.scale, " ".join(cell.variant)
 
 
 def device_name() -> str:

@@ -7,7 +7,7 @@ from lra.errors import UserError
 from lra.training.optim import SCHEDULES
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-PRECISIONS = ("32-true", "bf16-mixed", "64-true", "16-mixed", "bf16-true", "16-true")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,24 @@ class Training:
                 raise UserError(f"training.{name}={value}: not positive")
         if self.warmup < 0:
             raise UserError(f"training.warmup={self.warmup}: negative")
+        if self.warmup > 1 and self.warmup != int(self.warmup):
+            hint = "a share of all steps below 1, or a whole number of steps"
+            raise UserError(f"training.warmup={self.warmup}: not a number of steps", hint=hint)
+        if self.steps is not None:
+            self.check_warmup(int(self.steps))
         if self.schedule not in SCHEDULES:
             raise UserError(f"training.schedule={self.schedule}: not one of {', '.join(SCHEDULES)}")
 
+    def check_warmup(self, total_steps: int) -> None:
+        """UserError if the warm-up does not end before the last step, except for inverse_sqrt, published that way."""
+        if self.schedule != "inverse_sqrt" and self.warmup > 1 and self.warmup >= total_steps:
+            problem = f"training.warmup={self.warmup:g}: the run has {total_steps} steps and would not reach its rate"
+            raise UserError(problem, hint="training.warmup=0.1, a share of all steps")
+
     def total_steps(self, steps_per_epoch: int) -> int:
-        return int(self.steps) if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))  # type: ignore[operator]
+        total = int(self.steps) if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))  # type: ignore[operator]
+        self.check_warmup(total)
+        return total
 
     def validate_every(self, steps_per_epoch: int) -> int:
         total = self.total_steps(steps_per_epoch)

@@ -148,6 +148,3 @@ def check_available(device: torch.device, hardware: Hardware) -> None:
         raise UserError(f"trainer.graph=true: this run is on {device.type}, only CUDA has graphs", hint=LEAVE_OUT)
     if hardware.processes > 1:
         raise UserError(f"trainer.graph=true: not with {hardware.processes} processes", hint=LEAVE_OUT)
-    if hardware.precision == "16-mixed":
-        problem = "trainer.graph=true: not with trainer.precision=16-mixed, which scales the loss"
-        raise UserError(problem, hint="trainer.precision=bf16-mixed")

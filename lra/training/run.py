@@ -56,7 +56,7 @@ def run(
     raises   UserError if the settings contradict each other
     """
     silence_libraries()
-    check_settings(data, training, hardware)
+    check_settings(data, hardware)
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     if hardware.compile:
@@ -148,17 +148,12 @@ def _train_and_test(
     return record
 
 
-def check_settings(data: Any, training: Training, hardware: Hardware) -> None:
+def check_settings(data: Any, hardware: Hardware) -> None:
     """UserError for settings that are valid alone but not together."""
     if hardware.processes > 1 and data.batch_size % hardware.processes:
         raise UserError(
             f"task.batch_size={data.batch_size}: not a multiple of {hardware.processes} processes "
             f"(trainer.devices={hardware.devices}, trainer.nodes={hardware.nodes}), which take equal shares"
-        )
-    if hardware.precision == "16-mixed" and training.clip:
-        raise UserError(
-            f"training.clip={training.clip}: not with trainer.precision=16-mixed, which scales the gradients",
-            hint="trainer.precision=bf16-mixed",
         )
 
 

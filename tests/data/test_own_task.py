@@ -49,9 +49,10 @@ def test_example_task_gives_batches(tmp_path, monkeypatch):
 
 @pytest.mark.nightly
 def test_commands_succeed_in_a_copy(tmp_path):
-    for name in ("configs", "data", "lra", "models", "scripts", "results/published"):
+    for name in ("configs", "data", "lra", "models", "scripts", "results/published", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "prepared", "raw", "downloads")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     write_example(tmp_path)
     assert len(COMMANDS) == 3
     for command in COMMANDS:
@@ -59,3 +60,6 @@ def test_commands_succeed_in_a_copy(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stderr
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_configs.py"]
+    done = subprocess.run([*command, "-k", "key or step or recipe"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -156,7 +156,6 @@ def test_out_of_memory_is_not_split(fake_graphs, tmp_path):
     [
         ("cpu", {}, "this run is on cpu"),
         ("cuda", {"devices": 2}, "not with 2 processes"),
-        ("cuda", {"precision": "16-mixed"}, "scales the loss"),
     ],
 )
 def test_unavailable_graphs_are_refused(device, hardware, reason):
