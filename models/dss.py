@@ -21,16 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.blocks import Dropout
-from lra.nn.ssm import Recurrent, kernel_groups
+from lra.nn.ssm import FixedLength, kernel_groups
+from lra.ops.autograd_function import can_branch
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import check_sampling, log_steps, nplr
+from lra.ops.precision import at_least_float32, without_autocast
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 
 # keeps 1 / sum finite where a complex softmax has sum zero (the paper's section 3.1)
 EPS = 1e-7
 
 
-class DSS(Recurrent):
+class DSS(FixedLength):
     """DSS layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     d_state        N; A starts as the eigenvalues of the normal part of HiPPO-LegS of size 2N with imaginary part >= 0
@@ -81,10 +83,11 @@ class DSS(Recurrent):
 
         Where Re A > 0 (softmax form) the result is -A, and the kernel runs backwards from the end of `length`.
         """
-        dt, C = self.log_dt.exp(), torch.view_as_complex(self.C) / 2
+        log_dt, real, imag, C = map(at_least_float32, (self.log_dt, self.A_real, self.A_imag, self.C))
+        dt, C = log_dt.exp(), torch.view_as_complex(C) / 2
         if self.form == "exp":
-            return dt, torch.complex(-self.A_real.exp(), self.A_imag).expand(len(dt), -1), C
-        A = torch.complex(self.A_real, self.A_imag)
+            return dt, torch.complex(-real.exp(), imag).expand(len(dt), -1), C
+        A = torch.complex(real, imag)
         A = torch.where(self.A_real > 0, -A, A).expand(len(dt), -1)
         step = dt[:, None] * A
         total = torch.expm1(self.length * step) / torch.expm1(step)
@@ -96,11 +99,11 @@ class DSS(Recurrent):
         """First L taps (K, H, L); those of the second output read from the right, from one position away."""
         if self.form == "softmax" and self.length < L:
             raise ValueError(f"DSS was normalised for {self.length} positions, input has {L}; hint: call prepare({L})")
-        with torch.autocast(self.D.device.type, enabled=False):
+        with without_autocast(self.D.device):
             dt, A, C = self.system()
             B = torch.ones_like(A)
             growing = self.A_real > 0
-            if self.form == "exp" or not growing.any():
+            if self.form == "exp" or (can_branch(growing) and not growing.any()):
                 return diagonal_kernel(dt, A, B, C, L, backend=self.backend)
             forwards = diagonal_kernel(dt, A, B, C * ~growing, L, backend=self.backend)
             backwards = diagonal_kernel(dt, A, B, C * growing, self.length, backend=self.backend)
@@ -114,19 +117,14 @@ class DSS(Recurrent):
         """
         check_sampling(length, rate)
         before = self.system()[2] if self.form == "softmax" else None
-        if before is not None and (self.A_real > 0).any():
+        if before is not None and can_branch(self.A_real) and (self.A_real > 0).any():
             raise ValueError("a softmax DSS with growing states cannot be fitted to another length or sampling rate")
         self.log_dt.sub_(math.log(rate))
         self.length = length
         if before is not None:
             after = self.system()[2]
-            self.C.copy_(torch.view_as_real(torch.view_as_complex(self.C) * (before / after)))
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.length)
-
-    def set_extra_state(self, length: Tensor) -> None:
-        self.length = int(length)
+            C = torch.view_as_complex(at_least_float32(self.C))
+            self.C.copy_(torch.view_as_real(C * (before / after)))
 
     def discretise(self) -> tuple[Tensor, Tensor]:
         """a and C (H, N) of the recurrence h' = a h + u, y = 2 Re C h'."""
@@ -142,10 +140,11 @@ class DSS(Recurrent):
 
     def default_state(self, batch: int) -> Tensor:
         """Initial state, zeros (batch, H, N), complex."""
-        return torch.view_as_complex(self.C).new_zeros(batch, *self.C.shape[1:3])
+        return self.system()[2].new_zeros(batch, *self.C.shape[1:3])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position: x (B, H), state -> y (B, H), next state."""
         a, C = self.discrete
         state = a * state + x[..., None]
-        return F.glu(self.out(F.gelu(2 * (C * state).sum(-1).real + self.D * x)), -1), state
+        y = 2 * (C * state).sum(-1).real + self.D * x
+        return F.glu(self.out(F.gelu(y.to(x.dtype))), -1), state

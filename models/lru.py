@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lra.nn.blocks import Dropout
 from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.hippo import check_sampling
+from lra.ops.precision import at_least_float32
 from lra.ops.scan import mimo_ssm
 
 
@@ -74,8 +75,10 @@ class LRU(Recurrent):
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
         """a (N,), gamma B (N, H), C (K, H, N)."""
-        a = torch.exp(torch.complex(-self.nu.exp(), self.theta.exp()))
-        return a, self.log_gamma.exp()[:, None] * torch.view_as_complex(self.B), torch.view_as_complex(self.C)
+        parameters = (self.nu, self.theta, self.log_gamma, self.B, self.C)
+        nu, theta, log_gamma, B, C = map(at_least_float32, parameters)
+        a = torch.exp(torch.complex(-nu.exp(), theta.exp()))
+        return a, log_gamma.exp()[:, None] * torch.view_as_complex(B), torch.view_as_complex(C)
 
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
@@ -88,7 +91,7 @@ class LRU(Recurrent):
         angle = torch.remainder(self.theta.double().exp() + math.pi, 2 * math.pi) - math.pi
         motion = torch.complex(-self.nu.double().exp(), angle)
         scale = torch.expm1(motion / rate) / torch.expm1(motion)
-        self.B.copy_(torch.view_as_real(torch.view_as_complex(self.B).to(scale.dtype) * torch.sgn(scale)[:, None]))
+        self.B.copy_(torch.view_as_real(torch.view_as_complex(self.B.double()) * torch.sgn(scale)[:, None]))
         self.log_gamma.add_(scale.abs().log())
         self.nu.sub_(math.log(rate))
         self.theta.copy_(torch.remainder(angle / rate, 2 * math.pi).clamp(min=1e-12).log())
@@ -98,10 +101,11 @@ class LRU(Recurrent):
 
     def default_state(self, batch: int) -> Tensor:
         """Initial state, zeros (batch, N), complex."""
-        return torch.view_as_complex(self.B).new_zeros(batch, len(self.nu))
+        return torch.view_as_complex(at_least_float32(self.B)).new_zeros(batch, len(self.nu))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position: x (B, H), state -> y (B, H), next state."""
         a, B, C = self.discrete
         state = a * state + x.to(B.dtype) @ B.mT
-        return F.glu(self.out(F.gelu((state @ C[0].mT).real + self.D * x)), -1), state
+        y = (state @ C[0].mT).real + self.D * x
+        return F.glu(self.out(F.gelu(y.to(x.dtype))), -1), state

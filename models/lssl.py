@@ -20,6 +20,7 @@ from lra.nn.blocks import Dropout
 from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import bilinear, check_sampling, log_steps, transition
+from lra.ops.precision import at_least_float32, without_autocast
 
 
 def krylov(A: Tensor, B: Tensor, L: int) -> Tensor:
@@ -87,12 +88,13 @@ class LSSL(Recurrent):
 
     def kernel(self, L: int) -> Tensor:
         """First L taps (K, H, L); those of the second output read from the right, from one position away."""
-        with torch.autocast(self.D.device.type, enabled=False):
-            return torch.einsum("khn,hnl->khl", self.C, krylov(*self.system(), L))
+        with without_autocast(self.D.device):
+            return torch.einsum("khn,hnl->khl", at_least_float32(self.C), krylov(*self.system(), L))
 
     def system(self) -> tuple[Tensor, Tensor]:
         """Discrete A and B of every feature: (H, N, N), (H, N)."""
-        return bilinear(self.A, self.B, self.log_dt.exp())
+        A, B, log_dt = map(at_least_float32, (self.A, self.B, self.log_dt))
+        return bilinear(A, B, log_dt.exp())
 
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
@@ -105,10 +107,11 @@ class LSSL(Recurrent):
 
     def default_state(self, batch: int) -> Tensor:
         """Initial state, zeros (batch, H, N)."""
-        return self.C.new_zeros(batch, *self.C.shape[1:])
+        return at_least_float32(self.C).new_zeros(batch, *self.C.shape[1:])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position, O(H N^2): x (B, H), state -> y (B, H), next state."""
         A, B = self.discrete
         state = torch.einsum("hmn,bhn->bhm", A, state) + B * x[..., None]
-        return F.glu(self.out(F.gelu((self.C[0] * state).sum(-1) + self.D * x)), -1), state
+        y = (self.C[0] * state).sum(-1) + self.D * x
+        return F.glu(self.out(F.gelu(y.to(x.dtype))), -1), state

@@ -28,9 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.blocks import ACTIVATIONS, Dropout
-from lra.nn.ssm import Recurrent, kernel_groups
+from lra.nn.ssm import FixedLength, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
+from lra.ops.precision import at_least_float32
 from lra.ops.ssm_kernels.dispatch import expand_copies, nplr_kernel, system_from_parameters
 
 
@@ -92,7 +93,7 @@ class DiscreteSSM(NamedTuple):
         return torch.einsum("rhm,bhr->bhm", self.P, y.to(self.P.dtype))
 
 
-class S4(Recurrent):
+class S4(FixedLength):
     """S4 layer: kernel, convolution, activation, gated linear map. Residual and norm are the backbone's.
 
     The parameter C is C (I - Ab^length) with the discrete state matrix Ab: with it, the generating function truncated
@@ -171,9 +172,11 @@ class S4(Recurrent):
         taps = nplr_kernel(*parameters, self.length, backend=self.backend, precise=self.precise)
         return taps if self.length == L else taps[..., :L]
 
-    def kernel_parameters(self) -> tuple[Tensor, ...]:
+    def kernel_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The arguments of lra.ops.ssm_kernels.dispatch.nplr_kernel, with complex numbers as real pairs."""
-        return self.log_dt, self.A_log_decay, self.A_imag, self.B, self.C, self.P
+        parameters = (self.log_dt, self.A_log_decay, self.A_imag, self.B, self.C, self.P)
+        log_dt, log_decay, imag, B, C, P = map(at_least_float32, parameters)
+        return log_dt, log_decay, imag, B, C, P
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """dt (H,), A (S, M), B (S, M), C (K, H, M), P (R, S, M)."""
@@ -194,6 +197,8 @@ class S4(Recurrent):
     @torch.no_grad()
     def correct_length(self, C: Tensor) -> None:
         """Set the parameter to C (I - Ab^length), for C complex128 (K, H, M)."""
+        if self.C.is_meta:
+            return
         row = real_row(C)
         self.C.copy_(torch.view_as_real(complex_row(row - row @ self.decay())))
 
@@ -202,7 +207,7 @@ class S4(Recurrent):
         """C without the correction, complex128 (K, H, M), solved from C (I - Ab^length)."""
         decay = self.decay()
         correction = torch.eye(decay.shape[-1], dtype=decay.dtype, device=decay.device) - decay
-        row = real_row(torch.view_as_complex(self.C).to(torch.complex128))
+        row = real_row(self.system()[3].to(torch.complex128))
         return complex_row(torch.linalg.solve(correction, row, left=False))
 
     def decay(self) -> Tensor:
@@ -210,12 +215,6 @@ class S4(Recurrent):
         dt, A, B, _, P = self.system()
         A, B, P = (expand_copies(z.to(torch.complex128), len(dt)) for z in (A, B, P))
         return torch.linalg.matrix_power(bilinear(*dense(A, B, P), dt.double())[0], self.length)
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.length)
-
-    def set_extra_state(self, length: Tensor) -> None:
-        self.length = int(length)
 
     def discretise(self) -> DiscreteSSM:
         dt, A, B, _, P = self.system()
@@ -227,10 +226,10 @@ class S4(Recurrent):
 
     def default_state(self, batch: int) -> Tensor:
         """Initial state, zeros (batch, H, M), complex."""
-        C = torch.view_as_complex(self.C)
+        C = self.system()[3]
         return C.new_zeros(batch, *C.shape[1:])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position, O(N): x (B, H), state -> y (B, H), next state."""
         y, state = self.discrete.step(x, state)
-        return self.mix(self.activation(y + self.D * x)), state
+        return self.mix(self.activation((y + self.D * x).to(x.dtype))), state

@@ -21,6 +21,7 @@ from lra.nn.blocks import ACTIVATIONS, Dropout
 from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import check_sampling, log_steps, nplr
+from lra.ops.precision import at_least_float32
 from lra.ops.ssm_kernels.dispatch import DISCRETIZATIONS, diagonal_kernel, expand_copies
 
 INITS = ("lin", "inv", "legs", "real")
@@ -124,14 +125,16 @@ class S4D(Recurrent):
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """dt (H,), real, and A (S, M), B (S, M), C (K, H, M), complex."""
-        decay = self.A_log_decay.exp()
+        decay = at_least_float32(self.A_log_decay).exp()
+        B, C = at_least_float32(self.B), at_least_float32(self.C)
         if self.real:
-            A, B = torch.complex(-decay, torch.zeros_like(decay)), torch.complex(self.B, torch.zeros_like(self.B))
+            A, B = torch.complex(-decay, torch.zeros_like(decay)), torch.complex(B, torch.zeros_like(B))
             # halved, because a real pole is its own conjugate and would count twice
-            C = torch.complex(self.C / 2, torch.zeros_like(self.C))
+            C = torch.complex(C / 2, torch.zeros_like(C))
         else:
-            A, B, C = torch.complex(-decay, self.A_imag), torch.view_as_complex(self.B), torch.view_as_complex(self.C)
-        return self.log_dt.exp(), A, B, C
+            A = torch.complex(-decay, at_least_float32(self.A_imag))
+            B, C = torch.view_as_complex(B), torch.view_as_complex(C)
+        return at_least_float32(self.log_dt).exp(), A, B, C
 
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
@@ -156,4 +159,4 @@ class S4D(Recurrent):
         Ab, Bb, C = self.discrete
         state = Ab * state + Bb * x[..., None]
         y = 2 * (C * state).sum(-1).real + self.D * x
-        return self.mix(self.activation(y)), state
+        return self.mix(self.activation(y.to(x.dtype))), state

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lra.nn.blocks import Dropout
 from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.hippo import check_sampling, log_steps, nplr
+from lra.ops.precision import at_least_float32
 from lra.ops.scan import mimo_ssm
 
 OUTPUTS = ("full_glu", "half_glu1", "half_glu2", "gelu")
@@ -95,10 +96,12 @@ class S5(Recurrent):
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
         """exp(dt A) (M,), the discrete B (M, H) and 2 C (K, H, M): the 2 accounts for the conjugate of each pair."""
-        A = torch.complex(self.A_real.clamp(max=-1e-4) if self.clip else self.A_real, self.A_imag)
-        step = self.log_dt.exp() * A
-        B = (torch.expm1(step) / A)[:, None] * torch.view_as_complex(self.B)
-        return step.exp(), B, 2 * torch.view_as_complex(self.C)
+        parameters = (self.A_real, self.A_imag, self.log_dt, self.B, self.C)
+        real, imag, log_dt, B, C = map(at_least_float32, parameters)
+        A = torch.complex(real.clamp(max=-1e-4) if self.clip else real, imag)
+        step = log_dt.exp() * A
+        B = (torch.expm1(step) / A)[:, None] * torch.view_as_complex(B)
+        return step.exp(), B, 2 * torch.view_as_complex(C)
 
     @torch.no_grad()
     def prepare(self, length: int, *, rate: float = 1.0) -> None:
@@ -111,10 +114,10 @@ class S5(Recurrent):
 
     def default_state(self, batch: int) -> Tensor:
         """Initial state, zeros (batch, M), complex."""
-        return torch.view_as_complex(self.B).new_zeros(batch, len(self.B))
+        return torch.view_as_complex(at_least_float32(self.B)).new_zeros(batch, len(self.B))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position: x (B, H), state -> y (B, H), next state."""
         a, B, C = self.discrete
         state = a * state + x.to(B.dtype) @ B.mT
-        return self.mix((state @ C[0].mT).real + self.D * x), state
+        return self.mix(((state @ C[0].mT).real + self.D * x).to(x.dtype)), state

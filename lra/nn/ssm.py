@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from lra.errors import UserError
 
 
 class Recurrent(nn.Module):
@@ -42,6 +44,34 @@ class Recurrent(nn.Module):
     def _parameter_versions(self) -> tuple:
         """Changes with every training step, load, change of sampling rate, device or dtype."""
         return tuple((p.data_ptr(), p._version) for p in self.parameters(recurse=False))
+
+
+class FixedLength(Recurrent):
+    """A recurrent layer whose parameters depend on the length of its kernel, which is saved with them."""
+
+    length: int
+
+    def prepare(self, length: int, *, rate: float = 1.0) -> None:
+        raise NotImplementedError
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.length, device="cpu")
+
+    def set_extra_state(self, length: Tensor) -> None:
+        """Load the length of the loaded parameters; fit them to this layer's own length if that is larger.
+
+        raises  ValueError where they cannot be fitted
+        """
+        own, self.length = self.length, int(length)
+        if self.length >= own:
+            return
+        try:
+            self.prepare(own)
+        except ValueError as error:
+            raise UserError(
+                f"weights for {int(length)} positions do not fit a {type(self).__name__} for {own}: {error}",
+                hint=f"max_len={int(length)}",
+            ) from None
 
 
 def kernel_groups(

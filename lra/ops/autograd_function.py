@@ -4,11 +4,13 @@ A function and its gradient are two autograd functions, because both need a rule
 loops and writes into buffers, which vmap cannot trace; the default rule is one call for each element.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef
 
 
 def transforms_active() -> bool:
@@ -28,7 +30,9 @@ class Function(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:
         if transforms_active():
             return super().apply(*args)
-        # go straight to the implementation: the inspection of the signature takes 20 us, the rest of a call 5
+        # go straight to the implementation: the inspection of the signature takes 20 us, the rest of a call 5;
+        # in the backward pass of torch.func.vjp, saved tensors are in a wrapper that has ended
+        args = torch._functorch.utils.unwrap_dead_wrappers(args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
     @staticmethod
@@ -67,3 +71,23 @@ def call_for_each(
 def leading_batch(x: Tensor, dim: int | None, size: int) -> Tensor:
     """x with the dimension that vmap maps over in front; repeated, without a copy, if it has none."""
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """Register a function as an operator, which torch.compile and torch.export do not look into.
+
+    Outside them it would only cost time: some 250 us a call, an autograd function 10.
+    """
+
+    def register(function: Callable[..., Any]) -> CustomOpDef:
+        @functools.wraps(function)
+        def run(*args: Any) -> Any:
+            # the first call of a compiled function runs below conjugate views, which then read as not conjugated
+            with torch._C._PreserveDispatchKeyGuard():
+                for key in (torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative):
+                    torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+                return function(*args)
+
+        return torch.library.custom_op(name, run, mutates_args=())
+
+    return register

@@ -10,8 +10,10 @@ Everything is float64 except the initial time steps.
 Letters: N state, M = ceil(N / 2) conjugate pairs, r rank, L length.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,6 +50,27 @@ class NPLR(NamedTuple):
         return A, 2 * (self.V @ self.B).real
 
 
+Arguments = ParamSpec("Arguments")
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+
+
+def on_cpu(function: Callable[Arguments, Tensors]) -> Callable[Arguments, Tensors]:
+    """Compute on the CPU, then move the resulting tensors to the default device, which may be "meta"."""
+
+    @functools.wraps(function)
+    def compute(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensors:
+        device = torch.get_default_device()
+        with torch.device("cpu"):
+            results = function(*args, **kwargs)
+        if device.type == "cpu":
+            return results
+        make: Callable[..., Tensors] = getattr(type(results), "_make", type(results))
+        return make(x.to(device) for x in results)
+
+    return compute
+
+
+@on_cpu
 def transition(measure: str, N: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """The continuous-time pair A (N, N), B (N,), float64.
 
@@ -104,6 +127,7 @@ def rank_correction(measure: str, N: int, generator: torch.Generator | None = No
     return random_measure(measure, N, generator)[1]
 
 
+@on_cpu
 def nplr(measure: str, N: int, generator: torch.Generator | None = None) -> NPLR:
     """Normal-plus-low-rank form of `transition(measure, N)` (S4, theorem 1); conventions as in NPLR.
 

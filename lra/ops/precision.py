@@ -1,5 +1,8 @@
 """Precision of state-space computations when parameters or inputs are float16 or bfloat16."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,3 +10,8 @@ from torch import Tensor
 def at_least_float32(x: Tensor) -> Tensor:
     """float16 and bfloat16 as float32; other precisions unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Switch autocast off; it does not exist for the device "meta"."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

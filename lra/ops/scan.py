@@ -11,13 +11,16 @@ two-level form needs about 4 sqrt(L) launches.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from lra.ops.autograd_function import Function, Gradient, call_for_each, leading_batch, operator
+from lra.ops.precision import without_autocast
 
 
 def scan(a: Tensor, b: Tensor, initial: Tensor | None = None, *, reverse: bool = False) -> Tensor:
@@ -42,7 +45,8 @@ def scan(a: Tensor, b: Tensor, initial: Tensor | None = None, *, reverse: bool =
         b = torch.cat([rest, edge] if reverse else [edge, rest], 1)
     K = math.prod(b.shape[2:])
     a = a.expand(*a.shape[:2], *b.shape[2:]).reshape(*a.shape[:2], K)
-    h = Scan.apply(a, b.reshape(*b.shape[:2], K), reverse)
+    states = scan_op if torch.compiler.is_compiling() else Scan.apply
+    h = states(a, b.reshape(*b.shape[:2], K), reverse)
     return h.reshape(b.shape).to(input_dtype)
 
 
@@ -66,7 +70,7 @@ def mimo_ssm(u: Tensor, a: Tensor, B: Tensor, C: Tensor) -> Tensor:
     C        (K, H, N) complex; for K = 2 a second scan from the right, current position included, is added
     returns  (batch, L, H) in the precision of u; computed in that of a, B, C
     """
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u.device):
         # real matrix products on concatenated (re, im) instead of complex ones
         into = torch.view_as_real(B.mT.resolve_conj()).flatten(-2)  # (H, 2N)
         b = torch.view_as_complex((u.to(into.dtype) @ into).unflatten(-1, (-1, 2)))
@@ -82,37 +86,101 @@ def runs_compiled(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-class Scan(torch.autograd.Function):
-    """A scan. Its gradient is a scan of the gradient in the other direction, with conj(a) shifted by one position."""
+def scan_forward(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
+    """The states h (B, L, K), contiguous, from a (1 or B, 1 or L, K) and b (B, L, K)."""
+    a, b = contiguous(a), contiguous(b)
+    if not runs_compiled(b.device):
+        return scan_blocks(a, b, reverse)
+    h = torch.empty_like(b)
+    scan_cpu(a.detach().numpy(), b.detach().numpy(), h.numpy(), reverse)
+    return h
+
+
+def scan_backward(a: Tensor, h: Tensor, grad: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of a and b: a scan of the gradient in the other direction, with conj(a) shifted by one position."""
+    a, h, grad = contiguous(a), contiguous(h), contiguous(grad)
+    if runs_compiled(grad.device):
+        db = torch.empty_like(grad)
+        # the gradient of a broadcast a sums up to B L terms, in float64
+        wide = torch.complex128 if a.is_complex() else torch.float64
+        da = torch.zeros(a.shape, dtype=wide if a.shape[:2] != h.shape[:2] else a.dtype)
+        a_, h_, grad_, da_, db_ = (x.detach().numpy() for x in (a, h, grad, da, db))
+        scan_cpu_backward(a_, h_, grad_, da_, db_, reverse)
+        return da.to(a.dtype), db
+    before = shift(h, not reverse)
+    ahead = shift(a, reverse) if a.shape[1] > 1 else a
+    db = scan_blocks(ahead.conj().resolve_conj(), grad, not reverse)
+    return (db * before.conj()).sum_to_size(a.shape), db
+
+
+def contiguous(x: Tensor) -> Tensor:
+    return x.resolve_conj().contiguous()
+
+
+def vmap_rule(function: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """Joins the two batches in one call if a has the batch of b, or none; one call for each element otherwise."""
+    (a, b, reverse), (a_dim, b_dim, _) = args, in_dims
+    b_batch = b.movedim(b_dim, 0).shape[1] if b_dim is not None else len(b)
+    if a_dim is None and len(a) == 1:
+        joined_a = a
+    elif a_dim is not None and a.movedim(a_dim, 0).shape[1] == b_batch:
+        joined_a = a.movedim(a_dim, 0).flatten(0, 1)
+    else:
+        return call_for_each(function, info.batch_size, in_dims, args)
+    h = function(joined_a, leading_batch(b, b_dim, info.batch_size).flatten(0, 1), reverse)
+    return h.unflatten(0, (info.batch_size, b_batch)), 0
+
+
+class Scan(Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
+        return scan_forward(a, b, reverse)
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, reverse: bool) -> Tensor:
-        a, b = a.resolve_conj().contiguous(), b.resolve_conj().contiguous()
-        if runs_compiled(b.device):
-            h = torch.empty_like(b)
-            scan_cpu(a.detach().numpy(), b.detach().numpy(), h.numpy(), reverse)
-        else:
-            h = scan_blocks(a, b, reverse)
-        ctx.save_for_backward(a, h)
-        ctx.reverse = reverse
-        return h
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        a, _, ctx.reverse = inputs
+        ctx.save_for_backward(a, output)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        a, h = ctx.saved_tensors
-        grad = grad.resolve_conj().contiguous()
-        if runs_compiled(grad.device):
-            db = torch.empty_like(grad)
-            # the gradient of a broadcast a sums up to B L terms, in float64
-            wide = torch.complex128 if a.is_complex() else torch.float64
-            da = torch.zeros(a.shape, dtype=wide if a.shape[:2] != h.shape[:2] else a.dtype)
-            scan_cpu_backward(a.numpy(), h.numpy(), grad.numpy(), da.numpy(), db.numpy(), ctx.reverse)
-            return da.to(a.dtype), db, None
-        before = shift(h, not ctx.reverse)
-        ahead = shift(a, ctx.reverse) if a.shape[1] > 1 else a
-        db = scan_blocks(ahead.conj().resolve_conj(), grad, not ctx.reverse)
-        return (db * before.conj()).sum_to_size(a.shape), db, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *ScanGradient.apply(*ctx.saved_tensors, grad, ctx.reverse), None
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        return vmap_rule(cls.apply, info, in_dims, *args)
+
+
+class ScanGradient(Gradient):
+    name = "scan"
+    forward = staticmethod(scan_backward)
+
+
+# for torch.compile and torch.export
+@operator("lra::scan")
+def scan_op(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
+    return scan_forward(a, b, reverse)
+
+
+@operator("lra::scan_backward")
+def scan_backward_op(a: Tensor, h: Tensor, grad: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    da, db = scan_backward(a, h, grad, reverse)
+    return da.contiguous(), db
+
+
+def like(x: Tensor) -> Tensor:
+    """What a computation on fake tensors returns: contiguous."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+scan_op.register_fake(lambda a, b, reverse: like(b))
+scan_op.register_autograd(
+    lambda ctx, grad: (*scan_backward_op(*ctx.saved_tensors, grad, ctx.reverse), None), setup_context=Scan.setup_context
+)
+scan_op.register_vmap(lambda info, in_dims, *args: vmap_rule(scan_op, info, in_dims, *args))
+scan_backward_op.register_fake(lambda a, h, grad, reverse: (like(a), like(h)))
+scan_backward_op.register_vmap(
+    lambda info, in_dims, *args: call_for_each(scan_backward_op, info.batch_size, in_dims, args)
+)
 
 
 def shift(x: Tensor, later: bool) -> Tensor:

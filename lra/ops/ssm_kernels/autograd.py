@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from lra.ops.autograd_function import Function, Gradient
 
 
 def is_fused(backend: ModuleType) -> bool:
@@ -29,43 +30,71 @@ def nplr_spectrum(backend: ModuleType, dt: Tensor, A: Tensor, B: Tensor, C: Tens
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class NplrSpectrum(torch.autograd.Function):
+class NplrSpectrum(Function):
     """dt (H,), complex A, B (S, N), C (K, H, N), P (R, S, N) -> spectrum (K, H, F); K is 1 or 2."""
 
     @staticmethod
-    def forward(ctx: Any, backend: ModuleType, L: int, dt: Tensor, *others: Tensor) -> Tensor:
-        ctx.backend, ctx.L = backend, L
-        ctx.save_for_backward(dt.contiguous(), *(as_real_pairs(x.to(dt.dtype.to_complex())) for x in others))
-        return torch.view_as_complex(backend.spectrum(L, *ctx.to_save))
+    def forward(backend: ModuleType, L: int, dt: Tensor, *others: Tensor) -> Tensor:
+        return torch.view_as_complex(backend.spectrum(L, *spectrum_arguments(dt, *others)))
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.backend, ctx.L, *parameters = inputs
+        ctx.save_for_backward(*parameters)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        d_dt, *pairs = ctx.backend.spectrum_gradients(ctx.L, as_real_pairs(grad), *ctx.saved_tensors)
-        return None, None, d_dt, *map(torch.view_as_complex, pairs)
+        return None, None, *NplrSpectrumGradient.apply(ctx.backend, ctx.L, grad, *ctx.saved_tensors)
 
 
-class NplrKernel(torch.autograd.Function):
+class NplrSpectrumGradient(Gradient):
+    name = "nplr_spectrum"
+
+    @staticmethod
+    def forward(backend: ModuleType, L: int, grad: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        arguments = spectrum_arguments(*parameters)
+        d_dt, *pairs = backend.spectrum_gradients(L, as_real_pairs(grad), *arguments)
+        return d_dt, *map(torch.view_as_complex, pairs)
+
+
+def spectrum_arguments(dt: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    return dt.contiguous(), *(as_real_pairs(x.to(dt.dtype.to_complex())) for x in others)
+
+
+class NplrKernel(Function):
     """Parameters of lra.ops.ssm_kernels.dispatch.nplr_kernel -> kernel (K, H, L); K is 1 or 2."""
 
     @staticmethod
-    def forward(
-        ctx: Any, backend: ModuleType, L: int, log_dt: Tensor, log_decay: Tensor, imag: Tensor, *pairs: Tensor
-    ) -> Tensor:
-        ctx.backend, ctx.L = backend, L
-        A = torch.stack([-log_decay.exp(), imag], -1)
-        ctx.save_for_backward(log_dt.exp(), A, *(x.contiguous() for x in pairs))
-        return torch.fft.irfft(torch.view_as_complex(backend.spectrum(L, *ctx.to_save)), n=L)
+    def forward(backend: ModuleType, L: int, *parameters: Tensor) -> Tensor:
+        spectrum = backend.spectrum(L, *kernel_arguments(*parameters))
+        return torch.fft.irfft(torch.view_as_complex(spectrum), n=L)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.backend, ctx.L, *parameters = inputs
+        ctx.save_for_backward(*parameters)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *NplrKernelGradient.apply(ctx.backend, ctx.L, grad, *ctx.saved_tensors)
+
+
+class NplrKernelGradient(Gradient):
+    name = "nplr_kernel"
+
+    @staticmethod
+    def forward(backend: ModuleType, L: int, grad: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         # transpose of irfft: a frequency that also represents its conjugate counts twice
         grad = torch.fft.rfft(grad, norm="forward")
-        grad[..., 1 : (ctx.L + 1) // 2].mul_(2)
-        dt, A, *others = ctx.saved_tensors
-        d_dt, dA, dB, dC, dP = ctx.backend.spectrum_gradients(ctx.L, torch.view_as_real(grad), dt, A, *others)
-        return None, None, d_dt * dt, dA[..., 0] * A[..., 0], dA[..., 1], dB, dC, dP
+        grad[..., 1 : (L + 1) // 2].mul_(2)
+        dt, A, *others = kernel_arguments(*parameters)
+        d_dt, dA, dB, dC, dP = backend.spectrum_gradients(L, torch.view_as_real(grad), dt, A, *others)
+        return d_dt * dt, dA[..., 0] * A[..., 0], dA[..., 1], dB, dC, dP
+
+
+def kernel_arguments(log_dt: Tensor, log_decay: Tensor, imag: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
+    A = torch.stack([-log_decay.exp(), imag], -1)
+    return log_dt.exp(), A, *(x.contiguous() for x in pairs)
 
 
 def as_real_pairs(x: Tensor) -> Tensor:

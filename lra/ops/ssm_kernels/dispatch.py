@@ -14,13 +14,18 @@ Letters: H features, N half the state (one pole of each conjugate pair), S indep
 """
 
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef
 
 from lra.errors import UserError
+from lra.ops.autograd_function import call_for_each, operator
+from lra.ops.precision import without_autocast
 from lra.ops.ssm_kernels import autograd
 from lra.ops.ssm_kernels.resolvent import expand_copies
 
@@ -34,8 +39,6 @@ DISCRETIZATIONS = ("zoh", "bilinear")
 _backends_used: dict[str, set[str]] = {}
 
 
-# torch.compile would cut these functions into a dozen graphs (foreign code, complex numbers) and speed up none of them
-@torch.compiler.disable
 def nplr_kernel(
     log_dt: Tensor,
     log_decay: Tensor,
@@ -59,16 +62,25 @@ def nplr_kernel(
     """
     parameters = (log_dt, log_decay, imag, B, C, P)
     check_shapes(log_dt.shape, log_decay.shape, B.shape[:-1], C.shape[:-1], L, P.shape[:-1])
+    if torch.compiler.is_compiling():
+        return nplr_kernel_op(*parameters, L, backend, precise)
+    return eager_nplr_kernel(*parameters, L, backend, precise)
+
+
+def eager_nplr_kernel(*arguments: Any) -> Tensor:
+    """`nplr_kernel` outside torch.compile; the same arguments in order."""
+    *parameters, C, P, L, backend, precise = arguments
+    parameters += [C, P]
     module = load_backend("nplr_spectrum", backend, C.device, C.dtype, len(P))
     if not autograd.is_fused(module) or len(C) > 2:
         spectrum = nplr_spectrum(*system_from_parameters(*parameters), L, backend=backend, precise=precise)
         return torch.fft.irfft(spectrum, n=L)
-    with torch.autocast(C.device.type, enabled=False), torch.cuda.device_of(C):
+    with without_autocast(C.device), torch.cuda.device_of(C):
         inputs = to_float64(module, *parameters) if precise else parameters
         return autograd.NplrKernel.apply(module, L, *inputs).to(C.dtype)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # no layer calls it; torch.compile would cut it into a dozen graphs
 def nplr_spectrum(
     dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, L: int, *, backend: str = "auto", precise: bool = False
 ) -> Tensor:
@@ -91,7 +103,7 @@ def nplr_spectrum(
     check_shapes(dt.shape, A.shape, B.shape, C.shape, L, P.shape)
     module = load_backend("nplr_spectrum", backend, A.device, dt.dtype, len(P))
     # Triton launches on the current CUDA device, not on that of the tensors
-    with torch.autocast(A.device.type, enabled=False), torch.cuda.device_of(A):
+    with without_autocast(A.device), torch.cuda.device_of(A):
         dtype = C.dtype
         if precise:
             dt, A, B, C, P = to_float64(module, dt, A, B, C, P)
@@ -109,7 +121,6 @@ def system_from_parameters(
     return log_dt.exp(), torch.complex(-log_decay.exp(), imag), B, C, P
 
 
-@torch.compiler.disable
 def diagonal_kernel(
     dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, *, discretization: str = "zoh", backend: str = "auto"
 ) -> Tensor:
@@ -127,9 +138,86 @@ def diagonal_kernel(
     check_shapes(dt.shape, A.shape, B.shape, C.shape, L)
     if discretization not in DISCRETIZATIONS:
         raise UserError(f"discretization={discretization!r} is unknown", hint=" or ".join(DISCRETIZATIONS))
+    arguments = (dt, A, B, C, L, discretization, backend)
+    return diagonal_kernel_op(*arguments) if torch.compiler.is_compiling() else eager_diagonal_kernel(*arguments)
+
+
+def eager_diagonal_kernel(
+    dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str, backend: str
+) -> Tensor:
+    """`diagonal_kernel` outside torch.compile."""
     module = load_backend("diagonal_kernel", backend, A.device, dt.dtype)
-    with torch.autocast(A.device.type, enabled=False), torch.cuda.device_of(A):
+    with without_autocast(A.device), torch.cuda.device_of(A):
         return module.diagonal_kernel(dt, expand_copies(A, len(dt)), expand_copies(B, len(dt)), C, L, discretization)
+
+
+# Operators for torch.compile and torch.export, which would cut the kernels into a dozen graphs (foreign code, complex
+# numbers). The backward operators recompute the kernel.
+
+
+@operator("lra::nplr_kernel")
+def nplr_kernel_op(
+    log_dt: Tensor, log_decay: Tensor, imag: Tensor, B: Tensor, C: Tensor, P: Tensor,
+    L: int, backend: str, precise: bool,
+) -> Tensor:  # fmt: skip
+    return eager_nplr_kernel(log_dt, log_decay, imag, B, C, P, L, backend, precise).contiguous()
+
+
+@operator("lra::nplr_kernel_backward")
+def nplr_kernel_backward_op(
+    grad: Tensor, log_dt: Tensor, log_decay: Tensor, imag: Tensor, B: Tensor, C: Tensor, P: Tensor,
+    L: int, backend: str, precise: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return gradients(eager_nplr_kernel, grad, (log_dt, log_decay, imag, B, C, P), L, backend, precise)
+
+
+@operator("lra::diagonal_kernel")
+def diagonal_kernel_op(
+    dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str, backend: str
+) -> Tensor:
+    return eager_diagonal_kernel(dt, A, B, C, L, discretization, backend).contiguous()
+
+
+@operator("lra::diagonal_kernel_backward")
+def diagonal_kernel_backward_op(
+    grad: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, L: int, discretization: str, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return gradients(eager_diagonal_kernel, grad, (dt, A, B, C), L, discretization, backend)
+
+
+def gradients(kernel: Callable[..., Tensor], grad: Tensor, inputs: tuple[Tensor, ...], *options: Any) -> Any:
+    """Gradients of the inputs, by torch.func because autograd is off within an operator."""
+    results = torch.func.vjp(lambda *inputs: kernel(*inputs, *options), *inputs)[1](grad)
+    # an operator may not return views
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in results)
+
+
+def register(op: CustomOpDef, backward_op: CustomOpDef, n_inputs: int) -> None:
+    """Shapes, gradient and vmap of an operator whose first arguments are tensors, the fourth or fifth of them C."""
+    C, L = (4, 6) if n_inputs == 6 else (3, 4)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:n_inputs])
+        ctx.options = inputs[n_inputs:]
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *backward_op(grad, *ctx.saved_tensors, *ctx.options), *[None] * len(ctx.options)
+
+    op.register_fake(lambda *inputs: inputs[0].new_empty(*inputs[C].shape[:2], inputs[L]))
+    op.register_autograd(backward, setup_context=setup_context)
+    backward_op.register_fake(
+        lambda grad, *inputs: tuple(
+            torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:n_inputs]
+        )
+    )
+    for each in (op, backward_op):
+        each.register_vmap(
+            lambda info, in_dims, *inputs, each=each: call_for_each(each, info.batch_size, in_dims, inputs)
+        )
+
+
+register(nplr_kernel_op, nplr_kernel_backward_op, 6)
+register(diagonal_kernel_op, diagonal_kernel_backward_op, 4)
 
 
 def unavailable_reason(
@@ -155,6 +243,9 @@ def select_backend(backend: str, device: torch.device | str, dtype: torch.dtype 
     raises  RuntimeError, with the reason, if the named one cannot run here; ValueError for an unknown one
     """
     device = torch.device(device)
+    if device.type == "meta" and backend in ("auto", *BACKENDS):
+        # only shapes are computed; they do not depend on the backend
+        return "reference"
     if backend != "auto":
         if reason := unavailable_reason(backend, device, dtype, rank):
             raise RuntimeError(f"backend={backend!r} cannot run on {device.type}: {reason}; hint: backend=auto")

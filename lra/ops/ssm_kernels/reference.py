@@ -3,11 +3,14 @@
 Letters as in dispatch.py.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from lra.ops.autograd_function import transforms_active
 
 # complex numbers a block of features may hold; larger problems are split over H and recomputed in the backward pass
 BLOCK = 2**24
@@ -81,4 +84,7 @@ def _blocks(function: Callable[..., Tensor], L: int, *parameters: Tensor) -> Ten
         return function(L, *parameters)
     # features are axis 1 of C and P, axis 0 of the others
     blocks = zip(*(x.split(rows, dim=1 if x.dim() == 3 else 0) for x in parameters), strict=True)
-    return torch.cat([checkpoint(function, L, *block, use_reentrant=False) for block in blocks], dim=1)
+    # torch.func does not allow recomputation
+    recomputed = functools.partial(checkpoint, function, use_reentrant=False)
+    run = function if transforms_active() else recomputed
+    return torch.cat([run(L, *block) for block in blocks], dim=1)

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from lra.ops.autograd_function import Function, Gradient
 from lra.ops.ssm_kernels.reference import discretise
 from lra.ops.ssm_kernels.resolvent import nodes
 from lra.ops.ssm_kernels.triton.cauchy import reduce_frequencies, spectrum_forward, woodbury_backward
@@ -93,25 +93,34 @@ def first_column(P: Tensor, A: Tensor) -> Tensor:
     return P[0] if len(P) else torch.zeros_like(A)
 
 
-class DiagonalKernel(torch.autograd.Function):
+class DiagonalKernel(Function):
     """weight (K, H, N, 2), exponent (H, N, 2) -> 2 Re sum_n weight_n exp(l exponent_n), (K, H, L); K is 1 or 2."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, exponent: Tensor, L: int) -> Tensor:
-        ctx.save_for_backward(weight, exponent)
+    def forward(weight: Tensor, exponent: Tensor, L: int) -> Tensor:
         K, H, N = weight.shape[:3]
+        weight, exponent = weight.contiguous(), exponent.contiguous()
         out = torch.empty(K, H, L, device=weight.device, dtype=weight.dtype)
         powers_forward[(H, triton.cdiv(L, SUMS["BLOCK"]))](weight, exponent, out, H, N, L, K=K, **SUMS)
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        weight, exponent = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *DiagonalKernelGradient.apply(grad, *ctx.saved_tensors), None
+
+
+class DiagonalKernelGradient(Gradient):
+    name = "diagonal_kernel"
+
+    @staticmethod
+    def forward(grad: Tensor, weight: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
         K, H, N = weight.shape[:3]
+        grad, weight, exponent = grad.contiguous(), weight.contiguous(), exponent.contiguous()
         d_weight, d_exponent = torch.empty_like(weight), torch.empty_like(exponent)
         grid = (H, triton.cdiv(N, REDUCE["POLES"]))
-        powers_backward[grid](
-            weight, exponent, grad.contiguous(), d_weight, d_exponent, H, N, grad.shape[-1], K=K, **REDUCE
-        )
-        return d_weight, d_exponent, None
+        powers_backward[grid](weight, exponent, grad, d_weight, d_exponent, H, N, grad.shape[-1], K=K, **REDUCE)
+        return d_weight, d_exponent

@@ -76,7 +76,7 @@ def test_auto_on_cpu():
 
 
 @pytest.mark.parametrize(
-    ("device", "reason"), [("meta", "keops: it runs on cpu and cuda, not on meta"), ("cpu", "compiled: no compiler")]
+    ("device", "reason"), [("xpu", "keops: it runs on cpu and cuda, not on xpu"), ("cpu", "compiled: no compiler")]
 )
 def test_auto_warns_if_only_reference_runs(device, reason, monkeypatch):
     if device == "cpu":
@@ -139,11 +139,13 @@ def test_used_backends_are_recorded():
 
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
 def test_torch_compile_changes_no_bit(backend):
-    """As with trainer.compile=true, but without code generation; and there are only a few graph breaks."""
+    """As with trainer.compile=true, but without code generation; and there is no graph break."""
     torch.manual_seed(0)
     layer, x, mask = S4(8, 64, backend=backend), torch.randn(2, 64, 8), torch.ones(2, 64, dtype=torch.bool)
     outputs = [net(x, mask) for net in (layer, torch.compile(layer, backend="aot_eager"))]
     gradients = [torch.autograd.grad(y.square().sum(), list(layer.parameters())) for y in outputs]
     assert torch.equal(*outputs)
-    assert all(map(torch.equal, *gradients))
-    assert torch._dynamo.explain(layer)(x, mask).graph_break_count <= 3
+    # the reference's gradients are sums over many operations, compiled in another order
+    tolerance = 0 if backend == "compiled" else 1e-6
+    torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
+    assert torch._dynamo.explain(layer)(x, mask).graph_break_count == 0
