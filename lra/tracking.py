@@ -27,6 +27,7 @@ from lra import distributed
 from lra.errors import UserError
 from lra.io.atomic import atomic_write
 from lra.io.redact import portable
+from lra.records.code import code_fingerprint
 from lra.records.record import Record
 from lra.records.run_spec import RunSpec
 from lra.training.checkpoint import WANDB_ID
@@ -274,6 +275,7 @@ def begin(cell: RunSpec, settings: DictConfig, data: Any, mode: str, run_id: str
             "recipe": cell.recipe,
             "config": cell.config,
             "config_hash": cell.config_hash,
+            "code": code_fingerprint(cell.config).model_dump(),
             "data_kind": data.kind,
             "data_fingerprint": data.fingerprint,
         },

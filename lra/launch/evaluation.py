@@ -15,6 +15,7 @@ from lra.errors import UserError
 from lra.io.strict_json import StrictModel
 from lra.paths import ROOT
 from lra.records import environment
+from lra.records.code import code_fingerprint
 from lra.records.record import MOVED, Git, Hardware, Record, renamed
 from lra.records.store import load
 from lra.training import weights
@@ -110,6 +111,10 @@ def differences(record: Record, module: Any, hardware: Hardware) -> list[str]:
             for name in ("device", "processor", "threads")
         },
     }
+    if record.code is not None:
+        code = code_fingerprint(record.config)
+        pairs["code of the model"] = record.code.model, code.model
+        pairs["code of the framework"] = record.code.framework, code.framework
     return [f"{name}: {then or 'none'}, now {now or 'none'}" for name, (then, now) in pairs.items() if then != now]
 
 

@@ -1,6 +1,5 @@
 """The jobs of a grid: their commands, files and outcomes, and the record of one whose process died."""
 
-import dataclasses
 import functools
 import re
 import shlex
@@ -102,23 +101,29 @@ class GridJob:
 
 def has_better_data(cell: GridJob, kind: str) -> bool:
     """Whether a job's command would use better data than `kind` now, such as official in place of generated."""
-    available = available_kind(dataclasses.replace(cell, seed=0)) if kind != "official" else None
+    if kind == "official":
+        return False
+    data = tuple(word for word in cell.words if word.startswith(("task", "scale=", "data.")))
+    available = available_kind(data, cell.model)
     return available is not None and KINDS.index(available) < KINDS.index(kind)
 
 
-@functools.cache
-def available_kind(cell: GridJob) -> str | None:
-    """The kind of data that a job's command would use now; None if there is none, or no such command."""
+_available_kinds: dict[tuple[str, ...], str | None] = {}
+
+
+def available_kind(data: tuple[str, ...], model: str) -> str | None:
+    """The kind of data that commands with these words use now, whatever the model; None if there is no such data."""
     from hydra.utils import instantiate
 
     from lra.config.compose import composed
 
-    # other models of the grid use the same data: the task's file alone decides
-    words = [word for word in cell.words if word.startswith(("task", "model=", "scale=", "data."))]
-    try:
-        return str(instantiate(composed(words)["cfg"].task).available_kind)
-    except (Exception, SystemExit):
-        return None  # the job itself says what is wrong
+    if data not in _available_kinds:
+        try:
+            task = composed([*data, f"model={model}"])["cfg"].task
+            _available_kinds[data] = str(instantiate(task).available_kind)
+        except (Exception, SystemExit):
+            _available_kinds[data] = None  # the job itself says what is wrong
+    return _available_kinds[data]
 
 
 @functools.cache

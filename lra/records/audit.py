@@ -31,6 +31,8 @@ def audit_records(records: Sequence[Record], commit_is_known: Callable[[str], bo
             yield f"{name}: tested on {r.n_test} examples of {r.data.counts['test']}"
         if (seed := r.config.get("seed", r.seed)) != r.seed:
             yield f"{name}: the config's seed is {seed}"
+        if r.code and r.train_seconds and r.total_seconds and r.train_seconds > r.total_seconds:
+            yield f"{name}: train_seconds {r.train_seconds:g} exceed total_seconds {r.total_seconds:g}"
         for word in (r.model, r.task):
             if word not in r.command:
                 yield f"{name}: the command does not name {word}: {r.command}"

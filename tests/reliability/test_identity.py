@@ -335,6 +335,8 @@ def test_audit_finds_seeds_of_different_model_code():
     runs = [ran("s4", "listops", 600, seed=seed, code=code) for seed, code in enumerate(codes)]
     found = [line for line in audit_records(runs, lambda commit: True) if "other code of the model" in line]
     assert found == ["paper/s4/listops/2.json: made with other code of the model than seed 0"]
+    (late,) = audit_records([ran("s4", "listops", 600, code=codes[0], train_seconds=361.0, total_seconds=169.0)], bool)
+    assert "train_seconds 361 exceed total_seconds 169" in late
 
 
 @pytest.fixture
