@@ -14,7 +14,7 @@ import numpy as np
 from data.datamodule import TaskData, check_choice, check_integer, consecutive
 from data.generators import listops as generator
 from data.prepared import DataError, save_arrays
-from data.source import Source, find_folder, sizes
+from data.source import Source, check_test_file, find_folder, sizes
 from lra.console import as_increments, progress_bar
 from lra.task import TaskSpec
 
@@ -87,8 +87,10 @@ class ListOps(TaskData):
         if place is None:
             return None
         names = tuple(f"basic_{split}.tsv" for split in COUNTS)
-        files, write = tuple(place / name for name in names), partial(write_official, place)
-        return Source("official", "official", "LRA basic_*.tsv", write, identity=sizes(place, names), files=files)
+        files, identity = tuple(place / name for name in names), sizes(place, names)
+        check_test_file(files[0], files[-1])
+        write = partial(write_official, place)
+        return Source("official", "official", "LRA basic_*.tsv", write, identity=identity, files=files)
 
     def generated(self) -> Source:
         return self._made("generated")

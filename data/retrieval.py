@@ -15,7 +15,7 @@ import numpy as np
 from data import tokenizer
 from data.datamodule import TaskData, check_choice, check_integer, consecutive
 from data.prepared import DataError, read_table, save_arrays
-from data.source import Source, find_folder, sizes
+from data.source import Source, check_test_file, find_folder, sizes
 from lra.console import progress_bar
 from lra.task import TaskSpec
 
@@ -58,8 +58,8 @@ class Retrieval(TaskData):
         if place := find_folder(folder, ("tsv_data", "aan", "retrieval"), "new_aan_pairs.train.tsv"):
             names = tuple(f"new_aan_pairs.{file}.tsv" for file in FILES.values())
             write = partial(self._save, partial(official, place))
-            files = tuple(place / name for name in names)
-            identity = sizes(place, names)
+            files, identity = tuple(place / name for name in names), sizes(place, names)
+            check_test_file(files[0], files[-1])
             return Source("official", "official", "LRA new_aan_pairs.*.tsv", write, identity=identity, files=files)
         if place := find_folder(folder, ("aan",), "papers.parquet"):
             names = ("papers.parquet", *(f"pairs.{file}.tsv" for file in FILES.values()))
@@ -67,8 +67,9 @@ class Retrieval(TaskData):
                 "ACL papers with citation links, not the LRA pairs: accuracies are not comparable with published ones"
             )
             write = partial(self._save, partial(substitute, place))
-            files = tuple(place / name for name in names)
-            return Source("acl", "subset", "ACL Anthology papers", write, (note,), sizes(place, names), files)
+            files, identity = tuple(place / name for name in names), sizes(place, names)
+            check_test_file(files[1], files[-1])
+            return Source("acl", "subset", "ACL Anthology papers", write, (note,), identity, files)
         return None
 
     def toy(self) -> Source:

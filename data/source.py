@@ -1,6 +1,5 @@
 """Where a task's data comes from: `choose` decides it, from the argument `source` and from what is on disk."""
 
-import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,7 +134,7 @@ def find_folder(given: Path, names: tuple[str, ...], required: str) -> Path | No
 
 
 def sizes(folder: Path, names: tuple[str, ...]) -> dict[str, int]:
-    """Sizes in bytes of required files; raises DataError for one that is missing or empty, or equal to another."""
+    """Sizes in bytes of required files; raises DataError for one that is missing or empty."""
     found = {}
     for name in names:
         path = folder / name
@@ -144,7 +143,10 @@ def sizes(folder: Path, names: tuple[str, ...]) -> dict[str, int]:
         found[name] = path.stat().st_size
         if found[name] == 0:
             raise DataError(f"{path}: empty file", hint="copy or unpack it again")
-    for a, b in itertools.combinations(names, 2):
-        if found[a] == found[b] and prepared.same_content(folder / a, folder / b):
-            raise DataError(f"{folder / b}: has the content of {a}", hint="each split needs a file of its own")
     return found
+
+
+def check_test_file(train: Path, test: Path) -> None:
+    """DataError if the test file is the training file."""
+    if prepared.same_content(train, test):
+        raise DataError(f"{test}: has the content of {train.name}", hint="copy or unpack the test file again")

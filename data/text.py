@@ -153,7 +153,9 @@ def from_folder(place: Path) -> Iterator[Review]:
                 for path in sorted((place / split / name).glob("*.txt")):
                     text = path.read_bytes()
                     if not text.strip():
-                        raise DataError(f"{path}: empty or blank file", hint=f"unpack {IMDB.file} again")
+                        raise DataError(
+                            f"{path}: {'blank' if text else 'empty'} file", hint=f"unpack {IMDB.file} again"
+                        )
                     yield split, label, text
                     advance(1)
 
