@@ -50,6 +50,13 @@ class Gradient(Function):
     name: str
 
     @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch.is_grad_enabled() or transforms_active():
+            return super().apply(*args)
+        # an ordinary backward pass: nothing to record
+        return cls.forward(*torch._functorch.utils.unwrap_dead_wrappers(args))
+
+    @classmethod
     def backward(cls, ctx: Any, *grads: Tensor) -> Any:
         raise RuntimeError(f"{cls.name} can be differentiated only once; hint: do not ask for second derivatives")
 
