@@ -133,7 +133,7 @@ def test_pictures_are_predicted(tmp_path, loss):
         (["pretrain=mask"], "pretrain=mask: not one of null, masked, causal"),
         (["pretraining.loss=l1"], "pretraining.loss=l1: this task's input is tokens"),
         (["pretraining.share=2"], "pretraining.share=2: not a share between 0 and 1"),
-        (["pretrain=null", "pretraining.share=0.2"], "pretraining.* without pretrain="),
+        (["pretrain=null", "pretraining.share=0.2"], "changes nothing in this run; hint: pretrain=masked"),
     ],
 )
 def test_unsupported_pretraining_is_refused(tmp_path, capsys, more, message):
