@@ -15,9 +15,9 @@ from lra.tables.paper import PAPER_TABLES, paper_table
 
 
 def scales_of(records: Sequence[Record]) -> list[str]:
-    """The scales that have records, largest first: paper, mini, then the others by name."""
+    """The scales that have records, largest first: paper, lite, mini, then the others by name."""
     found = {r.scale for r in records}
-    return list(dict.fromkeys([*(s for s in ("paper", "mini") if s in found), *sorted(found)]))
+    return list(dict.fromkeys([*(s for s in ("paper", "lite", "mini") if s in found), *sorted(found)]))
 
 
 def main_scale(records: Sequence[Record]) -> str:
