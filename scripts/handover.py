@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("torch", "pytorch_lightning", "hydra", "wandb", "numba", "safetensors", "scipy", "matplotlib", "rich")
 
-if Path(sys.argv[0]).resolve().parent == ROOT / "scripts":
+called = Path(sys.argv[0]).resolve().parent == ROOT / "scripts"
+if called:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends the command without a trace
 
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -22,9 +23,9 @@ if missing or sys.version_info < (3, 11):
     sys.exit(2)
 
 lra = importlib.util.find_spec("lra")
-if lra is None or Path(lra.origin).parent.parent != ROOT:  # not installed, or from another checkout
+if called and (lra is None or Path(lra.origin).parent.parent != ROOT):  # not installed, or from another checkout
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def run(main):

@@ -20,6 +20,7 @@ SIZES = re.compile(
     r"[nd]_\w+|\w+_(dim|size|len|width|bands|kernel)|max_args|max_depth|size|block|window|chunk|"
     r"rank|order|channels|truncation|short_filter|norm_groups"
 )
+MAY_BE_ZERO = ("n_random", "n_global", "conv_kernel")  # sizes that 0 switches off
 POSITIVE = re.compile(r"dt_(min|max)|expand\w*|temperature|\w*frequency")
 
 
@@ -134,7 +135,7 @@ def check_range(where: str, value: Any, default: Any) -> None:
     name = where.rpartition(".")[2]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    least = 0 if isinstance(default, int | float) and default == 0 else 1
+    least = 0 if name in MAY_BE_ZERO or (isinstance(default, int | float) and default == 0) else 1
     if SIZES.fullmatch(name) and value < least:
         raise UserError(f"{where}={value}: too small", hint=f"{name} is at least {least}")
     if POSITIVE.fullmatch(name) and value <= 0:

@@ -58,7 +58,7 @@ def watched(words: list[str]) -> dict[str, float]:
     """Run a command line in a separate process and temporary folders; return its costs."""
     with tempfile.TemporaryDirectory() as folder:
         folders = [f"results={folder}/results", f"runs={folder}/runs"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])}
         command = [sys.executable, "-m", "benchmarks.loop", f"{folder}/answer.json", *words, *folders]
         start = time.time()
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -72,7 +72,7 @@ def start(world: int, environment: dict[str, str], **request) -> list[int]:
 
 
 def main() -> None:
-    sys.path.insert(0, str(TRAIN.parent))
+    sys.path[:0] = [str(TRAIN.parents[1]), str(TRAIN.parent)]
     for name in LIBRARIES:
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
