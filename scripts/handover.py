@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("torch", "pytorch_lightning", "hydra", "wandb", "numba", "safetensors", "scipy", "matplotlib", "rich")
 
-called = Path(sys.argv[0]).resolve().parent == ROOT / "scripts"
+called = Path(sys.argv[0]).is_file() and Path(sys.argv[0]).resolve().parent == ROOT / "scripts"
 if called:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends the command without a trace
 
