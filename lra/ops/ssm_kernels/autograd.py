@@ -30,21 +30,19 @@ def nplr_spectrum(backend: ModuleType, dt: Tensor, A: Tensor, B: Tensor, C: Tens
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class NplrSpectrum(Function):
-    """dt (H,), complex A, B (S, N), C (K, H, N), P (R, S, N) -> spectrum (K, H, F); K is 1 or 2."""
+class BackendFunction(Function):
+    """(backend, L, parameters) -> output; saves the parameters for `gradient`."""
 
-    @staticmethod
-    def forward(backend: ModuleType, L: int, dt: Tensor, *others: Tensor) -> Tensor:
-        return torch.view_as_complex(backend.spectrum(L, *spectrum_arguments(dt, *others)))
+    gradient: type[Gradient]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.backend, ctx.L, *parameters = inputs
         ctx.save_for_backward(*parameters)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *NplrSpectrumGradient.apply(ctx.backend, ctx.L, grad, *ctx.saved_tensors)
+    @classmethod
+    def backward(cls, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *cls.gradient.apply(ctx.backend, ctx.L, grad, *ctx.saved_tensors)
 
 
 class NplrSpectrumGradient(Gradient):
@@ -57,26 +55,18 @@ class NplrSpectrumGradient(Gradient):
         return d_dt, *map(torch.view_as_complex, pairs)
 
 
+class NplrSpectrum(BackendFunction):
+    """dt (H,), complex A, B (S, N), C (K, H, N), P (R, S, N) -> spectrum (K, H, F); K is 1 or 2."""
+
+    gradient = NplrSpectrumGradient
+
+    @staticmethod
+    def forward(backend: ModuleType, L: int, dt: Tensor, *others: Tensor) -> Tensor:
+        return torch.view_as_complex(backend.spectrum(L, *spectrum_arguments(dt, *others)))
+
+
 def spectrum_arguments(dt: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return dt.contiguous(), *(as_real_pairs(x.to(dt.dtype.to_complex())) for x in others)
-
-
-class NplrKernel(Function):
-    """Parameters of lra.ops.ssm_kernels.dispatch.nplr_kernel -> kernel (K, H, L); K is 1 or 2."""
-
-    @staticmethod
-    def forward(backend: ModuleType, L: int, *parameters: Tensor) -> Tensor:
-        spectrum = backend.spectrum(L, *kernel_arguments(*parameters))
-        return torch.fft.irfft(torch.view_as_complex(spectrum), n=L)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.backend, ctx.L, *parameters = inputs
-        ctx.save_for_backward(*parameters)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *NplrKernelGradient.apply(ctx.backend, ctx.L, grad, *ctx.saved_tensors)
 
 
 class NplrKernelGradient(Gradient):
@@ -90,6 +80,17 @@ class NplrKernelGradient(Gradient):
         dt, A, *others = kernel_arguments(*parameters)
         d_dt, dA, dB, dC, dP = backend.spectrum_gradients(L, torch.view_as_real(grad), dt, A, *others)
         return d_dt * dt, dA[..., 0] * A[..., 0], dA[..., 1], dB, dC, dP
+
+
+class NplrKernel(BackendFunction):
+    """Parameters of lra.ops.ssm_kernels.dispatch.nplr_kernel -> kernel (K, H, L); K is 1 or 2."""
+
+    gradient = NplrKernelGradient
+
+    @staticmethod
+    def forward(backend: ModuleType, L: int, *parameters: Tensor) -> Tensor:
+        spectrum = backend.spectrum(L, *kernel_arguments(*parameters))
+        return torch.fft.irfft(torch.view_as_complex(spectrum), n=L)
 
 
 def kernel_arguments(log_dt: Tensor, log_decay: Tensor, imag: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
