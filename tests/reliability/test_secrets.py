@@ -31,7 +31,7 @@ def test_secrets_are_in_no_written_file(start, tmp_path):
     words += ["wandb.group=${oc.env:DATABASE_PASSWORD}", "wandb.tags=[${oc.env:DB_PASS}]", "trainer=cpu"]
     folders = [f"results={tmp_path}/results", f"runs={tmp_path}/runs", f"data.root={tmp_path}/data"]
     run = start([*words, *folders], tmp_path / "log", **SECRETS, WANDB_DIR=str(tmp_path))
-    assert run.until(lambda: any(tmp_path.rglob("last.ckpt"))), run.log.read_text()
+    assert run.until(lambda: any((tmp_path / "runs").rglob("last.ckpt"))), run.log.read_text()
     os.kill(run.pid, signal.SIGTERM)
     assert run.wait() == 130, run.log.read_text()
     kinds = {path.suffix for path in tmp_path.rglob("*")}
