@@ -9,6 +9,11 @@ OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 # W&B's server is not a Python process, so the block does not reach it; this keeps it from sending telemetry
 os.environ["WANDB_ERROR_REPORTING"] = "false"
+# no test depends on what a user's shell says; those of real data read the folder from LRA_TESTS_MIRROR
+for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "LRA_PATIENCE", "LRA_TRACE"):
+    os.environ.pop(name, None)
+if (mirror := os.environ.pop("LRA_MIRROR", None)) is not None:
+    os.environ["LRA_TESTS_MIRROR"] = mirror
 exec(compile((OFFLINE / "sitecustomize.py").read_text(), str(OFFLINE / "sitecustomize.py"), "exec"), {})
 
 

@@ -1,13 +1,8 @@
-"""Fixtures of the data tests: no mirror of the user, small official sets."""
+"""Fixture of the data tests: small official sets."""
 
 import pytest
 
 from data import listops, pathfinder, retrieval
-
-
-@pytest.fixture
-def no_mirror(monkeypatch):
-    monkeypatch.delenv("LRA_MIRROR", raising=False)
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from data import image
 from data.image import Image
 from helpers.official_folders import ready, refused
 
-pytestmark = pytest.mark.usefixtures("no_mirror")
-
 
 @pytest.fixture
 def photographs(monkeypatch):

@@ -16,8 +16,6 @@ from data.pathfinder import Pathfinder
 from data.retrieval import Retrieval
 from helpers.official_folders import official_listops, official_pathfinder, official_retrieval, ready, refused
 
-pytestmark = pytest.mark.usefixtures("no_mirror")
-
 
 def _replace(path: Path, old: str, new: str) -> None:
     text = path.read_text()

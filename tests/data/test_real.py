@@ -12,7 +12,7 @@ from data.retrieval import Retrieval
 from data.text import Text
 from data.verify import check_arrays, check_duplicates, check_labels
 
-MIRROR = os.environ.get("LRA_MIRROR")
+MIRROR = os.environ.get("LRA_TESTS_MIRROR")  # LRA_MIRROR, see tests/conftest.py
 GREY_TRAIN = "c1f336458257c2ccbfe9032fab554dbbd48196347f833c5b7a5d1fb0921e43f2"
 GREY_TEST = "6af1aaf3e51818056a021d354a67b8957fae231e37278ad394303f1080075eab"
 

@@ -17,7 +17,6 @@ from data.text import Text
 from data.verify import verify
 from helpers.official_folders import official_listops, official_pathfinder, ready, refused
 
-pytestmark = pytest.mark.usefixtures("no_mirror")
 LEVELS = ("lra_release/lra_release/{}", "lra_release/{}", "{}", "")
 
 

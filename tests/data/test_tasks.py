@@ -22,7 +22,6 @@ from data.verify import statistics, verify
 from helpers.official_folders import ready
 from lra.paths import ROOT
 
-pytestmark = pytest.mark.usefixtures("no_mirror")
 CONFIGS = sorted(ROOT.glob("configs/task/*.yaml"))
 
 

@@ -13,8 +13,6 @@ from data.prepared import DataError
 from data.text import Text
 from helpers.official_folders import ready, refused
 
-pytestmark = pytest.mark.usefixtures("no_mirror")
-
 
 @pytest.fixture
 def reviews(monkeypatch):

@@ -301,7 +301,6 @@ def test_finished_cell_of_changed_code_says_so(command):
     ],
 )
 def test_quick_answer_only_where_the_data_is_certain(kind, source, real, same, tmp_path, monkeypatch):
-    monkeypatch.delenv("LRA_MIRROR", raising=False)
     if real:
         (tmp_path / "raw").mkdir()
     assert same_data(kind, source, tmp_path, "listops") == same
@@ -342,7 +341,6 @@ def test_audit_finds_seeds_of_different_model_code():
 @pytest.fixture
 def small(monkeypatch):
     """Official sets of a handful of examples."""
-    monkeypatch.delenv("LRA_MIRROR", raising=False)
     monkeypatch.setattr(retrieval, "COUNTS", {"train": 12, "val": 5, "test": 4})
     monkeypatch.setattr(listops, "COUNTS", {"train": 30, "val": 11, "test": 9})
     monkeypatch.setattr(pathfinder, "COUNTS", {"train": 16, "val": 2, "test": 2})

@@ -100,7 +100,6 @@ def test_flipped_byte_is_one_line(toy, tmp_path, capsys):
     ],
 )
 def test_a_mistake_is_one_line(words, line, tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("LRA_MIRROR", raising=False)
     words = [*words, f"data.root={tmp_path}"]
     if not any(word.startswith("data.source") for word in words) and words[0] != "generate":
         words.append("data.source=toy")

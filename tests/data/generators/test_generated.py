@@ -10,7 +10,6 @@ from data.retrieval import Retrieval
 from data.verify import check_duplicates, verify
 from helpers.official_folders import ready
 
-pytestmark = pytest.mark.usefixtures("no_mirror")
 COUNTS = {"n_train": 60, "n_val": 20, "n_test": 20}
 LITTLE_LISTOPS = {"batch_size": 2, "source": "generated", "min_len": 5, "max_len": 60, **COUNTS}
 

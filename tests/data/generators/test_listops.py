@@ -251,7 +251,7 @@ def test_malformed_expression_is_named(text, message):
 
 
 def test_published_expressions_have_their_values():
-    mirror = os.environ.get("LRA_MIRROR")
+    mirror = os.environ.get("LRA_TESTS_MIRROR")
     path = Path(mirror or "") / "listops_nyu" / "test_d20s.tsv.xz"
     if not mirror or not path.exists():
         pytest.skip("LRA_MIRROR names no folder with listops_nyu/test_d20s.tsv.xz")
