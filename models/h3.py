@@ -9,6 +9,7 @@ of its state (half of N), K directions of a kernel.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.ssm import kernel_groups
@@ -46,7 +47,7 @@ class H3(nn.Module):
         if d_model % head_dim:
             raise ValueError(f"head_dim: {head_dim} does not divide d_model {d_model}")
         features, pairs, directions = d_model // head_dim, (d_state + 1) // 2, 1 + bidirectional
-        self.head_dim, self.backend = head_dim, backend
+        self.head_dim, self.max_len, self.backend = head_dim, max_len, backend
         self.maps = nn.Linear(d_model, 3 * d_model)
         # torch's initialisation of a convolution with d_state taps
         taps = torch.empty(directions, d_model, min(d_state, max_len)).uniform_(-1, 1) / math.sqrt(d_state)
@@ -66,6 +67,14 @@ class H3(nn.Module):
         C = torch.view_as_complex(self.C)
         dt = self.log_dt.exp()
         return diagonal_kernel(dt, A, torch.ones_like(A), C, length, discretization="bilinear", backend=self.backend)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Load weights for another max_len too: taps they lack are zero, those beyond the input are left out."""
+        name, n_taps = prefix + "shift", self.shift.shape[-1]
+        taps = state_dict.get(name)
+        if taps is not None and (taps.shape[-1] < n_taps or n_taps == self.max_len):
+            state_dict[name] = F.pad(taps, (0, n_taps - taps.shape[-1]))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         # the maps have a bias, which must not enter the convolutions at padded positions

@@ -2,7 +2,7 @@
 
 Poli et al. 2023, "Hyena Hierarchy", arXiv:2302.10866, definition 3.1 (the recurrence), section 3.3 (the filters).
 
-B batch, L length, D model width, K directions of a kernel, M = max_len.
+B batch, L length, D model width, K directions of a kernel, M = max_len, T the max_len of the training.
 """
 
 import math
@@ -10,16 +10,20 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lra.nn.blocks import TrainedLength
 from lra.nn.ssm import kernel_groups
 from lra.ops.fftconv import long_conv
 
 
-class Filters(nn.Module):
+class Filters(TrainedLength):
     """Kernels h(t) = window(t) * network(positional code of t).
+
+    As in the authors' code, code and window count positions in units of max_len. Weights keep the one they were trained
+    with (T), so a layer built for another max_len has the same taps; a longer one extrapolates after them.
 
     n_features, directions  kernels (K, n_features, L)
     width                   of the two hidden layers with sines sin(w x); their frequencies w are learned
-    bands                   complex exponentials of the code, with 0 ... bands - 1 periods over max_len
+    bands                   complex exponentials of the code, with 0 ... bands - 1 periods over T
     """
 
     t: Tensor
@@ -28,16 +32,29 @@ class Filters(nn.Module):
 
     def __init__(self, n_features: int, directions: int, max_len: int, *, width: int, bands: int, frequency: float):
         super().__init__()
-        t = torch.linspace(0, 1, max_len)[:, None]
-        angle = 2 * math.pi * torch.arange(max_len)[:, None] / max_len * torch.linspace(1e-4, bands - 1, bands)
+        self.bands, self.length = bands, max_len
+        t, code = self.positions(max_len)
         self.register_buffer("t", t, persistent=False)  # (M, 1)
-        self.register_buffer("code", torch.cat([t, angle.cos(), -angle.sin()], dim=1), persistent=False)
-        # features decay to 1 % after between 0.3 and 1.5 times max_len
+        self.register_buffer("code", code, persistent=False)  # (M, 2 * bands + 1)
+        # features decay to 1 % after between 0.3 and 1.5 times T
         decay = -math.log(0.01) * torch.linspace(1 / 1.5, 1 / 0.3, n_features)
         self.register_buffer("decay", decay, persistent=False)
         self.layers = nn.ModuleList([nn.Linear(2 * bands + 1, width), nn.Linear(width, width), nn.Linear(width, width)])
         self.frequency = nn.Parameter(torch.full((width,), frequency))
         self.out = nn.Linear(width, directions * n_features, bias=False)
+
+    def positions(self, max_len: int) -> tuple[Tensor, Tensor]:
+        """t (M, 1), from 0 to 1 at position T - 1, and its code (M, 2 * bands + 1)."""
+        beyond = torch.arange(self.length, max(self.length, max_len)) / max(1, self.length - 1)
+        t = torch.cat([torch.linspace(0, 1, self.length), beyond])[:max_len, None]
+        bands = torch.linspace(1e-4, self.bands - 1, self.bands)
+        angle = 2 * math.pi * torch.arange(max_len)[:, None] / self.length * bands
+        return t, torch.cat([t, angle.cos(), -angle.sin()], dim=1)
+
+    def set_length(self, length: int) -> None:
+        self.length = length
+        for buffer, values in zip((self.t, self.code), self.positions(len(self.t)), strict=True):
+            buffer.copy_(values)
 
     def forward(self, length: int) -> Tensor:
         h = self.code[:length].to(self.frequency.dtype)

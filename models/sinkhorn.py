@@ -9,7 +9,9 @@ B batch, L length, D model width, N blocks of W positions, H heads, K width of a
 import torch
 from torch import Tensor, nn
 
+from lra.errors import UserError
 from lra.nn.attention import MultiHeadAttention
+from lra.nn.blocks import TrainedLength
 
 
 def sinkhorn(scores: Tensor, real: Tensor, n_iterations: int) -> Tensor:
@@ -29,12 +31,12 @@ def sinkhorn(scores: Tensor, real: Tensor, n_iterations: int) -> Tensor:
     return log.exp() * pairs
 
 
-class SinkhornAttention(MultiHeadAttention):
+class SinkhornAttention(TrainedLength, MultiHeadAttention):
     """Attention of each block to itself and to one mixed block of keys: O(L W + (L / W)^2 + L^2 D / W).
 
     The last term is the mixing of blocks by dense weights; it is small against the first up to lengths near W^2.
 
-    block         W, at most half of max_len: a single block has nothing to sort
+    block         W, at most half of the max_len of the training: a single block has nothing to sort
     n_iterations  of Sinkhorn balancing
     temperature   of the sorting scores; low makes the permutation hard
     gumbel        add Gumbel noise to the sorting scores during training, as the paper does
@@ -54,10 +56,21 @@ class SinkhornAttention(MultiHeadAttention):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(d_model, n_heads, d_qkv, dropout)
-        self.block = min(block, -(-max_len // 2))
+        self.max_len, self.largest_block = max_len, block
+        self.set_block(max_len)
         self.n_iterations, self.temperature, self.gumbel = n_iterations, temperature, gumbel
         self.sort = nn.Linear(self.d_qkv // n_heads, -(-max_len // self.block))
         self.out = nn.Linear(self.d_qkv, d_model)
+
+    def set_block(self, length: int) -> None:
+        self.length, self.block = length, min(self.largest_block, -(-length // 2))
+
+    def set_length(self, length: int) -> None:
+        self.set_block(length)
+        if self.sort.out_features * self.block < self.max_len:
+            raise UserError(
+                f"weights for {length} positions have too few blocks for {self.max_len}", hint=f"max_len={length}"
+            )
 
     def permutation(self, k: Tensor, real: Tensor) -> Tensor:
         """How much of block j goes to place i, from the mean real key of block j: (B, H, N, N)."""

@@ -13,16 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.attention import MultiHeadAttention, with_neighbours
+from lra.nn.blocks import TrainedLength
 
 
-class SparseTransformer(MultiHeadAttention):
+class SparseTransformer(TrainedLength, MultiHeadAttention):
     """Attention of position i to a union of two sets: O(L (W + L C / W)) or O(L (W + L / W)).
 
     With W near sqrt(L) both are O(L sqrt(L)), as published.
 
     pattern   "fixed": the positions of i's own block, and the last `n_summary` (C) positions of every block
               "strided": j with |i - j| < block, and j with i - j a multiple of block
-    block     W, the paper's stride l; None takes the square root of max_len
+    block     W, the paper's stride l; None takes the square root of the max_len of the training
     """
 
     def __init__(
@@ -40,11 +41,16 @@ class SparseTransformer(MultiHeadAttention):
         super().__init__(d_model, n_heads, d_qkv, dropout)
         if pattern not in ("fixed", "strided"):
             raise ValueError(f"pattern {pattern!r} is not one of fixed, strided")
-        self.block = max(1, math.isqrt(max_len)) if block is None else block
+        self.fixed_block = block
+        self.set_length(max_len)
         if pattern == "fixed" and not 0 < n_summary <= self.block:
             raise ValueError(f"n_summary {n_summary} is not in 1..block {self.block}; hint: it counts block positions")
         self.pattern, self.n_summary = pattern, n_summary
         self.out = nn.Linear(self.d_qkv, d_model)
+
+    def set_length(self, length: int) -> None:
+        self.length = length
+        self.block = max(1, math.isqrt(length)) if self.fixed_block is None else self.fixed_block
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v, real = self.qkv_blocks(x, mask, self.block)  # each (B, N, W, H, K), (B, N, W)

@@ -6,12 +6,14 @@ B batch, L length, D width. A mixer or encoder is exempt from a property only by
 
 import copy
 import functools
+import re
 
 import pytest
 import torch
 from hydra.errors import InstantiationException
 
 from helpers.compose import CONFIGS, classifier, compose, names
+from lra.errors import UserError
 from lra.nn.batch_norm import BatchNorm
 from lra.task import TaskSpec
 from lra.training import kernel_snapshots
@@ -180,6 +182,41 @@ def test_state_dict_round_trips(model):
     one, other = encoder(model, seed=1), encoder(model, seed=2)
     other.load_state_dict(copy.deepcopy(one.state_dict()), strict=True)
     assert torch.equal(one(x, mask)[mask], other(x, mask)[mask])
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [(model, ()) for model in MODELS]
+    + [
+        ("dss_softmax", ("model.mixer.bidirectional=false",)),
+        ("hyena", ("model.mixer.bidirectional=true",)),
+        ("mega", ("model.encoder.chunk=16",)),
+        ("rope_transformer", ("model.mixer.window=30",)),
+        ("seqboat", ("model.encoder.distance=original",)),
+        ("sparse_transformer", ("model.mixer.block=null", "model.mixer.n_summary=2")),
+        ("sparse_transformer", ("model.mixer.block=null", "model.mixer.pattern=strided")),
+        ("synthesizer", ("model.mixer.parts=[dense]",)),
+        ("synthesizer", ("model.mixer.parts=[factorised_dense]",)),
+    ],
+)
+def test_max_len_never_changes_the_output(model, settings):
+    """Weights in a layer for another max_len give the same output, or loading refuses them."""
+    cfg = compose(f"model={model}", "task=listops", "scale=smoke", f"model.d_model={D}", *settings)
+    trained, *others = (
+        classifier(cfg, TaskSpec("test", max_len, 3, None, ragged=True)).double().eval() for max_len in (48, 100, 20)
+    )
+    set_batch_statistics(trained)
+    x, mask = torch.randn(2, 20, 1, dtype=torch.float64), torch.arange(20) < torch.tensor([20, 13])[:, None]
+    for other in others:
+        refused = None
+        try:
+            other.load_state_dict(trained.state_dict())
+        except (RuntimeError, UserError) as error:
+            refused = str(error)
+        if refused is not None:
+            assert re.search(r"size mismatch|(Missing|Unexpected) key|weights for 48 positions", refused)
+            continue
+        torch.testing.assert_close(other(x, mask), trained(x, mask), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", MODELS)

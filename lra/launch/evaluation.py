@@ -152,7 +152,13 @@ def evaluate(options: Evaluation) -> int:
     module, net = build(record, str(path), root=options.data.root, source=options.data.source)
     silence_libraries()
     ensure_available(options.accelerator, "accelerator")
-    weights.fill(net, values, str(path))
+    try:
+        weights.fill(net, values, str(path))
+    except UserError as error:
+        if options.length is None:
+            raise
+        reason = str(error).partition("; hint:")[0]
+        raise UserError(f"length={options.length}: {reason}", hint="this model only has its own length") from None
     if options.length is not None:
         prepare_layers(net)
     module.prepare_data()

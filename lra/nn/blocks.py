@@ -66,6 +66,30 @@ class Embedding(nn.Module):
         return h * mask[..., None], mask
 
 
+class TrainedLength(nn.Module):
+    """A layer that computes with `length`, the max_len it was trained with, which is saved with its weights.
+
+    Loaded into a layer built for another max_len, the weights thus give the same output for the same input. Weights
+    saved without a length are taken to be for the layer's own max_len.
+    """
+
+    length: int
+
+    def set_length(self, length: int) -> None:
+        """Compute with another trained length; UserError if the layer could then not take its own max_len."""
+        raise NotImplementedError
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.length, device="cpu")
+
+    def set_extra_state(self, length: Tensor) -> None:
+        self.set_length(int(length))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        state_dict.setdefault(prefix + "_extra_state", self.get_extra_state())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
 class Dropout(nn.Module):
     """Dropout; `tied` drops a feature at all positions of an example."""
 

@@ -80,3 +80,17 @@ def test_default_operator_is_causal():
 def test_order_one_is_refused():
     with pytest.raises(ValueError, match="order: 1"):
         build(order=1)
+
+
+def test_weights_keep_the_length_they_were_trained_with():
+    trained, longer = build(), Hyena(4, 40, filter_width=8, filter_bands=3).double().eval()
+    state = trained.state_dict()
+    longer.load_state_dict(state)
+    taps = longer.filters(40)
+    torch.testing.assert_close(taps[..., :16], trained.filters(16))
+    assert longer.filters.t[30] == 30 / 15
+    assert taps[..., 16:].abs().max() > 0
+    # saved before the length was
+    del state["filters._extra_state"]
+    trained.load_state_dict(state)
+    torch.testing.assert_close(trained.filters(16), taps[..., :16])
