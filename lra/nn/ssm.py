@@ -1,5 +1,6 @@
 """Shared by the state-space layers: the recurrent view, and optimiser settings of kernel parameters."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ class Recurrent(nn.Module):
     """
 
     bidirectional: bool
-    _discrete: tuple[Any, tuple] | None = None
+    _discrete: tuple[Any, list[Tensor]] | None = None
 
     def discretise(self) -> Any:
         raise NotImplementedError
@@ -29,21 +30,26 @@ class Recurrent(nn.Module):
         """
         if self.bidirectional:
             raise RuntimeError(f"a two-sided {type(self).__name__} reads the future; hint: bidirectional=False")
-        self._discrete = self.discretise(), self._parameter_versions()
+        # copies: a discrete matrix may be a view of a parameter
+        self._discrete = copy.deepcopy((self.discretise(), [p.detach() for p in self.parameters(recurse=False)]))
 
     @property
     def discrete(self) -> Any:
-        """The result of `discretise`; RuntimeError if a parameter changed since setup_step, or it was not called."""
+        """The result of `discretise`; RuntimeError if a parameter changed since setup_step, or it was not called.
+
+        Values are compared at each step: version counters miss changes by `.data` and fused optimisers, and addresses
+        differ in a copy of the layer.
+        """
         if self._discrete is None:
             raise RuntimeError("the layer is not discretised; hint: call setup_step()")
-        discrete, versions = self._discrete
-        if versions != self._parameter_versions():
+        discrete, before = self._discrete
+        if not all(map(_same, before, self.parameters(recurse=False))):
             raise RuntimeError("the parameters have changed since setup_step(); hint: call it again")
         return discrete
 
-    def _parameter_versions(self) -> tuple:
-        """Changes with every training step, load, change of sampling rate, device or dtype."""
-        return tuple((p.data_ptr(), p._version) for p in self.parameters(recurse=False))
+
+def _same(before: Tensor, now: Tensor) -> bool:
+    return before.dtype == now.dtype and before.device == now.device and torch.equal(before, now)
 
 
 class FixedLength(Recurrent):

@@ -1,5 +1,8 @@
 """Steps never use outdated parameters."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -19,15 +22,22 @@ def small(layer, *, bidirectional):
     return layer(4, 8, d_state=4, **blocks, bidirectional=bidirectional)
 
 
-def train(layer):
+def train(layer, optimizer=adamw):
     for p in layer.parameters():
         p.grad = torch.ones_like(p)
-    adamw(layer, lr=0.01).step()
+    optimizer(layer, lr=0.01).step()
+
+
+def fused(layer, lr):
+    return torch.optim.AdamW(layer.parameters(), lr=lr, fused=True)
 
 
 CHANGES = {
     "training": train,
-    "loading": lambda layer: layer.load_state_dict({k: v.clone() for k, v in layer.state_dict().items()}),
+    "fused optimiser": lambda layer: train(layer, fused),
+    "data": lambda layer: layer.D.data.add_(0.1),
+    "one value": lambda layer: next(layer.parameters()).data.view(-1)[:1].add_(0.1),
+    "loading": lambda layer: layer.load_state_dict({k: 1.1 * v for k, v in layer.state_dict().items()}),
     "precision": lambda layer: layer.double(),
     "rate": lambda layer: layer.prepare(8, rate=0.5),
 }
@@ -49,6 +59,24 @@ def test_outdated_steps_are_refused(layer, change):
         layer.step(x, layer.default_state(2))
     layer.setup_step()
     layer.step(x, layer.default_state(2))
+
+
+@LAYERS
+def test_a_copy_of_a_layer_steps_like_the_layer(layer):
+    torch.manual_seed(0)
+    layer = small(layer, bidirectional=False)
+    x = torch.randn(2, 4)
+    layer.setup_step()
+    expected = layer.step(x, layer.default_state(2))[0]
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(copied.step(x, copied.default_state(2))[0], expected)
+        with torch.no_grad():
+            copied.D.add_(0.1)
+        with pytest.raises(RuntimeError, match="changed since setup_step"):
+            copied.step(x, copied.default_state(2))
+    # the same weights again are no change
+    layer.load_state_dict(copy.deepcopy(layer.state_dict()))
+    assert torch.equal(layer.step(x, layer.default_state(2))[0], expected)
 
 
 @LAYERS
