@@ -27,7 +27,7 @@ static inline double inner(Z a, Z b) { return a.real() * b.real() + a.imag() * b
 // a = dt/2 A, and the factors of the residues v: (C, P*) and (B, P), scaled by dt/2
 struct Factors {
     double half, root;
-    Z A, B, P[R + 1], a, left[K + R], right[1 + R];
+    Z A, B, P[R + 1], a, left[ROWS], right[1 + R];
 
     // i = h N + n
     Factors(const Parameters& x, long h, long i, long HN) : half(x.dt[h] / 2.0), root(std::sqrt(half)) {
@@ -47,7 +47,7 @@ template <class T> static void read_poles(const Parameters& x, long h, long H, s
         poles[n].alpha = f.a.real();
         poles[n].beta = inner(f.a, f.a);
         for (int j = 0; j < J; ++j) {
-            Z v = times(f.left[j / (1 + R)], f.right[j % (1 + R)]);
+            Z v = times(f.left[j % ROWS], f.right[j / ROWS]);
             poles[n].p[j] = 2 * v.real();
             poles[n].q[j] = -2 * inner(v, f.a);
         }
@@ -62,11 +62,11 @@ static void write_gradients(const Parameters& x, const std::vector<Pole<double>>
         const Pole<double>& g = poles[n];
         long i = h * N + n;
         Factors f(x, h, i, HN);
-        Z d_a = g.alpha + 2 * g.beta * f.a, d_left[K + R] = {}, d_right[1 + R] = {};
+        Z d_a = g.alpha + 2 * g.beta * f.a, d_left[ROWS] = {}, d_right[1 + R] = {};
         for (int j = 0; j < J; ++j) {
-            Z &left = f.left[j / (1 + R)], &right = f.right[j % (1 + R)], d_v = 2 * g.p[j] - 2 * g.q[j] * f.a;
-            d_left[j / (1 + R)] += times(d_v, std::conj(right));
-            d_right[j % (1 + R)] += times(d_v, std::conj(left));
+            Z &left = f.left[j % ROWS], &right = f.right[j / ROWS], d_v = 2 * g.p[j] - 2 * g.q[j] * f.a;
+            d_left[j % ROWS] += times(d_v, std::conj(right));
+            d_right[j / ROWS] += times(d_v, std::conj(left));
             d_a -= 2 * g.q[j] * times(left, right);
         }
         d.A[i] = std::complex<REAL>(f.half * d_a);
