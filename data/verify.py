@@ -34,10 +34,10 @@ def verify(task: TaskData) -> list[str]:
 def check_arrays(task: TaskData) -> None:
     """Labels, tokens, offsets and pairs are in range, and no document is empty."""
     examples, spec, name = task.opened.examples, task.spec, task.name
-    bad = (examples.y < 0) | (examples.y >= spec.n_classes)
+    bad = (examples.y < 0) | (examples.y >= spec.n_outputs)
     if bad.any():
         i = int(bad.int().argmax())
-        raise DataError(f"{name}: example {i} has label {int(examples.y[i])}, there are {spec.n_classes} classes")
+        raise DataError(f"{name}: example {i} has label {int(examples.y[i])}, there are {spec.n_outputs} classes")
     if spec.vocab_size is not None and int(examples.x.max()) >= spec.vocab_size:
         raise DataError(f"{name}: token {int(examples.x.max())} occurs, the vocabulary has {spec.vocab_size}")
     if examples.offsets is None:
@@ -69,8 +69,8 @@ def check_labels(task: TaskData) -> list[str]:
     """Shares of the labels in each split; raises DataError if a large split lacks one."""
     lines = []
     for split, rows in task.opened.index.items():
-        counts = np.bincount(task.opened.examples.y.numpy()[rows], minlength=task.spec.n_classes)
-        if not counts.all() and len(rows) >= 100 * task.spec.n_classes:
+        counts = np.bincount(task.opened.examples.y.numpy()[rows], minlength=task.spec.n_outputs)
+        if not counts.all() and len(rows) >= 100 * task.spec.n_outputs:
             raise DataError(f"{task.name}: label {int(counts.argmin())} does not occur in {len(rows)} {split} examples")
         lines.append(f"{task.name} {split}: labels {shares(counts)}")
     return lines
@@ -87,7 +87,7 @@ def statistics(task: TaskData) -> dict[str, str]:
         "kind": task.kind,
         "source": task.opened.manifest["source"],
         "examples": " / ".join(str(n) for n in task.counts.values()),
-        "labels": shares(np.bincount(examples.y.numpy()[rows], minlength=task.spec.n_classes)),
+        "labels": shares(np.bincount(examples.y.numpy()[rows], minlength=task.spec.n_outputs)),
     }
     if examples.offsets is not None:
         lengths = examples.offsets.diff().numpy()

@@ -27,6 +27,7 @@ from lra import distributed
 from lra.errors import UserError
 from lra.io.atomic import atomic_write
 from lra.io.redact import portable
+from lra.objectives.objective import Metric, objective_of
 from lra.records.code import code_fingerprint
 from lra.records.record import Record
 from lra.records.run_spec import RunSpec
@@ -42,9 +43,10 @@ MIN_FREE_BYTES = 2**16  # on the disk of the run; wandb itself reports no full d
 class Tracker(Logger):
     """A W&B run as Lightning's logger. `run` is None after the first failure."""
 
-    def __init__(self, run: Any, console: Console, best: float | None = None):
+    def __init__(self, run: Any, console: Console, best: float | None = None, metric: Metric | None = None):
         super().__init__()
-        self.run, self.console, self.best = run, console, -1.0 if best is None else best
+        self.run, self.console, self.best = run, console, best
+        self.metric = metric or objective_of("classification").metric
         self.address: str = run.url or run.id
         self.safely("naming the axis", self._name_axis)
 
@@ -75,8 +77,10 @@ class Tracker(Logger):
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         values = dict(metrics)
-        if "val/accuracy" in values:
-            values["val/best"] = self.best = max(self.best, float(values["val/accuracy"]))
+        if (score := values.get(f"val/{self.metric.name}")) is not None:
+            if self.best is None or self.metric.better(score, self.best):
+                self.best = float(score)
+            values["val/best"] = self.best
         self.safely("logging", lambda: self._log({**values, "step": step}))
 
     def _log(self, values: dict[str, Any]) -> None:
@@ -178,7 +182,7 @@ def start(
     """Start a W&B run without prompting, offline if the server cannot be reached or refuses. None without a run.
 
     folder  of the run, where the id of its W&B run is kept: a run that is resumed continues it
-    best    validation accuracy so far of a run that is resumed
+    best    validation score so far of a run that is resumed
     raises  UserError for an unknown mode, or online without a key
     """
     if settings.mode not in MODES:
@@ -206,7 +210,7 @@ def start(
             line = f"W&B: {parent_folder() / 'wandb'} cannot be written; this run is kept in {folder_of(run)}"
         if line:
             console.print(line, soft_wrap=True, highlight=False)
-        return Tracker(run, console, best)
+        return Tracker(run, console, best, objective_of(data.spec.objective).metric)
     console.print(f"W&B: no run could be started ({reasons[-1]}); the run continues without it", soft_wrap=True)
     return None
 
@@ -304,13 +308,13 @@ def row_of(cell: RunSpec) -> str:
 
 def summary_of(record: Record) -> dict[str, Any]:
     """Numbers to compare runs by."""
+    objective, totals = objective_of(record.objective), record.test_totals
+    test = {} if totals is None else {**totals, **objective.scores(totals)}
     values = {
         "status": record.status,
-        "val/best": record.val_accuracy,
-        "test/accuracy": record.test_accuracy,
-        "test/correct": record.test_correct,
-        "test/examples": record.n_test,
-        "chance": record.data.chance,
+        "val/best": record.val_score,
+        **{f"test/{name}": value for name, value in test.items()},
+        "trivial": record.data.trivial,
         "selected_step": record.selection.step,
         "parameters": record.parameters,
         "flops": record.flops,

@@ -31,7 +31,7 @@ def batch_of(spec: TaskSpec, n: int = 4, longest: int = 24):
         x = torch.randn(rows, length, spec.channels)
     else:
         x = torch.randint(1, spec.vocab_size, (rows, length)) * mask
-    return x, mask, torch.arange(n) % spec.n_classes
+    return x, mask, torch.arange(n) % spec.n_outputs
 
 
 def short_model(cfg, longest: int):
@@ -90,7 +90,7 @@ def test_a_recipe_is_used_and_builds_its_model(recipe):
     net, spec = short_model(cfg, 128)
     x, mask, _ = batch_of(spec, n=2)
     with torch.no_grad():
-        assert net.eval()(x, mask).shape == (2, spec.n_classes)
+        assert net.eval()(x, mask).shape == (2, spec.n_outputs)
 
 
 def test_recipe_overrides_only_what_it_names():

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback
 from torch import nn
@@ -149,7 +148,7 @@ class StepTimer:
         with torch.no_grad(), precision:
             for _ in range(2):
                 start = time.perf_counter()
-                F.cross_entropy(self.learner(batch).float(), batch.y).item()
+                self.learner.compute_loss(batch).loss.item()
                 times.append(time.perf_counter() - start)
         return min(times)
 
@@ -213,13 +212,8 @@ class Batches:
             return Batch(*(t.to(self.device) for t in next(iter(loader))))
         spec = self.module.spec
         rows = n * (2 if spec.paired else 1)
-        if spec.vocab_size is None:
-            x = torch.randn(rows, spec.max_len, spec.channels)
-        else:
-            x = torch.randint(1, spec.vocab_size, (rows, spec.max_len))
         mask = torch.ones(rows, spec.max_len, dtype=torch.bool)
-        y = torch.randint(0, spec.n_classes, (n,))
-        return Batch(*(t.to(self.device) for t in (x, mask, y)))
+        return Batch(*(t.to(self.device) for t in (spec.random_input(rows), mask, spec.random_targets(n))))
 
 
 def measure_in_process(words: list[str], patience: float, answer: Any) -> None:

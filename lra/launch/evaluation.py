@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from lra.config.schema import Data
 from lra.errors import UserError
 from lra.io.strict_json import StrictModel
+from lra.objectives.objective import objective_of
 from lra.paths import ROOT
 from lra.records import environment
 from lra.records.code import code_fingerprint
@@ -100,7 +101,7 @@ def prepare_layers(net: Any) -> None:
 
 
 def differences(record: Record, module: Any, hardware: Hardware) -> list[str]:
-    """What differs from the time of the record and might change the accuracy."""
+    """What differs from the time of the record and might change the result."""
     data, git, versions = record.data, environment.git(), environment.versions()
     pairs = {
         "data": (f"{data.kind} {data.fingerprint[:12]}", f"{module.kind} {module.fingerprint[:12]}"),
@@ -139,15 +140,15 @@ def weights_file(given: Path) -> Path:
 
 
 def evaluate(options: Evaluation) -> int:
-    """Test the weights and print the accuracy; returns the exit status: 0 as recorded, 1 different."""
+    """Test the weights and print the result; returns the exit status: 0 as recorded, 1 different."""
     path = weights_file(Path(options.checkpoint))
     values, record = weights.load(path)
     if options.record is not None:
         record = load(Path(options.record))
     if record is None:
         raise UserError(f"{path}: weights without a record", hint="record=results/runs/....json")
-    if record.test_correct is None or record.n_test is None:
-        raise ValueError(f"{path}: the record says {record.status} and has no test accuracy to compare with")
+    if record.test_totals is None:
+        raise ValueError(f"{path}: the record says {record.status} and has no test result to compare with")
     trained_at = set_length(record.config, options.length) if options.length is not None else None
     module, net = build(record, str(path), root=options.data.root, source=options.data.source)
     silence_libraries()
@@ -176,28 +177,25 @@ def evaluate(options: Evaluation) -> int:
     print(f"{record.title} on {record.task}, seed {record.seed}, scale {record.scale}: {path}")
     for line in changes:
         print(f"  differs: {line}")
-    learner = Learner(net, optimizer={})
+    objective = objective_of(record.objective)
+    learner = Learner(net, optimizer={}, objective=objective)
     trainer.test(learner, datamodule=module, verbose=False)
-    test = learner.results["test"]
+    test = learner.results["test"]["totals"]
     if options.length is not None:
-        found, recorded = accuracy(test["correct"], test["examples"]), accuracy(record.test_correct, record.n_test)
+        found, recorded = objective.result(test), objective.result(record.test_totals)
         before = trained_at or "the length of the benchmark"
-        print(f"{found} at up to {options.length} positions; recorded was {recorded} at {before}")
+        print(f"test {found} at up to {options.length} positions; recorded was {recorded} at {before}")
         return 0
-    return verdict(record, test["correct"], test["examples"], bool(changes))
+    return verdict(record, test, bool(changes))
 
 
-def accuracy(correct: int, n: int) -> str:
-    return f"test accuracy {100 * correct / n:.2f} % ({correct} of {n})"
-
-
-def verdict(record: Record, correct: int, n: int, changed: bool) -> int:
+def verdict(record: Record, totals: dict[str, float], changed: bool) -> int:
     """Print the comparison with the record; returns the exit status."""
-    found = accuracy(correct, n)
-    if (correct, n) == (record.test_correct, record.n_test):
-        print(f"{found}: as recorded")
+    objective = objective_of(record.objective)
+    found, recorded = objective.result(totals), objective.result(record.test_totals or totals)
+    if totals == record.test_totals:
+        print(f"test {found}: as recorded")
         return 0
-    recorded = accuracy(record.test_correct or 0, record.n_test or 1).removeprefix("test accuracy ")
     reason = "see the differences above" if changed else "no difference is known"
-    print(f"{found}: recorded was {recorded}; {reason}")
+    print(f"test {found}: recorded was {recorded}; {reason}")
     return 1

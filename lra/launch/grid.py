@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lra.config.overrides import result_overrides
+from lra.objectives.objective import objective_of
 from lra.paths import ROOT
 from lra.records.record import Record, record_path
 from lra.records.store import crashed_record, load, mark_crashed
@@ -208,11 +209,11 @@ def settle(cell: GridJob, status: int | None) -> Record | None:
 
 
 def outcome(cell: GridJob, record: Record | None) -> str:
-    """The accuracy of a job that has ended, or why there is none and where its log is."""
+    """The score of a job that has ended, or why there is none and where its log is."""
     if record is None:
         return f"{cell.record_error or 'without a record'} (log: {cell.shown_log})"
-    if record.test_accuracy is not None:
-        return f"{record.status} {100 * record.test_accuracy:.2f} %"
+    if record.test_score is not None:
+        return f"{record.status} {objective_of(record.objective).metric.with_unit(record.test_score)}"
     # records hold no absolute path, so that of the log is added here
     reason = f": {record.reason.partition(' (log:')[0]}" if record.reason else ""
     return f"{record.status}{reason} (log: {cell.shown_log})"
@@ -240,7 +241,8 @@ def _write_crashed(cell: GridJob, reason: str) -> None:
         record = crashed_record(
             cell_of(**known),
             kind="toy" if cfg.data.source == "toy" else "generated" if made else "official",
-            n_classes=task.spec.n_classes,
+            objective=task.spec.objective,
+            trivial=1 / task.spec.n_outputs,
             precision=cfg.trainer.precision,
             reason=reason,
         )

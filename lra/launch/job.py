@@ -28,6 +28,7 @@ from lra.io.redact import portable, without_secrets
 from lra.launch.grid import STOPPED
 from lra.launch.lock import console, finished, path_of, run_lock
 from lra.launch.minutes import in_steps
+from lra.objectives.objective import objective_of
 from lra.profiling.parameters import count_parameters
 from lra.records.record import Record
 from lra.records.run_spec import RunSpec
@@ -147,20 +148,23 @@ def train(
 
 def report(record: Record, path: Path) -> int:
     """Print how the run ended; returns the exit status."""
-    if record.status != "ok" or record.test_accuracy is None or record.val_accuracy is None:
+    if record.status != "ok" or record.test_totals is None or record.val_score is None:
         console.print(f"[bold]{record.status}[/]: {record.reason}; record: {path}", soft_wrap=True)
         if record.status != "interrupted":
             return 3
         console.print(RESUME)
         return STOPPED
+    objective = objective_of(record.objective)
+    trivial, validation = (objective.metric.with_unit(value) for value in (record.data.trivial, record.val_score))
     console.print(
-        f"test accuracy [bold]{100 * record.test_accuracy:.2f} %[/] ({record.test_correct} of {record.n_test}; "
-        f"commonest label {100 * record.data.chance:.1f} %), validation {100 * record.val_accuracy:.2f} % "
-        f"at step {record.selection.step}; record: {path}",
+        f"test [bold]{objective.result(record.test_totals)}[/]; {objective.trivial_answer}: {trivial}; "
+        f"validation {validation} at step {record.selection.step}; record: {path}",
         soft_wrap=True,
     )
     if not learned(record):
-        console.print("[bold]stayed at chance[/]: no better than always giving the commonest label", soft_wrap=True)
+        console.print(
+            f"[bold]stayed at {objective.level}[/]: no better than {objective.trivial_answer}", soft_wrap=True
+        )
     return 0
 
 

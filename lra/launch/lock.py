@@ -16,6 +16,7 @@ from lra.config.overrides import die
 from lra.errors import UserError
 from lra.io.atomic import disk_errors_explained
 from lra.launch.grid import KINDS
+from lra.objectives.objective import objective_of
 from lra.records.code import code_fingerprint
 from lra.records.record import record_path
 from lra.records.run_spec import RunSpec
@@ -86,7 +87,7 @@ def finished(
     if record.config_hash != cell.config_hash:
         hashes = f"{record.config_hash[:8]}, now {cell.config_hash[:8]}"
         raise UserError(f"{path}: made with another configuration ({hashes})", hint="move the file, or force=true")
-    if record.status != "ok" or record.test_accuracy is None:
+    if record.status != "ok" or record.test_totals is None:
         return False
     if data is not None:
         made, (kind, fingerprint) = record.data, data_of(data())
@@ -98,7 +99,7 @@ def finished(
             now = f"{kind} data" + (f" {fingerprint[:12]}" if fingerprint else "")
             problem = f"{path}: made with {made.kind} data {made.fingerprint[:12]}, this command has {now}"
             raise UserError(problem, hint="results=/some/dir keeps both, force=true replaces it")
-    result = f"{path}: exists (test accuracy {100 * record.test_accuracy:.2f} %)"
+    result = f"{path}: exists (test {objective_of(record.objective).result(record.test_totals)})"
     if record.code is not None and (now_code := code_fingerprint(cell.config)) != record.code:
         part = "model" if now_code.model != record.code.model else "framework"
         result += f"; made with other code of the {part}"

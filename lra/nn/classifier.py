@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from lra.nn.batch_norm import BatchNorm
 from lra.nn.blocks import Backbone, Dropout, Embedding, MakeMixer
-from lra.nn.heads import Head
+from lra.nn.heads import Head, PositionDecoder
 from lra.task import TaskSpec
 
 
 class Classifier(nn.Module):
-    """Maps (x, mask) of a `Batch` to scores (B, n_classes).
+    """Maps (x, mask) of a `Batch` to scores (B, n_outputs), or (B, horizon, n_outputs) for the last positions.
 
     mixer          builds a mixer from (d_model, max_len); `Backbone` stacks it
     encoder        instead of a mixer: builds the whole encoder from (d_model=, n_layers=, max_len=, dropout=)
@@ -19,7 +19,7 @@ class Classifier(nn.Module):
     dropout        after every layer of a block; tie_dropout: the same features at all positions
     input_dropout  after the embedding
     positions      none, learned or sinusoidal
-    pool           mean, last, first or cls (a learned token in front)
+    pool           mean, last, first or cls (a learned token in front); no effect where positions are predicted
     d_ff           width of the feed-forward networks; 0 for none
     head_hidden    width of the hidden layer of the head; 0 for a linear head (d_model for a pair of documents)
     """
@@ -70,7 +70,12 @@ class Classifier(nn.Module):
                 d_ff=d_ff,
                 activation=activation,
             )
-        self.head = Head(spec, getattr(self.encoder, "d_output", d_model), pool=pool, hidden=head_hidden)
+        d_output: int = getattr(self.encoder, "d_output", d_model)
+        self.head: nn.Module
+        if spec.horizon:
+            self.head = PositionDecoder(spec, d_output)
+        else:
+            self.head = Head(spec, d_output, pool=pool, hidden=head_hidden)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h, mask = self.embedding(x, mask)

@@ -1,4 +1,4 @@
-"""Pooling and classification head. B batch, L length, D width."""
+"""Heads: pooling and a classifier, or a decoder of positions. B batch, L length, D width."""
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +33,27 @@ class Head(nn.Module):
             hidden, d_input = hidden or d_input, 4 * d_input
         self.classifier: nn.Module
         if hidden:
-            self.classifier = nn.Sequential(nn.Linear(d_input, hidden), nn.GELU(), nn.Linear(hidden, spec.n_classes))
+            self.classifier = nn.Sequential(nn.Linear(d_input, hidden), nn.GELU(), nn.Linear(hidden, spec.n_outputs))
         else:
-            self.classifier = nn.Linear(d_input, spec.n_classes)
+            self.classifier = nn.Linear(d_input, spec.n_outputs)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, D) -> (B, n_classes); paired: (2B, L, D) -> (B, n_classes)."""
+        """(B, L, D) -> (B, n_outputs); paired: (2B, L, D) -> (B, n_outputs)."""
         h = pool_sequence(x, mask, self.pool)
         if self.paired:
             a, b = h.chunk(2)
             h = torch.cat([a, b, a * b, a - b], dim=-1)
         return self.classifier(h)
+
+
+class PositionDecoder(nn.Module):
+    """A linear map of each of the last `spec.horizon` positions: every position if that is the whole input."""
+
+    def __init__(self, spec: TaskSpec, d_input: int):
+        super().__init__()
+        self.horizon = spec.horizon
+        self.decoder = nn.Linear(d_input, spec.n_outputs)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D) -> (B, horizon, n_outputs)."""
+        return self.decoder(x[:, -self.horizon :])

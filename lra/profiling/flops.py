@@ -74,7 +74,7 @@ def forward_flops(model: nn.Module, spec: TaskSpec, longest: int = LONGEST) -> i
     rows, length = 2 if spec.paired else 1, min(spec.max_len, longest)
     x: Tensor = torch.ones(rows, length, dtype=torch.int64)
     if spec.vocab_size is None:
-        x = torch.zeros(rows, length, spec.channels)
+        x = torch.zeros(rows, length, spec.width)
     counter = FlopCounterMode(display=False, custom_mapping=FFT_FLOPS)
     # FlopCounterMode does not know the fused attention kernels of the CPU
     with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:

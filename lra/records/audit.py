@@ -27,8 +27,9 @@ def audit_records(records: Sequence[Record], commit_is_known: Callable[[str], bo
         yield from (f"{name}: {problem}" for problem in audit_git(r.git, known.__getitem__))
         if r.status == "ok" and r.steps_done < r.steps_total:
             yield f"{name}: ok after {r.steps_done} of {r.steps_total} steps"
-        if r.n_test is not None and r.n_test != r.data.counts.get("test", r.n_test):
-            yield f"{name}: tested on {r.n_test} examples of {r.data.counts['test']}"
+        n = None if r.test_totals is None else r.test_totals["examples"]
+        if n is not None and n != r.data.counts.get("test", n):
+            yield f"{name}: tested on {n} examples of {r.data.counts['test']}"
         if (seed := r.config.get("seed", r.seed)) != r.seed:
             yield f"{name}: the config's seed is {seed}"
         if r.code and r.train_seconds and r.total_seconds and r.train_seconds > r.total_seconds:
@@ -86,12 +87,13 @@ def _audit_seeds(records: Iterable[Record]) -> Iterator[str]:
 
 
 def _audit_data(records: Iterable[Record]) -> Iterator[str]:
-    """One fingerprint means one data set: the same kind, counts and chance everywhere."""
+    """One fingerprint means one data set: the same kind, counts and trivial score everywhere."""
     seen: dict[tuple[str, str], Record] = {}
     for r in records:
         first = seen.setdefault((r.task, r.data.fingerprint), r)
         if first.data != r.data:
-            yield f"{name_of(r)}: data {r.data.fingerprint} has other counts, kind or chance than in {name_of(first)}"
+            different = f"data {r.data.fingerprint} has other counts, kind or trivial score"
+            yield f"{name_of(r)}: {different} than in {name_of(first)}"
 
 
 def audit_csv(text: str, records: Sequence[Record], where: str) -> Iterator[str]:
@@ -149,6 +151,11 @@ def average(runs: Sequence[Record]) -> float | None:
     return statistics.fmean(means)
 
 
+def counts_of(r: Record) -> tuple[int, int] | None:
+    """Correct answers and examples of a test."""
+    return None if r.test_totals is None else (int(r.test_totals["correct"]), int(r.test_totals["examples"]))
+
+
 def recomputed(runs: Sequence[Record]) -> dict[str, float | None]:
     """Counts, mean, deviation and interval (percent) of one table cell."""
     from scipy.stats import binomtest
@@ -156,9 +163,9 @@ def recomputed(runs: Sequence[Record]) -> dict[str, float | None]:
     ended = [r for r in runs if r.status in ("ok", "diverged", "oom")]
     learned = []
     for r in ended:
-        if r.status == "ok" and r.test_correct is not None and r.n_test is not None:
-            p = binomtest(r.test_correct, r.n_test, r.data.chance, alternative="greater").pvalue
-            learned += [100 * r.test_correct / r.n_test] if p < 0.001 else []
+        if r.status == "ok" and (counts := counts_of(r)):
+            p = binomtest(*counts, r.data.trivial, alternative="greater").pvalue
+            learned += [100 * counts[0] / counts[1]] if p < 0.001 else []
     low, high = interval(learned, runs)
     return {
         "runs": len(runs),
@@ -167,7 +174,7 @@ def recomputed(runs: Sequence[Record]) -> dict[str, float | None]:
         "unfinished": len(runs) - len(ended),
         "mean": statistics.fmean(learned) if learned else None,
         "std": statistics.stdev(learned) if len(learned) > 1 else None,
-        "chance": 100 * runs[0].data.chance,
+        "chance": 100 * runs[0].data.trivial,
         "ci95_low": low,
         "ci95_high": high,
     }
@@ -182,8 +189,8 @@ def interval(learned: Sequence[float], runs: Sequence[Record]) -> tuple[float | 
         half = float(t.ppf(0.975, len(learned) - 1)) * error
         return centre - half, centre + half
     for r in runs:
-        if r.test_correct is not None and r.n_test and [100 * r.test_correct / r.n_test] == learned:
-            exact = binomtest(r.test_correct, r.n_test).proportion_ci(0.95, method="exact")
+        if (counts := counts_of(r)) and [100 * counts[0] / counts[1]] == learned:
+            exact = binomtest(*counts).proportion_ci(0.95, method="exact")
             return 100 * exact.low, 100 * exact.high
     return None, None
 

@@ -17,9 +17,10 @@ from lra.records.record import MOVED, Code, renamed
 
 LEARNER = "lra.training.learner"
 PRETRAINING = "lra.training.pretraining"
-DISPATCH = "lra.ops.ssm_kernels.dispatch"  # chooses among all files of its folder
-FRAMEWORK = re.compile(r"lra\.task|data\.(loader|datamodule)|lra\.(nn|ops|training)(\..*)?")
-NOT_NUMERICAL = re.compile(r"lra\.training\.(checkpoint|trainer|progress_bar|learning_curve)")
+DISPATCH = "lra.ops.ssm_kernels.dispatch"
+CHOOSERS = (DISPATCH, "lra.objectives.objective")  # choose among all files of their folder
+FRAMEWORK = re.compile(r"lra\.task|data\.(loader|datamodule)|lra\.(nn|ops|training|objectives)(\..*)?")
+NOT_NUMERICAL = re.compile(r"lra\.training\.(checkpoint|trainer|progress_bar|learning_curve)|.*\.significance")
 LEFT_OUT = re.compile(r"lra(\..*)?|data|data\.(download|duplicates|verify|prepared|source|tokenizer|generators)(\..*)?")
 CPP_TOKEN = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|//[^\n]*|/\*.*?\*/|\s+""", re.DOTALL)
 
@@ -69,8 +70,10 @@ def _follow(starts: list[str], roots: list[Path], seen: set[str], found: Files) 
         digest, imports = _read(path, name)
         found[part][_relative(path) if own else name] = digest
         todo += [module for module in imports if _find(module, ours) is not None]
-        if name == DISPATCH:
-            files = (p for p in path.parent.rglob("*") if p.suffix in (".py", ".cpp", ".h"))
+        if name in CHOOSERS:
+            files = (
+                p for p in path.parent.rglob("*") if p.suffix in (".py", ".cpp", ".h") and p.stem != "significance"
+            )
             found[part] |= {_relative(p): _read(p, "")[0] for p in files}
 
 

@@ -5,13 +5,34 @@ from typing import Any
 
 from lra.io.strict_json import short
 
-SCHEMA = 4
+SCHEMA = 5
+
+
+def _with_objective(content: dict) -> dict:
+    """Accuracies and counts of a classification become the scores and totals of an objective."""
+    old = ("val_accuracy", "test_accuracy", "test_correct", "n_test", "last_test_accuracy")  # the last was never set
+    kept = {name: value for name, value in content.items() if name not in old}
+    totals = {"correct": content["test_correct"], "examples": content["n_test"]}
+    points = [{RENAMED.get(name, name): value for name, value in point.items()} for point in content["curve"]]
+    return {
+        **kept,
+        "objective": "classification",
+        "data": {RENAMED.get(name, name): value for name, value in content["data"].items()},
+        "val_score": content["val_accuracy"],
+        "test_score": content["test_accuracy"],
+        "test_totals": None if None in totals.values() else totals,
+        "curve": points,
+    }
+
+
+RENAMED = {"chance": "trivial", "train_accuracy": "train_score", "val_accuracy": "val_score"}
 # version n -> function that converts the content of a version n file to version n + 1
 MIGRATIONS: dict[int, Callable[[dict], dict]] = {
     1: lambda content: {**content, "flops": None},
     # no record of version 2 had examples, whose format changed as well
     2: lambda content: {**content, "kernels": []},
     3: lambda content: {**content, "code": None},
+    4: _with_objective,
 }
 
 

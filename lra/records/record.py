@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from lra.io.atomic import atomic_write
 from lra.io.redact import portable
 from lra.io.strict_json import StrictModel, check, decode, layout, require_json
+from lra.objectives.objective import objective_of
 from lra.records.migrations import SCHEMA, migrate
 
 Status = Literal["running", "ok", "diverged", "oom", "interrupted", "crashed"]
@@ -46,12 +47,15 @@ Measurement = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
 class Data(StrictModel):
-    """The data set. `chance` is the share of the commonest label of the test set, in (0, 1]."""
+    """The data set. `trivial` is the score on the test set of the best answer that ignores the input.
+
+    For a classification that is the share of the commonest label; see `lra.objectives`.
+    """
 
     kind: Kind
     fingerprint: str
     counts: dict[str, Count]
-    chance: Annotated[float, Field(gt=0, le=1)]
+    trivial: Annotated[float, Field(gt=0)]
 
 
 class Selection(StrictModel):
@@ -88,13 +92,13 @@ class Code(StrictModel):
 
 
 class Point(StrictModel):
-    """One point of the learning curve; None where not measured, or not finite. Accuracies in [0, 1]."""
+    """One point of the learning curve; None where not measured, or not finite. Scores: the objective's first metric."""
 
     step: int
     train_loss: Measurement = None
-    train_accuracy: Measurement = None
+    train_score: Measurement = None
     val_loss: Measurement = None
-    val_accuracy: Measurement = None
+    val_score: Measurement = None
     lr: Measurement = None
     seconds: Measurement = None
 
@@ -143,6 +147,8 @@ class Kernel(StrictModel):
 class Record(StrictModel):
     """One run of one (task, model, seed, scale, variant). Accuracies in [0, 1], times in seconds, memory in MiB.
 
+    objective      name of its file in lra/objectives; scores are values of its first metric
+
     variant        command-line overrides that change the result; empty for the default run
     reason         one line on why the status is not ok
     recipe         name of the recipe used, None if there is none (untuned); recipe_source cites its origin
@@ -150,7 +156,7 @@ class Record(StrictModel):
     code           fingerprints of the source it ran through; None in older records
     parameters     trainable numbers, real and imaginary parts counted separately
     flops          of a forward pass of one example of min(max_len, 1024) positions; see `lra.profiling.flops`
-    last_test_accuracy  of the last checkpoint, whichever was selected
+    test_totals    exact sums over the test set, from which every metric follows: {"correct": 57, "examples": 80}
     """
 
     task: Name
@@ -158,6 +164,7 @@ class Record(StrictModel):
     title: str
     seed: Count
     scale: Name
+    objective: Name = "classification"
     variant: list[str] = Field(default_factory=list)
     status: Status
     reason: str | None = None
@@ -180,11 +187,9 @@ class Record(StrictModel):
     flops: Count | None = None
     selection: Selection
 
-    val_accuracy: Share | None = None
-    test_accuracy: Share | None = None
-    n_test: int | None = None
-    test_correct: int | None = None
-    last_test_accuracy: Share | None = None
+    val_score: Amount | None = None
+    test_score: Amount | None = None
+    test_totals: dict[str, Count | Amount] | None = None
 
     steps_done: Count = 0
     steps_total: Count
@@ -210,19 +215,29 @@ class Record(StrictModel):
         return given
 
     @model_validator(mode="after")
+    def _scores_are_possible(self) -> Self:
+        metric = objective_of(self.objective).metric
+        for name, value in {"data.trivial": self.data.trivial, "val_score": self.val_score}.items():
+            if metric.percent and value is not None and value > 1:
+                raise ValueError(f"{name} is {value}: a share is at most 1")
+        return self
+
+    @model_validator(mode="after")
     def _status_fits_result(self) -> Self:
-        accuracy, correct, n = score = (self.test_accuracy, self.test_correct, self.n_test)
-        if self.status == "ok" and (None in score or self.finished is None):
-            raise ValueError("status is 'ok': needs test_accuracy, test_correct, n_test and finished")
+        score, totals = self.test_score, self.test_totals
+        if self.status == "ok" and (score is None or totals is None or self.finished is None):
+            raise ValueError("status is 'ok': needs test_score, test_totals and finished")
         if self.status not in ("ok", "running") and not self.reason:
             raise ValueError(f"reason is {self.reason!r}: a run with status {self.status} needs one")
-        if accuracy is None or correct is None or n is None:
-            if score != (None, None, None):
-                raise ValueError(f"test_accuracy is {accuracy}: test_correct and n_test must be given with it")
-        elif not 0 <= correct <= n or n == 0:
-            raise ValueError(f"test_correct is {correct}: impossible with {n} examples")
-        elif abs(correct / n - accuracy) > 1e-6:
-            raise ValueError(f"test_accuracy is {accuracy}: differs from {correct} / {n}")
+        if score is None or totals is None:
+            if (score, totals) != (None, None):
+                raise ValueError(f"test_score is {score}: test_totals must be given with it")
+            return self
+        objective = objective_of(self.objective)
+        if problem := objective.problem(totals):
+            raise ValueError(f"test_totals: {problem}")
+        if not math.isclose(objective.score(totals), score, rel_tol=1e-6, abs_tol=1e-6):
+            raise ValueError(f"test_score is {score}: differs from {objective.score(totals)} of test_totals")
         return self
 
     def path(self, root: Path) -> Path:

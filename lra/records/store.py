@@ -53,7 +53,7 @@ def mark_crashed(path: Path, reason: str) -> bool:
     return True
 
 
-def crashed_record(cell: RunSpec, *, kind: Kind, n_classes: int, precision: str, reason: str) -> Record:
+def crashed_record(cell: RunSpec, *, kind: Kind, trivial: float, objective: str, precision: str, reason: str) -> Record:
     """The record of a run that died before it opened its data.
 
     kind  of the data that was requested
@@ -61,13 +61,14 @@ def crashed_record(cell: RunSpec, *, kind: Kind, n_classes: int, precision: str,
     return Record(
         **{f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)},
         status="crashed",
+        objective=objective,
         reason=reason,
         git=environment.git(),
         code=code_fingerprint(cell.config),
         versions=environment.versions(),
         hardware=environment.hardware(),
         precision=precision,
-        data=Data(kind=kind, fingerprint=f"never opened ({kind})", counts={}, chance=1 / n_classes),
+        data=Data(kind=kind, fingerprint=f"never opened ({kind})", counts={}, trivial=trivial),
         parameters=0,
         selection=Selection(rule="none", on_test=False),
         steps_total=0,

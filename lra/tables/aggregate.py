@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
-from lra.records import significance
+from lra.objectives import significance
+from lra.objectives.objective import Objective, objective_of
 from lra.records.code import code_fingerprint
 from lra.records.published import TASKS, ModelInfo, Published, PublishedRow
 from lra.records.record import Data, Kind, Record
@@ -25,15 +26,15 @@ TestSet = tuple[str, Any]
 
 
 def learned(record: Record) -> bool:
-    """Whether the run ended well and its test accuracy beats chance (exact binomial test)."""
-    if record.status != "ok" or record.test_correct is None or record.n_test is None:
+    """Whether the run ended well and its test score beats the trivial answer's (the objective's test)."""
+    if record.status != "ok" or record.test_totals is None:
         return False
-    return significance.beats_chance(record.test_correct, record.n_test, record.data.chance)
+    return objective_of(record.objective).beats_trivial(record.test_totals, record.data.trivial)
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs of one model and variant on one task and the same data, in the order of their seeds. Accuracies in [0, 1].
+    """Runs of one model and variant on one task and the same data, in the order of their seeds; accuracies in [0, 1].
 
     Unfinished and crashed runs count nowhere. A seed that diverged, ran out of memory or stayed at chance has failed.
     """
@@ -47,6 +48,10 @@ class SeedGroup:
     @cached_property
     def learned(self) -> list[Record]:
         return [r for r in self.runs if learned(r)]
+
+    @cached_property
+    def scored(self) -> list[Record]:
+        return self.learned if self.objective.hides_failures else [r for r in self.runs if r.status == "ok"]
 
     @cached_property
     def unfinished(self) -> list[Record]:
@@ -65,6 +70,10 @@ class SeedGroup:
     @property
     def data(self) -> Data:
         return self.runs[0].data
+
+    @property
+    def objective(self) -> Objective:
+        return objective_of(self.runs[0].objective)
 
     @property
     def untuned(self) -> bool:
@@ -87,13 +96,13 @@ class SeedGroup:
         So Image's two divisions into train and validation, LRA's and the S4 repository's, compete.
         """
         fixed = self.data.kind in ("official", "subset")
-        same = (self.data.counts.get("test", 0), self.data.chance) if fixed else self.data.fingerprint
+        same = (self.data.counts.get("test", 0), self.data.trivial) if fixed else self.data.fingerprint
         return self.data.kind, same
 
     @cached_property
     def scores(self) -> list[float]:
-        """Test accuracies of the seeds that learned."""
-        return [r.test_accuracy for r in self.learned if r.test_accuracy is not None]
+        """Test scores of the seeds that learned; of all that ended well where the objective hides no failures."""
+        return [r.test_score for r in self.scored if r.test_score is not None]
 
     @cached_property
     def mean(self) -> float | None:
@@ -105,21 +114,21 @@ class SeedGroup:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the mean over the seeds that learned; see `significance.interval`."""
-        if not self.scores:
-            return None
-        first = self.learned[0]
-        return significance.interval(self.scores, first.test_correct or 0, first.n_test or 0)
+        """95 % confidence interval of the mean over the seeds, or over examples where one has a score."""
+        if len(self.scores) > 1:
+            return significance.interval(self.scores)
+        totals = [r.test_totals for r in self.scored if r.test_totals is not None]
+        return self.objective.interval(totals[0]) if totals else None
 
     @cached_property
     def mean_of_tried(self) -> float | None:
-        """Mean over every seed tried, a failed one counted as chance; None if no seed was tried."""
-        return mean_of([*self.scores, *[self.data.chance] * (len(self.tried) - len(self.scores))])
+        """Mean over every seed tried, a failed one counted as the trivial score; None if no seed was tried."""
+        return mean_of([*self.scores, *[self.data.trivial] * (len(self.tried) - len(self.scores))])
 
     @cached_property
     def mean_of_ended(self) -> float | None:
-        """Mean test accuracy of all runs that ended well, whether or not they beat chance; for charts."""
-        return mean_of([r.test_accuracy for r in self.runs if r.status == "ok" and r.test_accuracy is not None])
+        """Mean test score of all runs that ended well, whether or not they learned; for charts."""
+        return mean_of([r.test_score for r in self.runs if r.status == "ok" and r.test_score is not None])
 
     @property
     def steps_per_second(self) -> float | None:
@@ -146,13 +155,20 @@ def mean_of(values: Sequence[float]) -> float | None:
 
 
 def differ(a: SeedGroup, b: SeedGroup) -> bool:
-    """Whether two results differ: Welch's t-test over seeds, or two proportions if either has a single seed."""
+    """Whether two results differ: Welch's t-test over seeds, or the objective's over examples for single seeds."""
     if len(a.scores) > 1 and len(b.scores) > 1:
         p = significance.welch(a.scores, b.scores)
     else:
-        counts = [sum(getattr(r, name) or 0 for r in g.learned) for g in (a, b) for name in ("test_correct", "n_test")]
-        p = significance.two_proportions(*counts)
+        p = a.objective.p_equal(*(added_totals(g.scored) for g in (a, b)))
     return p < significance.DIFFERENCE_LEVEL
+
+
+def added_totals(records: Sequence[Record]) -> dict[str, float]:
+    """The totals of several tests as of one."""
+    added: Counter[str] = Counter()
+    for record in records:
+        added.update(record.test_totals or {})
+    return dict(added)
 
 
 @dataclass(frozen=True)
@@ -173,11 +189,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A task. chance: accuracy of always answering the commonest label; test_sets: number of different ones."""
+    """A task. trivial: score of the best answer that ignores the input; test_sets: number of different ones."""
 
     task: str
     title: str
-    chance: float | None
+    trivial: float | None
     test_sets: int
 
 
@@ -280,7 +296,7 @@ def aggregate(records: Iterable[Record], published: Published, scale: str, *, va
         # of equally frequent test sets the better kind of data
         common = min(counts, key=lambda d: (-counts[d], KINDS.index(d[0]), d[1])) if counts else None
         rivals = {key: group for key, group in column.items() if group.test_set == common and not key.variant}
-        columns.append(Column(task, title, next((g.data.chance for g in rivals.values()), None), len(counts)))
+        columns.append(Column(task, title, next((g.data.trivial for g in rivals.values()), None), len(counts)))
         best, like_best = best_of(rivals)
         for key, group in column.items():
             paper = published.row_of(key.model)
@@ -320,6 +336,7 @@ def best_of(rivals: dict[RowKey, SeedGroup]) -> tuple[set[RowKey], set[RowKey]]:
     scores = {key: group.mean for key, group in rivals.items() if group.mean is not None}
     if not scores or sum(group.outcome != "unfinished" for group in rivals.values()) < 2:
         return set(), set()
-    top = max(scores.values())
+    metric = next(iter(rivals.values())).objective.metric
+    top = (max if metric.higher_is_better else min)(scores.values())
     best = [key for key, score in scores.items() if score == top]
     return set(best), {k for k in scores if k not in best and not differ(rivals[best[0]], rivals[k])}

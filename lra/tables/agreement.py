@@ -131,7 +131,7 @@ def seed_swaps(records: Sequence[Record], published: Published, scale: str) -> l
 
 
 def scores_by_seed(group: SeedGroup) -> dict[int, float]:
-    return {r.seed: r.test_accuracy if r.test_accuracy is not None else r.data.chance for r in group.tried}
+    return {r.seed: r.test_score if r.test_score is not None else r.data.trivial for r in group.tried}
 
 
 def agreement_table(records: Sequence[Record], published: Published, scales: Sequence[str]) -> Table:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from lra.records import significance
+from lra.objectives import significance
 from lra.records.published import TASKS, Published, PublishedRow
 from lra.records.record import Git, Hardware, Record
 from lra.tables.aggregate import Aggregate, Cell, Column, Outcome, Row, SeedGroup, aggregate
@@ -149,7 +149,7 @@ def published_note(scale: str) -> str:
 
 def chance_row(columns: Sequence[Column]) -> tuple[Entry, ...]:
     """The accuracy of always answering the commonest label of the test set."""
-    shares = [hole(published=True) if c.chance is None else Entry(percent(c.chance), published=True) for c in columns]
+    shares = [hole(published=True) if c.trivial is None else Entry(percent(c.trivial), published=True) for c in columns]
     return (Entry("Commonest label", published=True), *shares, Entry("", published=True), Entry("", published=True))
 
 

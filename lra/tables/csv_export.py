@@ -71,7 +71,7 @@ def measured_values(cell: Cell) -> Line:
         "std": four_decimals(group.std),
         "ci95_low": four_decimals(low),
         "ci95_high": four_decimals(high),
-        "chance": four_decimals(group.data.chance),
+        "chance": four_decimals(group.data.trivial),
         "untuned": true_or_false(group.untuned),
         "on_test": true_or_false(group.chosen_on_test),
         "difference": "" if cell.difference is None else f"{cell.difference:+.2f}",

@@ -132,7 +132,7 @@ def callback_state(state: Mapping[str, Any]) -> dict:
 
 
 def check_resumable(folder: Path, identity: Identity, *, anyway: bool = False) -> float | None:
-    """The best validation accuracy of the unfinished run in `folder`; None if there is nothing to resume.
+    """The best validation score of the unfinished run in `folder`; None if there is nothing to resume.
 
     anyway  resume even if the code has changed
     raises  UserError if the run began with other data or other code
@@ -151,7 +151,7 @@ def check_resumable(folder: Path, identity: Identity, *, anyway: bool = False) -
         if not anyway and (changed := changes(before.code, identity.code)):
             hint = "force=true starts over, resume=anyway continues with the changed code"
             raise UserError(f"{path}: begun with other {changed}", hint=hint)
-    return found["best"]["accuracy"] if found and "best" in found else None
+    return found["best"]["score"] if found and "best" in found else None
 
 
 class Checkpoint(Callback):
@@ -161,7 +161,7 @@ class Checkpoint(Callback):
     The save before stays as previous.ckpt; the best weights that either names are kept.
     Several processes agree when to save and to stop: at each step, or at every tenth on an accelerator, where agreeing
     waits for the device.
-    "Best" is the highest validation accuracy, the earliest of equals (the rule of the S4 repository).
+    "Best" is the best validation score, the earliest of equals (the rule of the S4 repository).
     identity  kept in the checkpoint; `notes` say where a resumed run's code had changed
     """
 
@@ -170,7 +170,7 @@ class Checkpoint(Callback):
         self.notes: list[str] = []
         self._resumed_step = 0
         self._start, self._seconds_before = time.perf_counter(), 0.0
-        self.best: dict = {"accuracy": -1.0, "step": 0}
+        self.best: dict = {"score": None, "step": 0}
         self._saved_best = 0  # step of the best weights at the last save
         self._random: dict | None = None
         self._signal: int | None = None
@@ -280,9 +280,9 @@ class Checkpoint(Callback):
             raise Interrupted(f"stopped by {signal.Signals(int(number)).name} at step {trainer.global_step}")
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        accuracy = pl_module.results["val"]["accuracy"]
-        if accuracy > self.best["accuracy"]:
-            self.best = {"accuracy": accuracy, "step": trainer.global_step}
+        score, best = pl_module.results["val"]["score"], self.best["score"]
+        if best is None or pl_module.objective.metric.better(score, best):
+            self.best = {"score": score, "step": trainer.global_step}
             if trainer.is_global_zero:
                 write_state(self._best_path(), pl_module.model.state_dict())
         self._save_if_due(trainer)

@@ -25,11 +25,11 @@ LEAVE_OUT = "leave out trainer.graph=true"
 
 
 class StepOutput(NamedTuple):
-    """Result of a forward pass: mean loss, scores (n, classes) and labels (n,)."""
+    """Result of a forward pass: mean loss, outputs and targets of n examples."""
 
     loss: Tensor
-    scores: Tensor
-    labels: Tensor
+    outputs: Tensor
+    targets: Tensor
 
 
 class Recording(NamedTuple):

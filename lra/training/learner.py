@@ -1,14 +1,14 @@
-"""The training procedure: cross-entropy, AdamW with declared parameter groups, a schedule, exact accuracy."""
+"""The training procedure: the objective's loss, AdamW with declared parameter groups, a schedule, exact metrics."""
 
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.distributed import all_reduce_sum, rank
 from lra.errors import UserError
+from lra.objectives.objective import Objective, objective_of
 from lra.task import Batch
 from lra.training.cuda_graphs import LEAVE_OUT, GraphReplay, StepOutput
 from lra.training.microbatch import MicroBatches
@@ -16,32 +16,39 @@ from lra.training.optim import adamw, schedule
 
 
 class RunningMetrics(nn.Module):
-    """Sums of loss, correct answers and examples, kept on the device so that no step waits for them."""
+    """Sums of the loss and of the objective's totals, kept on the device so that no step waits for them."""
 
     sums: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, objective: Objective) -> None:
         super().__init__()
-        self.register_buffer("sums", torch.zeros(3, dtype=torch.float64))
+        self.objective = objective
+        self.register_buffer("sums", torch.zeros(1 + len(objective.totals), dtype=torch.float64))
 
-    def add(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        correct = (scores.argmax(-1) == labels).sum()
-        count = torch.full_like(correct, len(labels))
-        self.sums += torch.stack([loss.detach().double() * len(labels), correct, count])
+    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        self.sums[0] += loss.detach().double() * len(targets)
+        self.sums[1:] += self.objective.add_up(outputs.detach(), targets)
 
     def reset(self) -> None:
         self.sums.zero_()
 
-    def compute_and_reset(self, reduce=lambda sums: sums) -> tuple[float, int, int]:
-        """Mean loss, correct answers and examples since the last reset."""
-        loss, correct, count = reduce(self.sums.clone()).tolist()
+    def compute_and_reset(self, reduce=lambda sums: sums) -> list[float]:
+        """Sum of the loss over examples, and the totals, since the last reset."""
+        sums: list[float] = reduce(self.sums.clone()).tolist()
         self.reset()
-        return loss / max(count, 1.0), int(correct), int(count)
+        return sums
+
+
+def mean_loss_and_totals(sums: list[float], objective: Objective) -> tuple[float, dict[str, float]]:
+    """Mean loss of the examples, and the totals by name, whole numbers as int."""
+    totals = {n: int(v) if v.is_integer() else v for n, v in zip(objective.totals, sums[1:], strict=True)}
+    return sums[0] / max(totals["examples"], 1), totals
 
 
 class Learner(pl.LightningModule):
-    """Trains and evaluates a classifier of (x, mask).
+    """Trains and evaluates a model of (x, mask).
 
+    objective    loss and metrics
     optimizer    arguments of `lra.training.optim.adamw`
     schedule     name of a schedule in `lra.training.optim`
     warmup       share of all steps if below 1, otherwise a number of steps
@@ -56,6 +63,7 @@ class Learner(pl.LightningModule):
         model: nn.Module,
         *,
         optimizer: dict,
+        objective: Objective | None = None,
         schedule: str = "cosine",
         warmup: float = 0.1,
         total_steps: int = 1,
@@ -65,24 +73,24 @@ class Learner(pl.LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False  # training_step does it all
-        self.model = model
+        self.model, self.objective = model, objective or objective_of("classification")
         self.optimizer_arguments, self.schedule, self.warmup = optimizer, schedule, warmup
         self.total_steps, self.clip = total_steps, clip
         self.graphs = None if graph is None else GraphReplay(self.compute_loss, model, graph)
         forbidden = None if split else "trainer.split=false"
         self.training_parts = MicroBatches("training", forbidden=forbidden if graph is None else "trainer.graph=true")
         self.evaluation_parts = MicroBatches("evaluation", forbidden=forbidden)
-        self.train_metrics = RunningMetrics()  # since the learning curve last read them
-        self.eval_metrics = RunningMetrics()
-        self.results: dict[str, dict] = {}  # split -> loss, accuracy, correct, examples of its last evaluation
+        self.train_metrics = RunningMetrics(self.objective)  # since the learning curve last read them
+        self.eval_metrics = RunningMetrics(self.objective)
+        self.results: dict[str, dict] = {}  # split -> loss, totals and score of its last evaluation
         self.loss = torch.zeros(())  # of the last training step
 
     def forward(self, batch: Batch) -> Tensor:
         return self.model(batch.x, batch.mask)
 
     def compute_loss(self, batch: Batch) -> StepOutput:
-        scores = self(batch).float()
-        return StepOutput(F.cross_entropy(scores, batch.y), scores, batch.y)
+        outputs = self(batch).float()
+        return StepOutput(self.objective.loss(outputs, batch.y), outputs, batch.y)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the optimiser and of the schedule, along the gradient of the mean loss over the batch."""
@@ -119,13 +127,13 @@ class Learner(pl.LightningModule):
         return self._evaluate(batch)
 
     def _evaluate(self, batch: Batch) -> Tensor:
-        """Add a batch to the metrics; returns its scores (B, n_classes)."""
+        """Add a batch to the metrics; returns the outputs."""
         parts = self.evaluation_parts.map(
             lambda part, share: self(part).float(), batch, step=self.trainer.global_step + 1
         )
-        scores = torch.cat(parts)
-        self.eval_metrics.add(F.cross_entropy(scores, batch.y), scores, batch.y)
-        return scores
+        outputs = torch.cat(parts)
+        self.eval_metrics.add(self.objective.loss(outputs, batch.y), outputs, batch.y)
+        return outputs
 
     def on_validation_epoch_start(self) -> None:
         self.eval_metrics.reset()
@@ -142,10 +150,11 @@ class Learner(pl.LightningModule):
         self._log_results("test")
 
     def _log_results(self, split: str) -> None:
-        loss, correct, count = self.eval_metrics.compute_and_reset(all_reduce_sum)
-        self.results[split] = {"loss": loss, "accuracy": correct / max(count, 1), "correct": correct, "examples": count}
+        loss, totals = mean_loss_and_totals(self.eval_metrics.compute_and_reset(all_reduce_sum), self.objective)
+        self.results[split] = {"loss": loss, "totals": totals, "score": self.objective.score(totals)}
         self.log(f"{split}/loss", loss)
-        self.log(f"{split}/accuracy", correct / max(count, 1))
+        for name, value in self.objective.scores(totals).items():
+            self.log(f"{split}/{name}", value)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["state_dict"]["train_metrics.sums"] = all_reduce_sum(self.train_metrics.sums)

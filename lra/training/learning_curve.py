@@ -7,14 +7,15 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from lra.distributed import all_reduce_sum
-from lra.training.learner import Learner
+from lra.objectives.objective import Objective
+from lra.training.learner import Learner, mean_loss_and_totals
 
 
 class LearningCurve(Callback):
     """One row per validation, and the speed between validations.
 
     Reading the training metrics waits for the device, so it happens only every `every_steps` steps.
-    Rows: step, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds (of training, without evaluation).
+    Rows: step, train_loss, train_score, val_loss, val_score, lr, seconds (of training, without evaluation).
     """
 
     def __init__(self, every_steps: int = 50):
@@ -22,8 +23,8 @@ class LearningCurve(Callback):
         self.rows: list[dict] = []
         self.speeds: list[float] = []  # steps per second, one for each `every_steps` steps
         self.seconds = 0.0
-        self.last = {"train_loss": math.nan, "train_accuracy": math.nan}
-        self._sum = [0.0, 0, 0]  # loss, correct, examples since the last validation
+        self.last = {"train_loss": math.nan, "train_score": math.nan}
+        self._sum: list[float] = []  # of the loss, and the totals, since the last validation
         self._since: tuple[float, int] | None = None
 
     def state_dict(self) -> dict:
@@ -35,7 +36,7 @@ class LearningCurve(Callback):
         self._sum = list(state["sum"])
 
     def _read(self, trainer: pl.Trainer, learner: Learner) -> None:
-        loss, correct, count = learner.train_metrics.compute_and_reset(all_reduce_sum)
+        sums = learner.train_metrics.compute_and_reset(all_reduce_sum)
         now = time.perf_counter()
         if self._since is not None:
             seconds, steps = now - self._since[0], trainer.global_step - self._since[1]
@@ -43,9 +44,9 @@ class LearningCurve(Callback):
             if steps >= self.every_steps:
                 self.speeds.append(steps / seconds)
         self._since = now, trainer.global_step
-        if count:
-            self.last = {"train_loss": loss, "train_accuracy": correct / count}
-            self._sum = [self._sum[0] + loss * count, self._sum[1] + correct, self._sum[2] + count]
+        if sums[-1]:
+            self.last = training_metrics(sums, learner.objective)
+            self._sum = [a + b for a, b in zip(self._sum or [0.0] * len(sums), sums, strict=True)]
 
     def on_train_start(self, trainer, pl_module) -> None:
         self._since = None
@@ -59,7 +60,7 @@ class LearningCurve(Callback):
             self._read(trainer, pl_module)
             metrics = {
                 "train/loss": self.last["train_loss"],
-                "train/accuracy": self.last["train_accuracy"],
+                f"train/{pl_module.objective.metric.name}": self.last["train_score"],
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
             }
             if self.speeds:
@@ -72,16 +73,22 @@ class LearningCurve(Callback):
             self._read(trainer, pl_module)
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        loss, correct, count = self._sum
         row = {
             "step": trainer.global_step,
-            "train_loss": loss / count if count else math.nan,
-            "train_accuracy": correct / count if count else math.nan,
+            **training_metrics(self._sum, pl_module.objective),
             "val_loss": pl_module.results["val"]["loss"],
-            "val_accuracy": pl_module.results["val"]["accuracy"],
+            "val_score": pl_module.results["val"]["score"],
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(self.seconds, 3),
         }
         self.rows.append(row)
-        self._sum = [0.0, 0, 0]
+        self._sum = []
         self._since = None
+
+
+def training_metrics(sums: list[float], objective: Objective) -> dict[str, float]:
+    """Loss and score of training examples; not a number if there were none."""
+    if not sums:
+        return {"train_loss": math.nan, "train_score": math.nan}
+    loss, totals = mean_loss_and_totals(sums, objective)
+    return {"train_loss": loss, "train_score": objective.score(totals)}

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lra.console import duration, log_interval
+from lra.objectives.objective import objective_of
 from lra.training.learning_curve import LearningCurve
 
 
 class ProgressBar(Callback):
-    """Shows loss, accuracies, steps per second and time left.
+    """Shows loss, scores, steps per second and time left.
 
     Without a terminal it prints a line at each validation and every `every_seconds` instead. The interval grows with
     the run, to a hundredth of the time spent so far, at most a minute.
@@ -23,11 +24,13 @@ class ProgressBar(Callback):
         self.curve, self.title, self.every_seconds = curve, title, every_seconds
         self.console = console or Console(stderr=True)
         self.progress: Progress | None = None
+        self.metric = objective_of("classification").metric
         self._start = self._last_line = time.monotonic()
 
     def on_train_start(self, trainer, pl_module) -> None:
         if not trainer.is_global_zero:
             return
+        self.metric = pl_module.objective.metric
         if done := trainer.global_step:
             self._print(f"{self.title}: goes on from step {done}/{trainer.max_steps}")
         if not self.console.is_terminal:
@@ -53,12 +56,15 @@ class ProgressBar(Callback):
         last, rows, speeds = self.curve.last, self.curve.rows, self.curve.speeds
         parts = []
         if math.isfinite(last["train_loss"]):
-            parts.append(f"loss {last['train_loss']:.3f} acc {100 * last['train_accuracy']:.1f}%")
+            parts.append(f"loss {last['train_loss']:.3f} {self.metric.name} {self.score(last['train_score'])}")
         if rows:
-            parts.append(f"val {100 * rows[-1]['val_accuracy']:.1f}%")
+            parts.append(f"val {self.score(rows[-1]['val_score'])}")
         if speeds:
             parts.append(f"{speeds[-1]:.1f} steps/s")
         return " ".join(parts)
+
+    def score(self, value: float) -> str:
+        return f"{self.metric.text(value, 1)}%" if self.metric.percent else self.metric.text(value)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if self.progress:

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import nn
 
+from lra.objectives.objective import objective_of
 from lra.ops.ssm_kernels import dispatch
 from lra.profiling.parameters import count_parameters
 from lra.profiling.timing import peak_memory_mib
@@ -57,6 +58,7 @@ class Recorder:
         return Record(
             **identity,
             status=status,
+            objective=self.data.spec.objective,
             git=self.git,
             code=self.code,
             versions=environment.versions(),
@@ -67,16 +69,16 @@ class Recorder:
                 kind=self.data.kind,
                 fingerprint=self.data.fingerprint,
                 counts=dict(self.data.counts),
-                chance=self.data.majority("test"),
+                trivial=self.data.trivial_score("test"),
             ),
             parameters=count_parameters(self.model),
             flops=self.flops,
             selection=Selection(
-                rule="best val/accuracy, earliest of equals",
+                rule=f"best val/{objective_of(self.data.spec.objective).metric.name}, earliest of equals",
                 on_test=getattr(self.data, "selection_on_test", False),
                 step=best_step,
             ),
-            val_accuracy=best["accuracy"] if best_step else None,
+            val_score=best["score"] if best_step else None,
             steps_done=self.trainer.global_step,
             steps_total=self.trainer.max_steps,
             epochs=round(self.trainer.global_step / max(1, len(self.data.train_dataloader())), 3),

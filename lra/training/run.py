@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from lra.distributed import destroy_process_group
 from lra.errors import UserError
+from lra.objectives.objective import Objective, objective_of
 from lra.ops.ssm_kernels import dispatch
 from lra.profiling.flops import forward_flops
 from lra.records.record import Record, Status
 from lra.records.run_spec import RunSpec
-from lra.records.significance import beats_chance
 from lra.training import cuda_graphs, kernel_snapshots, weights
 from lra.training.checkpoint import Checkpoint, Identity, Interrupted
 from lra.training.config import Hardware, Training
@@ -83,6 +83,7 @@ def run(
     learner = Learner(
         model,
         optimizer=optimizer,
+        objective=objective_of(data.spec.objective),
         schedule=training.schedule,
         warmup=training.warmup,
         total_steps=total_steps,
@@ -133,15 +134,14 @@ def _train_and_test(
     model.load_state_dict(checkpoint.best_weights())
     trainer.test(learner, datamodule=data, verbose=False)
     test = learner.results["test"]
-    recorder.notes += chance_note(test, data.majority("test"))
+    recorder.notes += failure_note(learner.objective, test["totals"], data.trivial_score("test"))
     picture = any(example.picture for example in examples.examples)
     record = recorder.record(
         "ok",
         examples=examples.examples,
         kernels=kernel_snapshots.before_and_after(untrained, kernels(), picture=picture),
-        test_accuracy=test["accuracy"],
-        test_correct=test["correct"],
-        n_test=test["examples"],
+        test_score=test["score"],
+        test_totals=test["totals"],
     )
     if trainer.is_global_zero:
         weights.save(checkpoint.folder / "model.safetensors", model, record)
@@ -157,9 +157,9 @@ def check_settings(data: Any, hardware: Hardware) -> None:
         )
 
 
-def chance_note(test: dict, chance: float) -> list[str]:
-    """A note for a run that learned nothing: no better than always answering the commonest label."""
-    if beats_chance(test["correct"], test["examples"], chance):
+def failure_note(objective: Objective, totals: dict[str, float], trivial: float) -> list[str]:
+    """A note for a run that learned nothing: no better than the best answer that ignores the input."""
+    if objective.beats_trivial(totals, trivial):
         return []
-    accuracies = f"{100 * test['accuracy']:.2f} % where always giving the commonest label has {100 * chance:.2f} %"
-    return [f"stayed at chance: {accuracies}"]
+    score, other = (objective.metric.with_unit(value) for value in (objective.score(totals), trivial))
+    return [f"stayed at {objective.level}: {score} where {objective.trivial_answer} has {other}"]

@@ -135,7 +135,7 @@ def random_batch(spec: TaskSpec, B: int) -> Input:
     x: Tensor = torch.rand(rows, spec.max_len, spec.channels)
     if spec.vocab_size is not None:
         x = torch.randint(1, spec.vocab_size, (rows, spec.max_len))
-    return Input(x, torch.ones(rows, spec.max_len, dtype=torch.bool), torch.arange(B) % spec.n_classes)
+    return Input(x, torch.ones(rows, spec.max_len, dtype=torch.bool), torch.arange(B) % spec.n_outputs)
 
 
 def training_step(net: nn.Module, batch: Batch, cfg: DictConfig, way: str) -> Callable[[], None]:
@@ -172,7 +172,7 @@ def peer_row(cfg: DictConfig, task: str, path: str, args: argparse.Namespace) ->
     sizes = {
         "rows": 2 * B if spec.paired else B, "n_layers": m.n_layers, "prenorm": m.prenorm, "norm": m.norm,
         "dropout": m.dropout, "tie_dropout": m.tie_dropout, "n_ssm": mixer.n_ssm, "dt_min": mixer.dt_min,
-        "dt_max": mixer.dt_max, "vocab_size": spec.vocab_size, "n_classes": spec.n_classes,
+        "dt_max": mixer.dt_max, "vocab_size": spec.vocab_size, "n_classes": spec.n_outputs,
         "bf16": "bf16" in args.ways[0], "lr": cfg.optimizer.lr, "weight_decay": cfg.optimizer.weight_decay,
     }  # fmt: skip
     print(f"peer, {path}, on {task}", flush=True)

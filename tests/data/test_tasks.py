@@ -45,7 +45,7 @@ def test_task_file_gives_batches_of_its_spec(path, tmp_path):
         assert spec.ragged or batch.x.shape[1] == spec.max_len
         assert batch.mask[:, 0].all()
         assert not (batch.mask[:, 1:] & ~batch.mask[:, :-1]).any(), "padding before a real position"
-        assert 0 <= int(batch.y.min()) <= int(batch.y.max()) < spec.n_classes
+        assert 0 <= int(batch.y.min()) <= int(batch.y.max()) < spec.n_outputs
         if spec.vocab_size is None:
             assert batch.x.shape[2:] == (spec.channels,)
             assert batch.x.dtype == torch.float32
@@ -54,7 +54,7 @@ def test_task_file_gives_batches_of_its_spec(path, tmp_path):
             assert int(batch.x.max()) < spec.vocab_size
     labels = torch.cat([batch.y for batch in task.test_dataloader()]).tolist()
     assert len(labels) == 64
-    assert task.majority("test") == Counter(labels).most_common(1)[0][1] / 64
+    assert task.trivial_score("test") == Counter(labels).most_common(1)[0][1] / 64
     row = int(task.opened.index["test"][0])
     assert (task.text(row) is None) != (task.pixels(row) is None)
     assert str(tmp_path) not in json.dumps([task.fingerprint, task.notes])
@@ -77,7 +77,7 @@ def test_task_file_gives_batches_of_its_spec(path, tmp_path):
 def test_specs_are_those_of_the_benchmark(make, s4, lra):
     for variant, expected in (("s4", s4), ("lra", lra)):
         spec = make(batch_size=2, variant=variant).spec
-        assert (spec.max_len, spec.n_classes, spec.vocab_size, spec.paired) == expected
+        assert (spec.max_len, spec.n_outputs, spec.vocab_size, spec.paired) == expected
 
 
 def test_files_and_sizes_are_those_of_the_release():

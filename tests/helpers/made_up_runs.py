@@ -1,6 +1,6 @@
 """Made-up runs of scale paper with every way to end, and their table."""
 
-from helpers.records import replace
+from helpers.records import replace, scored
 from lra.paths import ROOT
 from lra.records.published import TASKS, load_published
 from lra.records.record import Data, Record, Selection
@@ -16,11 +16,10 @@ CHANCE = {"listops": 0.175, "text": 0.5, "retrieval": 0.5, "image": 0.1, "pathfi
 
 def ran(model: str, task: str, correct: int | None, *, seed: int = 0, n: int = 1000, **changes: object) -> Record:
     """A run of `model` with `correct` of n test examples right; None if it never reached the test."""
-    score = {"test_correct": correct, "n_test": n, "test_accuracy": correct / n} if correct is not None else {}
-    blank = {"test_correct": None, "n_test": None, "test_accuracy": None}
-    data = Data(kind="official", fingerprint=task, counts={"test": n}, chance=CHANCE.get(task, 0.5))
+    score = {"test_score": None, "test_totals": None} if correct is None else scored(correct, n)
+    data = Data(kind="official", fingerprint=task, counts={"test": n}, trivial=CHANCE.get(task, 0.5))
     fields = {"model": model, "title": model.upper(), "task": task, "seed": seed, "data": data, "scale": "paper"}
-    return replace(BASE, **{**fields, **blank, **score, **changes})
+    return replace(BASE, **{**fields, **score, **changes})
 
 
 def grid(model: str, *scores: int, seeds: int = 1) -> list[Record]:

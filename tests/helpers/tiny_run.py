@@ -58,7 +58,7 @@ class Majority(pl.LightningDataModule):
         self.parts = {"train": (x[:64], y[:64]), "val": (x[64:96], y[64:96]), "test": (x[96:], y[96:])}
         self.tested = 0
 
-    def majority(self, split):
+    def trivial_score(self, split):
         return self.parts[split][1].bincount().max().item() / len(self.parts[split][1])
 
     def example(self, split, i):
@@ -114,4 +114,4 @@ def train(folder, *, steps=40, mixer=Pool, data=None, lr=0.01, hardware=None, no
 
 
 def losses(record):
-    return [(p.step, p.train_loss, p.val_loss, p.val_accuracy) for p in record.curve]
+    return [(p.step, p.train_loss, p.val_loss, p.val_score) for p in record.curve]

@@ -26,7 +26,7 @@ from lra.records.store import load
 
 RECORD = load(ROOT / "tests/golden/record.json")
 CELL = RunSpec("listops", "s4", "S4", 0, "mini", [], RECORD.config, RECORD.config_hash, None, None, "the command")
-DATA = SimpleNamespace(kind="toy", fingerprint="ab12")
+DATA = SimpleNamespace(kind="toy", fingerprint="ab12", spec=SimpleNamespace(objective="classification"))
 
 
 @pytest.fixture

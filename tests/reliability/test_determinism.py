@@ -38,7 +38,7 @@ def first_steps(model: str, n: int, dtype: torch.dtype) -> tuple[list[float], nn
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(1, spec.vocab_size or 0, (4, 40), generator=generator)
     mask = torch.arange(40) < torch.tensor([40, 33, 25, 17])[:, None]
-    y = torch.arange(4) % spec.n_classes
+    y = torch.arange(4) % spec.n_outputs
     optimizer = adamw(net, **cfg.optimizer)
     losses = []
     for _ in range(n):

@@ -59,7 +59,7 @@ def test_divergence_names_step_rate_and_parameter(tmp_path, at):
     assert record.reason.startswith(f"the gradient is not finite since step {at} (learning rate 0.01)")
     # norm and head, nearer to the loss, have finite gradients; the embedding does not
     assert f"encoder.blocks.0.layer.linear.bias {GROUP}, 5 of 9 parameters" in record.reason
-    assert record.test_accuracy is None
+    assert record.test_score is None
     # the check runs at validations too, here every 12 steps
     assert at <= record.steps_done <= at + 12
 
@@ -128,5 +128,5 @@ def test_divergence_is_remembered_after_a_restart(tmp_path):
 
 def test_run_at_chance_is_flagged(tmp_path):
     stuck = train(tmp_path / "stuck", steps=8, lr=0.0)
-    assert stuck.notes[-1].startswith(f"stayed at chance: {100 * stuck.test_accuracy:.2f} %")
+    assert stuck.notes[-1].startswith(f"stayed at chance: {100 * stuck.test_score:.2f} %")
     assert not any("at chance" in note for note in train(tmp_path / "learned", steps=200).notes)

@@ -65,7 +65,7 @@ def unsplit(tmp_path_factory):
 def test_split_batch_gives_the_full_batch_result(unsplit, tmp_path, mixer):
     split = train(tmp_path, mixer=mixer, steps=16)
     assert_close_curves(split, unsplit)
-    assert split.test_correct == unsplit.test_correct
+    assert split.test_totals["correct"] == unsplit.test_totals["correct"]
 
 
 class Scratch(LimitedMemory):

@@ -40,7 +40,7 @@ def test_recorded_accuracy_is_reproduced(finished, monkeypatch, capsys):
     for given in (folder / "run", folder / "run/model.safetensors"):
         status, out, _ = call(monkeypatch, capsys, f"checkpoint={given}", *options(folder))
         assert status == 0
-        assert f"({record.test_correct} of {record.n_test}): as recorded" in out
+        assert f"({record.test_totals['correct']} of {record.test_totals['examples']}): as recorded" in out
         assert "differs" not in out
 
 
@@ -72,7 +72,7 @@ def test_longer_inputs_for_a_state_space_model(tmp_path, monkeypatch, capsys):
     status, out, _ = call(monkeypatch, capsys, *words)
     assert status == 0
     # toy expressions are no longer than before
-    number = f"({record.test_correct} of {record.n_test})"
+    number = f"({record.test_totals['correct']} of {record.test_totals['examples']})"
     assert f"{number} at up to {longer} positions; recorded was" in out
     assert out.count(number) == 2
 
@@ -128,8 +128,9 @@ def test_differences_are_listed(finished, tmp_path, monkeypatch, capsys):
         content["data"]["fingerprint"] = "f" * 64
         content["versions"]["torch"] = "0.4.1"
         content["git"] = {"commit": "1" * 40, "dirty": False}
-        content["test_correct"] += 1
-        content["test_accuracy"] = content["test_correct"] / content["n_test"]
+        totals = content["test_totals"]
+        totals["correct"] += 1
+        content["test_score"] = totals["correct"] / totals["examples"]
 
     folder, record = finished
     path = changed(folder, tmp_path, change)
@@ -138,15 +139,17 @@ def test_differences_are_listed(finished, tmp_path, monkeypatch, capsys):
     assert "differs: data: toy ffffffffffff, now toy" in out
     assert "differs: torch: 0.4.1, now" in out
     assert "differs: commit: 1111111111, now" in out
-    assert f"recorded was {100 * (record.test_correct + 1) / record.n_test:.2f} %" in out
+    correct, n = record.test_totals["correct"] + 1, record.test_totals["examples"]
+    assert f"recorded was accuracy {100 * correct / n:.2f} % ({correct} of {n})" in out
 
 
 def test_verdict_compares_correct_and_examples(finished, capsys):
     _, record = finished
-    correct, n = record.test_correct, record.n_test
-    assert evaluation.verdict(record, correct, n, changed=True) == 0
-    for given, why in (((correct + 1, n, False), "no difference is known"), ((correct, n + 1, True), "see the diff")):
-        assert evaluation.verdict(record, *given) == 1
+    correct, n = record.test_totals["correct"], record.test_totals["examples"]
+    assert evaluation.verdict(record, {"correct": correct, "examples": n}, changed=True) == 0
+    others = (correct + 1, n, False, "no difference is known"), (correct, n + 1, True, "see the differences")
+    for right, examples, changed, why in others:
+        assert evaluation.verdict(record, {"correct": right, "examples": examples}, changed=changed) == 1
         assert why in capsys.readouterr().out
 
 

@@ -42,7 +42,7 @@ def test_record_is_found_again_and_repeated_exactly(cell, tmp_path):
     assert record["variant"] == ["training.steps=6"]
     assert "training.steps=6" in record["command"]
     assert record["kernel_backend"] is None
-    assert f"{100 * record['test_accuracy']:.2f} %" in first.stderr
+    assert f"{100 * record['test_score']:.2f} %" in first.stderr
     again = call(*cell, "wandb.mode=disabled")
     assert again.returncode == 0
     assert "exists" in again.stderr
@@ -52,7 +52,7 @@ def test_record_is_found_again_and_repeated_exactly(cell, tmp_path):
     third = call(*cell)
     assert third.returncode == 0, third.stderr
     repeated = json.loads(path.read_text())
-    for name in ("test_correct", "val_accuracy", "config_hash"):
+    for name in ("test_totals", "val_score", "config_hash"):
         assert repeated[name] == record[name]
     losses = [[(p["step"], p["train_loss"], p["val_loss"]) for p in r["curve"]] for r in (record, repeated)]
     assert losses[0] == losses[1]
@@ -70,7 +70,7 @@ def test_table_shows_the_number_of_the_record(cell, tmp_path):
     record = load(path)
     table = (tmp_path / "tables/smoke.md").read_text().splitlines()
     row = next(line for line in table if line.startswith("| Transformer"))
-    assert (f"{100 * record.test_accuracy:.2f}" if learned(record) else "✗") in row
+    assert (f"{100 * record.test_score:.2f}" if learned(record) else "✗") in row
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lra.records.store import load
 from scripts import wandb_pull
 
 RECORD = load(ROOT / "tests" / "golden" / "record.json")
-STOPPED = {"test_accuracy": None, "test_correct": None, "n_test": None}
+STOPPED = {"test_score": None, "test_totals": None}
 
 
 def interrupted(**given):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from helpers.records import replace
+from helpers.records import replace, scored
 from lra.config.compose import composed
 from lra.launch import job, local
 from lra.launch.grid import TAKEN, GridJob, exit_reason, last_line, outcome, outdated, settle
@@ -34,8 +34,8 @@ def cell(folder: Path, model: str = "fnet", *more: str, task: str = "listops") -
 def comparable(record) -> dict:
     """Fields that are equal in two runs of one cell."""
     kept = ("status", "task", "model", "seed", "variant", "config_hash", "parameters", "data", "steps_done")
-    scores = ("test_correct", "n_test", "test_accuracy", "val_accuracy", "selection", "examples")
-    points = [(p.step, p.train_loss, p.val_loss, p.val_accuracy) for p in record.curve]
+    scores = ("test_totals", "test_score", "val_score", "selection", "examples")
+    points = [(p.step, p.train_loss, p.val_loss, p.val_score) for p in record.curve]
     return {name: getattr(record, name) for name in (*kept, *scores)} | {"curve": points}
 
 
@@ -95,7 +95,7 @@ def test_early_death_leaves_a_record_with_reason_and_log(tmp_path):
     refused.log.parent.mkdir(parents=True)
     refused.log.write_text("\x1b[1mpreparing\x1b[0m\ntrain.py: source=/no/such/folder: no such folder\n\n")
     record = settle(refused, 2)
-    assert (record.status, record.test_accuracy, record.steps_done) == ("crashed", None, 0)
+    assert (record.status, record.test_score, record.steps_done) == ("crashed", None, 0)
     assert record.reason.startswith("refused: train.py: source=")
     assert "0.log" in record.reason
     assert record == load(refused.path)
@@ -121,7 +121,7 @@ def test_running_record_of_a_dead_process_is_crashed(tmp_path):
     record.write(one.path)
     assert settle(one, -signal.SIGSEGV).reason.startswith("killed by SIGSEGV")
     # results are never overwritten
-    correct = {"test_accuracy": 0.5, "test_correct": 1, "n_test": 2}
+    correct = scored(1, 2)
     replace(record, status="ok", **correct).write(one.path)
     assert settle(one, 1).status == "ok"
     assert one.done

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers.made_up_runs import BASE, PUBLISHED
-from helpers.records import replace
+from helpers.records import replace, scored
 from lra.paths import ROOT
 from lra.records.audit import recomputed
 from lra.records.benchmark import load_bench
@@ -34,7 +34,7 @@ def place(tmp_path):
     for seed, correct in ((0, 82), (1, 84), (2, 35)):
         config = {**BASE.config, "seed": seed}
         changes = {"seed": seed, "config": config, "config_hash": config_hash(config)}
-        changes |= {"test_correct": correct, "test_accuracy": correct / 200, "git": Git(commit=head, dirty=False)}
+        changes |= scored(correct, 200) | {"git": Git(commit=head, dirty=False)}
         save(replace(BASE, **changes), tmp_path)
     make_tables(tmp_path)
     return tmp_path
@@ -104,10 +104,10 @@ def other_config(record: Record) -> dict:
         ({"git": Git(commit=None, dirty=None)}, "no commit"),
         ({"git": replace(BASE.git, dirty=True)}, "uncommitted changes"),
         ({"steps_done": 99}, "ok after 99 of 100 steps"),
-        ({"n_test": 100, "test_correct": 41, "test_accuracy": 0.41}, "tested on 100 examples of 200"),
+        (scored(41, 100), "tested on 100 examples of 200"),
         ({"parameters": 7}, "parameters is 7, seed 0's 1000"),
         ({"command": "python scripts/train.py task=listops"}, "does not name s4"),
-        ({"data": replace(BASE.data, chance=0.2)}, "other counts, kind or chance"),
+        ({"data": replace(BASE.data, trivial=0.2)}, "other counts, kind or trivial score"),
         (other_config(BASE), "config's seed is 0"),
         (other_config(OTHER_SEED), "config differs from seed 0's in model, task"),
     ],
@@ -143,7 +143,7 @@ def test_changed_average_is_found(place, audit):
         record = replace(load(place / "runs/mini/s4/listops/0.json"), task=task, command=f"task={task} model=s4")
         record = replace(record, data=replace(record.data, fingerprint=task))
         if task == "pathx":
-            record = replace(record, test_correct=35, test_accuracy=0.175)
+            record = replace(record, **scored(35, 200))
         save(record, place)
     make_tables(place)
     assert audit() == (0, "8 records: everything adds up\n")
@@ -194,13 +194,13 @@ def test_failed_runs_add_up(place, audit):
 @pytest.mark.parametrize(("chance", "learned"), [(0.162, 1), (0.163, 0)])
 def test_audit_and_tables_agree_on_chance(chance, learned):
     """50 or more of 200 right answers have a probability of 0.00093 and 0.00107."""
-    run = replace(BASE, test_correct=50, test_accuracy=0.25, data=replace(BASE.data, chance=chance))
+    run = replace(BASE, **scored(50, 200), data=replace(BASE.data, trivial=chance))
     assert recomputed([run])["learned"] == len(SeedGroup((run,)).learned) == learned
 
 
 def test_missing_lines_and_records_are_found(place, audit):
     changes = {"model": "s4d", "command": "model=s4d task=listops"}
-    toy = Data(kind="toy", fingerprint="t", counts={"test": 200}, chance=0.1)
+    toy = Data(kind="toy", fingerprint="t", counts={"test": 200}, trivial=0.1)
     record = replace(load(place / "runs/mini/s4/listops/0.json"), data=toy, **changes)
     save(record, place)
     out = audit()[1]

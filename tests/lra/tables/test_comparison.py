@@ -24,7 +24,7 @@ from lra.tables.paper import PAPER_TABLES, paper_table
 
 
 def image_on(fingerprint: str, kind: str = "generated") -> Data:
-    return Data(kind=kind, fingerprint=fingerprint, counts={"test": 1000}, chance=0.1)
+    return Data(kind=kind, fingerprint=fingerprint, counts={"test": 1000}, trivial=0.1)
 
 
 @pytest.mark.parametrize("name", ["md", "tex", "csv"])
@@ -96,7 +96,7 @@ def test_other_tasks_are_the_last_columns():
 
 
 def test_kinds_of_data_are_never_mixed():
-    toy = Data(kind="toy", fingerprint="x", counts={}, chance=0.175)
+    toy = Data(kind="toy", fingerprint="x", counts={}, trivial=0.175)
     table = paper([ran("s4", "listops", 600), ran("s4", "listops", 900, seed=1, data=toy)])
     assert row_of(table, "S4")["ListOps"] == "60.00 (1)"
     assert row_of(table, "S4 (other data)")["ListOps"] == "90.00ᵗ (1)"

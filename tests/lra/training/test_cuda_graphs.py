@@ -107,7 +107,7 @@ def test_synchronisation_is_named(fake_graphs, model):
 def test_run_with_graphs_equals_run_without(fake_graphs, tmp_path):
     runs = [train(tmp_path / str(graph), hardware=Hardware(accelerator="cpu", graph=graph)) for graph in (False, True)]
     assert losses(runs[0]) == losses(runs[1])
-    assert runs[0].test_correct == runs[1].test_correct
+    assert runs[0].test_totals["correct"] == runs[1].test_totals["correct"]
     assert [run.notes[1:] for run in runs] == [[], ["steps of training recorded as CUDA graphs"]]
 
 

@@ -24,9 +24,9 @@ def test_examples_agree_with_the_test(tmp_path, monkeypatch):
     for limit in ("N_EXAMPLES", "MAX_TOTAL"):
         monkeypatch.setattr(example_predictions, limit, 10**6)
     record = small_run(tmp_path, "training.steps=20")
-    assert len(record.examples) == record.n_test
-    assert sum(e.label == e.predicted for e in record.examples) == record.test_correct > 0
-    assert len({e.text for e in record.examples}) > record.n_test // 2
+    assert len(record.examples) == record.test_totals["examples"]
+    assert sum(e.label == e.predicted for e in record.examples) == record.test_totals["correct"] > 0
+    assert len({e.text for e in record.examples}) > record.test_totals["examples"] // 2
     assert all(evaluate(from_text(e.text)) == e.label for e in record.examples)
     assert all(0.1 <= e.probability <= 1 for e in record.examples)
 

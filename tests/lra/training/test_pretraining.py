@@ -106,7 +106,7 @@ def test_interrupted_pretraining_and_training_resume(tmp_path, monkeypatch):
     undisturbed, stopped = record_of(folder), record_of(stopped_folder)
     points = [[(p.step, p.train_loss, p.val_loss) for p in record.curve] for record in (undisturbed, stopped)]
     assert points[0] == points[1]
-    assert undisturbed.test_correct == stopped.test_correct
+    assert undisturbed.test_totals["correct"] == stopped.test_totals["correct"]
     assert "pretrain=masked" in undisturbed.variant
     (note,) = [note for note in undisturbed.notes if note.startswith("pretrained")]
     assert note in stopped.notes

@@ -56,11 +56,11 @@ def assert_equal_up_to_rounding(two, one) -> None:
     for name, weight in one[1].items():
         torch.testing.assert_close(two[1][name], weight, rtol=1e-3, atol=1e-4)
     for a, b in zip(two[0].curve, one[0].curve, strict=True):
-        assert (a.step, a.val_accuracy) == (b.step, b.val_accuracy)
-        assert a.train_accuracy == pytest.approx(b.train_accuracy)
+        assert (a.step, a.val_score) == (b.step, b.val_score)
+        assert a.train_score == pytest.approx(b.train_score)
         assert (a.train_loss, a.val_loss) == pytest.approx((b.train_loss, b.val_loss), rel=1e-3)
     # every example counts once, although 17 do not divide evenly
-    assert (two[0].test_correct, two[0].n_test) == (one[0].test_correct, 17)
+    assert (two[0].test_totals["correct"], two[0].test_totals["examples"]) == (one[0].test_totals["correct"], 17)
     assert two[0].config_hash == one[0].config_hash
     assert any("2 processes" in note for note in two[0].notes)
 

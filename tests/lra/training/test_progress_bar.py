@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from lra.console import duration, log_interval
+from lra.objectives.objective import objective_of
 from lra.training import progress_bar
 from lra.training.learning_curve import LearningCurve
 from lra.training.progress_bar import ProgressBar
@@ -31,6 +32,9 @@ def test_log_lines_become_rarer():
     assert max(b - a for a, b in pairwise(lines)) == pytest.approx(60)
 
 
+LEARNER = SimpleNamespace(objective=objective_of("classification"))
+
+
 @pytest.fixture
 def bar(monkeypatch):
     """(bar, its trainer, its output, a function that advances the clock)."""
@@ -48,15 +52,17 @@ def bar(monkeypatch):
 
 def test_log_line_has_steps_scores_and_time_left(bar):
     bar, trainer, screen, wait = bar
-    bar.on_train_start(trainer, None)
+    bar.on_train_start(trainer, LEARNER)
     bar.on_train_batch_end(trainer, None, None, None, 0)
     assert screen.getvalue() == ""
     wait(6)
     trainer.global_step = 100
-    bar.curve.last, bar.curve.speeds = {"train_loss": 1.25, "train_accuracy": 0.5}, [10.0]
+    bar.curve.last, bar.curve.speeds = {"train_loss": 1.25, "train_score": 0.5}, [10.0]
     bar.on_train_batch_end(trainer, None, None, None, 0)
     bar.on_train_batch_end(trainer, None, None, None, 0)
-    assert screen.getvalue() == "S4 on listops (seed 0): step 100/1500 loss 1.250 acc 50.0% 10.0 steps/s 2 min left\n"
+    assert (
+        screen.getvalue() == "S4 on listops (seed 0): step 100/1500 loss 1.250 accuracy 50.0% 10.0 steps/s 2 min left\n"
+    )
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -64,6 +70,6 @@ def test_resumed_run_names_its_step(bar, terminal):
     bar, trainer, screen, _ = bar
     bar.console = Console(file=screen, width=200, force_terminal=terminal)
     trainer.global_step = 400
-    bar.on_train_start(trainer, None)
+    bar.on_train_start(trainer, LEARNER)
     bar.on_exception(trainer, None, None)
     assert "S4 on listops (seed 0): goes on from step 400/1500\n" in screen.getvalue()

@@ -17,8 +17,8 @@ def test_record_describes_run_and_data(tmp_path):
     data = Majority()
     data.kind = "subset"
     record = train(tmp_path, steps=200, data=data, notes=["of the command"])
-    assert record.data == Data(kind="subset", fingerprint="0" * 8, counts=data.counts, chance=19 / 32)
-    assert data.majority("test") == 19 / 32 != data.majority("val")
+    assert record.data == Data(kind="subset", fingerprint="0" * 8, counts=data.counts, trivial=19 / 32)
+    assert data.trivial_score("test") == 19 / 32 != data.trivial_score("val")
     assert record.notes == ["of the command", "made up"]
     model = Classifier(Majority.spec, d_model=8, n_layers=1, mixer=Pool)
     assert record.parameters == sum(p.numel() for p in model.parameters())
@@ -41,8 +41,8 @@ def test_recorded_scores_equal_those_of_the_weights(tmp_path):
             scored[split] = float(F.cross_entropy(scores, y)), int((scores.argmax(-1) == y).sum())
     (chosen,) = (point for point in record.curve if point.step == record.selection.step)
     assert chosen.val_loss == pytest.approx(scored["val"][0], rel=1e-4)
-    assert chosen.val_accuracy == record.val_accuracy == scored["val"][1] / 32
-    assert (record.test_correct, record.n_test) == (scored["test"][1], 32)
+    assert chosen.val_score == record.val_score == scored["val"][1] / 32
+    assert (record.test_totals["correct"], record.test_totals["examples"]) == (scored["test"][1], 32)
 
 
 def test_interrupted_run_records_its_epochs(tmp_path):

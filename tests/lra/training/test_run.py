@@ -20,10 +20,11 @@ def test_run_learns_and_is_recorded(tmp_path):
     assert record.status == "ok"
     assert record.steps_done == record.steps_total == 200
     assert [p.step for p in record.curve] == [50, 100, 150, 200]
-    assert record.test_accuracy == record.test_correct / record.n_test > 0.9 > data.majority("test")
-    assert record.n_test == 32
+    totals = record.test_totals
+    assert record.test_score == totals["correct"] / totals["examples"] > 0.9 > data.trivial_score("test")
+    assert record.test_totals["examples"] == 32
     assert data.tested == 1
-    assert record.val_accuracy == max(p.val_accuracy for p in record.curve)
+    assert record.val_score == max(p.val_score for p in record.curve)
     assert record.epochs == 25
     assert record.flops > 0
     discard(tmp_path)
@@ -55,7 +56,7 @@ def test_batch_is_divided_among_processes():
 def test_same_seed_gives_the_same_numbers(tmp_path):
     a, b = train(tmp_path / "a"), train(tmp_path / "b")
     assert losses(a) == losses(b)
-    assert a.test_correct == b.test_correct
+    assert a.test_totals["correct"] == b.test_totals["correct"]
 
 
 @pytest.mark.parametrize("at", [1, 13, 20, 40])
@@ -66,13 +67,13 @@ def test_interrupted_run_resumes_bit_for_bit(tmp_path, at):
     assert first.status == "interrupted"
     assert first.steps_done == at
     assert "SIGTERM" in first.reason
-    assert first.test_accuracy is None
+    assert first.test_score is None
     StopsAt.at, StopsAt.seen = None, 0
     second = train(tmp_path / "stopped", mixer=StopsAt)
     assert second.status == "ok"
     assert StopsAt.seen == 40 - at, "it started again"
     assert losses(second) == losses(undisturbed)
-    assert (second.test_correct, second.val_accuracy) == (undisturbed.test_correct, undisturbed.val_accuracy)
+    assert (second.test_totals, second.val_score) == (undisturbed.test_totals, undisturbed.val_score)
 
 
 class Noisy(StopsAt):
@@ -103,7 +104,7 @@ def test_divergence_is_recorded(tmp_path):
     assert record.status == "diverged"
     assert "step" in record.reason
     assert "learning rate" in record.reason
-    assert record.test_accuracy is None
+    assert record.test_score is None
 
 
 @pytest.mark.parametrize(

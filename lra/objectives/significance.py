@@ -24,15 +24,51 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def interval(values: Sequence[float], correct: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval of an accuracy: Student's t over seeds; for one seed Clopper-Pearson over n examples."""
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % confidence interval of the mean over seeds by Student's t; needs at least two values."""
     from scipy import stats
 
-    if len(values) > 1:
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-        return statistics.fmean(values) - half, statistics.fmean(values) + half
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values) - half, statistics.fmean(values) + half
+
+
+def clopper_pearson(correct: int, n: int) -> tuple[float, float]:
+    """95 % confidence interval of an accuracy over n examples."""
+    from scipy import stats
+
     exact = stats.binomtest(correct, n).proportion_ci(0.95, method="exact")
     return float(exact.low), float(exact.high)
+
+
+Moments = tuple[float, float, float]  # mean, standard deviation, number of independent examples
+
+
+def mean_is_below(bound: float, mean: float, deviation: float, n: float) -> bool:
+    """One-sided t-test of a mean against a bound, at CHANCE_LEVEL; False for fewer than two independent examples."""
+    from scipy import stats
+
+    if n < 2 or deviation == 0:
+        return n >= 2 and mean < bound
+    return bool(stats.t.cdf((mean - bound) / (deviation / math.sqrt(n)), n - 1) < CHANCE_LEVEL)
+
+
+def mean_interval(mean: float, deviation: float, n: float) -> tuple[float, float]:
+    """95 % confidence interval of a mean over independent examples; unbounded for fewer than two."""
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if n >= 2 else math.inf
+    return mean - half, mean + half
+
+
+def two_means(a: Moments, b: Moments) -> float:
+    """Two-sided p-value for equal means by Welch's t-test; 1 for fewer than two independent examples."""
+    from scipy import stats
+
+    if min(a[2], b[2]) < 2:
+        return 1.0
+    if not a[1] and not b[1]:
+        return float(a[0] == b[0])
+    return float(stats.ttest_ind_from_stats(*a, *b, equal_var=False).pvalue)
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> float:
