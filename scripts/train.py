@@ -2,7 +2,7 @@
 
     python scripts/train.py task=listops model=s4                  # the paper's recipe
     python scripts/train.py task=listops model=s4 scale=mini seed=1
-    python scripts/train.py -m task=listops,pathfinder model=s4,transformer scale=mini
+    python scripts/train.py -m task=listops scale=mini optimizer.lr=0.001,0.003,0.01 # a sweep, ranked at its end
 
 If the result exists, the command says so; an unfinished run continues where it stopped.
 """
@@ -18,13 +18,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lra.config.compose import run_hydra
+from lra.config.compose import cell_of, run_hydra
 from lra.config.overrides import die
 from lra.launch.grid import STOPPED
-from lra.launch.lock import has_result
+from lra.launch.lock import has_result, path_of
+from lra.launch.sweep import Sweep
 from lra.paths import CONFIGS
+from lra.records.store import load
 
-failed: list[str] = []  # runs of a sweep without a result
+sweep = Sweep()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
@@ -37,6 +39,7 @@ def main(cfg: DictConfig) -> None:
         die(error)
     if chosen.mode != RunMode.MULTIRUN:
         sys.exit(run(cfg, choices, overrides))
+    sweep.announce(chosen.job.num, overrides)
     # a failure does not stop the other runs
     arguments, sys.argv = sys.argv, [sys.argv[0], *overrides]  # Lightning starts further processes from sys.argv
     status: int | str | None = 1
@@ -50,8 +53,8 @@ def main(cfg: DictConfig) -> None:
         sys.argv = arguments
     if status == STOPPED:
         sys.exit(STOPPED)
-    if status:
-        failed.append(" ".join(overrides))
+    record = None if status else load(path_of(cfg.results, cell_of(cfg, choices=choices, overrides=overrides)))
+    sweep.add(overrides, record)
 
 
 def run(cfg: DictConfig, choices: dict[str, str], overrides: list[str]) -> int:
@@ -63,8 +66,10 @@ def run(cfg: DictConfig, choices: dict[str, str], overrides: list[str]) -> int:
 
 
 def command() -> int | str:
-    run_hydra(main, "train")
-    return f"{len(failed)} runs without a result: {'; '.join(failed)}" if failed else 0
+    run_hydra(main, "train", sweep=sweep.begin)
+    for line in sweep.ranking():
+        print(line)
+    return f"{len(sweep.failed)} runs without a result: {'; '.join(sweep.failed)}" if sweep.failed else 0
 
 
 if __name__ == "__main__":

@@ -12,10 +12,8 @@ from typing import Any, cast
 
 import hydra
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -56,16 +54,21 @@ def recipe_for(model: str, family: str, task: str) -> str:
 OmegaConf.register_new_resolver("recipe_for", recipe_for)
 
 
-def composed(words: list[str], config: str = "train") -> dict[str, Any]:
-    """Configuration, choices and overrides of a command line, as `lra.launch.job.one` takes them."""
+def compose(words: list[str], config: str) -> DictConfig:
+    """Hydra's composition of a command line, with its own section `hydra`."""
     running = GlobalHydra.instance().is_initialized()  # inside hydra.main, but not in a worker of a launcher
     with nullcontext() if running else hydra.initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
         try:
-            cfg = hydra.compose(config, overrides=words, return_hydra_config=True)
+            return hydra.compose(config, overrides=words, return_hydra_config=True)
         except HydraException as error:
             if not UNKNOWN.match(str(error)) or (allowed := with_arguments(words)) == words:
                 raise
-            cfg = hydra.compose(config, overrides=allowed, return_hydra_config=True)
+            return hydra.compose(config, overrides=allowed, return_hydra_config=True)
+
+
+def composed(words: list[str], config: str = "train") -> dict[str, Any]:
+    """Configuration, choices and overrides of a command line, as `lra.launch.job.one` takes them."""
+    cfg = compose(words, config)
     about = cfg.hydra
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
@@ -118,8 +121,11 @@ def check_command_line(arguments: list[str]) -> None:
         raise explained(error, words) from None
 
 
-def run_hydra(main: Callable[[], object], config: str) -> None:
-    """Run a function decorated with hydra.main; an error of the composition is one line and status 2."""
+def run_hydra(main: Callable[[], object], config: str, *, sweep: Callable[[list[str]], object] | None = None) -> None:
+    """Run a function decorated with hydra.main; an error of the composition is one line and status 2.
+
+    sweep  called with the words of a --multirun before its first job
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised here instead of being printed
     words = sys.argv[1:]
     try:
@@ -129,40 +135,13 @@ def run_hydra(main: Callable[[], object], config: str) -> None:
             allowed = with_arguments(words)
             sys.argv[1:] = [dict(zip(words, allowed, strict=True)).get(word, word) for word in sys.argv[1:]]
             words = allowed
-        if parsed.multirun:
-            check_sweep(words)
+        if sweep is not None and (parsed.multirun or "hydra.mode=MULTIRUN" in words):
+            sweep(words)
         main()
+    except BrokenPipeError:  # `| head`
+        raise
     except COMPOSITION_ERRORS as error:
         die(explained(error, words, config), f"{config}.py")
-
-
-def check_sweep(words: list[str]) -> None:
-    """UserError if a job of a sweep would get another configuration than the same words give in a single run.
-
-    Hydra's sweeper keeps one override for each key (its issue 3106).
-    """
-    parser = OverridesParser.create()
-    lists = [
-        f"{one.key_or_group}={','.join(map(str, choices_of(one)))}" if isinstance(one.value(), Glob) else text
-        for text, one in zip(words, parser.parse_overrides(words), strict=True)
-    ]
-    overrides = parser.parse_overrides(lists)
-    keys = [override.get_key_element() for override in overrides]
-    repeated = {key for key in keys if keys.count(key) > 1}
-    if not repeated:
-        return
-    last = dict(zip(keys, overrides, strict=True))
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
-    for job in jobs:
-        got = dict(zip(last, job, strict=True))
-        asked = [
-            got[key] if override is last[key] else str(override.input_line)
-            for key, override in zip(keys, overrides, strict=True)
-            if override is last[key] or not override.is_sweep_override()
-        ]
-        if composed(asked)["cfg"] != composed(job)["cfg"]:
-            given = " ".join(word for key, word in zip(keys, words, strict=True) if key in repeated)
-            raise UserError(f"{given}: a sweep keeps only the last of these", hint="write them as one override")
 
 
 def explained(error: Exception, words: list[str], config: str = "train") -> Exception:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from lra.config.compose import check_command_line, composed
 from lra.config.schema import check_targets
 from lra.launch import job
 from lra.launch.lock import run_lock
+from lra.launch.sweep import Sweep
 from lra.paths import ROOT
 from lra.records.store import load
 from lra.tables.aggregate import learned
@@ -197,6 +199,36 @@ def test_a_process_waits_for_one_that_is_ending(patience, granted, tmp_path, mon
     except SystemExit:
         assert not granted
     ending.join()
+
+
+def test_sweep_numbers_its_runs_and_ranks_them(tmp_path, monkeypatch, capsys):
+    validation = {1: 0.25, 2: 0.75, 3: None, 4: 0.5}
+
+    def one_run(cfg, choices, overrides):
+        return 0 if validation[cfg.seed] else 3
+
+    def record(path):
+        seed = int(path.stem)
+        return SimpleNamespace(task="listops", scale="smoke", val_accuracy=validation[seed], test_accuracy=seed / 100)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "task=listops", "model=s4", "scale=smoke", "seed=1,2,3,4"])
+    monkeypatch.setattr(train, "run", one_run)
+    monkeypatch.setattr(train, "load", record)
+    monkeypatch.setattr(train, "sweep", Sweep())
+    status = train.command()
+    printed = capsys.readouterr()
+    words = "task=listops model=s4 scale=smoke seed="
+    assert [line for line in printed.err.splitlines() if line.startswith("run ")] == [
+        f"run {n} of 4: {words}{n}" for n in (1, 2, 3, 4)
+    ]
+    assert printed.out.splitlines() == [
+        "listops, scale smoke: 3 runs by validation accuracy",
+        "   1  75.00 %, test 2.00 %  seed=2",
+        "   2  50.00 %, test 4.00 %  seed=4",
+        "   3  25.00 %, test 1.00 %  seed=1",
+    ]
+    assert status == f"1 runs without a result: {words}3"
 
 
 def test_ctrl_c_before_training_is_one_line(tmp_path, monkeypatch, capsys):

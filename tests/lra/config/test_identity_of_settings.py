@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from helpers.compose import names
 from helpers.records import replace
 from lra import paths
-from lra.config.compose import cell_of, check_recipe, check_sweep, composed, plain
+from lra.config.compose import cell_of, check_recipe, composed, plain
 from lra.config.schema import check_configuration
+from lra.config.sweep import jobs_of
 from lra.config.variant import canonical, changes, check_effect, hashed_config, settings_of, unused
 from lra.launch import job
 from lra.launch.grid import GridJob
@@ -270,10 +271,36 @@ def test_sweep_that_would_lose_an_override_is_refused(tmp_path, monkeypatch, cap
 
 
 def test_sweep_that_loses_nothing_is_accepted():
-    check_sweep([*SWEEP, "optimizer={lr:0.02,weight_decay:0.3}", "seed=5,6"])
-    check_sweep(["task=listops", "model=glob(s4*)", "seed=0", "seed=1,2"])
+    jobs_of([*SWEEP, "optimizer={lr:0.02,weight_decay:0.3}", "seed=5,6"])
+    jobs_of(["task=listops", "model=glob(s4*)", "seed=0", "seed=1,2"])
     with pytest.raises(ValueError, match="a sweep keeps only the last"):
-        check_sweep([*SWEEP, "optimizer.lr=0.1", "optimizer={lr:0.02}", "optimizer.lr=0.3", "seed=1,2"])
+        jobs_of([*SWEEP, "optimizer.lr=0.1", "optimizer={lr:0.02}", "optimizer.lr=0.3", "seed=1,2"])
+
+
+@pytest.fixture
+def own_configs(tmp_path, monkeypatch):
+    """A copy of configs in which the trainer `mine` chooses a launcher."""
+    shutil.copytree(paths.CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr(paths, "CONFIGS", tmp_path / "configs")
+    text = "# @package _global_\ndefaults: [auto@trainer, _self_, override /hydra/launcher: other]\n"
+    (paths.CONFIGS / "trainer/mine.yaml").write_text(text)
+    launcher = paths.CONFIGS / "hydra/launcher/other.yaml"
+    launcher.parent.mkdir(parents=True)
+    launcher.write_text("_target_: hydra._internal.core_plugins.basic_launcher.BasicLauncher\n")
+
+
+def test_launcher_chosen_in_a_swept_file_is_refused(own_configs):
+    line = "trainer=mine: changes hydra/launcher, which a sweep chooses before its files; hint: name the launcher"
+    with pytest.raises(ValueError, match=line):
+        jobs_of([*SWEEP, "trainer=cpu,mine"])
+    # not swept, or named on the command line as well, it is the launcher of the sweep
+    jobs_of([*SWEEP, "trainer=mine", "seed=1,2"])
+    jobs_of([*SWEEP, "trainer=cpu,mine", "hydra/launcher=other"])
+
+
+def test_other_sweepers_choose_their_jobs_themselves():
+    assert jobs_of([*SWEEP, "seed=1,2"]) == [[*SWEEP, "seed=1"], [*SWEEP, "seed=2"]]
+    assert jobs_of([*SWEEP, "optimizer.lr=interval(0.1,0.2)", "hydra/sweeper=optuna"]) is None
 
 
 def test_task_without_a_recipe_says_so(tmp_path, monkeypatch, capsys):
