@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lra.config.sweep import jobs_of
 from lra.launch.lock import console
+from lra.objectives.objective import objective_of
 from lra.records.record import Record
 
 
@@ -32,16 +33,18 @@ class Sweep:
             self.ended.append((overrides, record))
 
     def ranking(self) -> Iterator[str]:
-        """Lines, for each task and scale: its runs by validation accuracy, best first, with what differs among them."""
+        """Lines, for each task and scale: its runs by validation score, best first, with what differs among them."""
         groups: dict[tuple[str, str], list[tuple[list[str], Record]]] = {}
         for overrides, record in self.ended:
             groups.setdefault((record.task, record.scale), []).append((overrides, record))
         for (task, scale), runs in groups.items():
             if len(runs) < 2:
                 continue
-            yield f"{task}, scale {scale}: {len(runs)} runs by validation accuracy"
+            metric = objective_of(runs[0][1].objective).metric
+            yield f"{task}, scale {scale}: {len(runs)} runs by validation {metric.title}"
             shared = set.intersection(*(set(overrides) for overrides, _ in runs))
-            runs.sort(key=lambda run: run[1].val_accuracy or 0.0, reverse=True)
+            runs.sort(key=lambda run: run[1].val_score or 0.0, reverse=metric.higher_is_better)
             for place, (overrides, record) in enumerate(runs, start=1):
-                numbers = f"{100 * (record.val_accuracy or 0):.2f} %, test {100 * (record.test_accuracy or 0):.2f} %"
-                yield f"{place:4}  {numbers}  {' '.join(word for word in overrides if word not in shared)}"
+                validation, test = (metric.with_unit(score or 0.0) for score in (record.val_score, record.test_score))
+                own = " ".join(word for word in overrides if word not in shared)
+                yield f"{place:4}  {validation}, test {test}  {own}"

@@ -209,7 +209,8 @@ def test_sweep_numbers_its_runs_and_ranks_them(tmp_path, monkeypatch, capsys):
 
     def record(path):
         seed = int(path.stem)
-        return SimpleNamespace(task="listops", scale="smoke", val_accuracy=validation[seed], test_accuracy=seed / 100)
+        about = {"task": "listops", "scale": "smoke", "objective": "classification"}
+        return SimpleNamespace(**about, val_score=validation[seed], test_score=seed / 100)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "task=listops", "model=s4", "scale=smoke", "seed=1,2,3,4"])
