@@ -10,12 +10,11 @@ from pathlib import Path
 from lra.config import result_options
 from lra.paths import ROOT
 from lra.records.audit import audit_benchmarks, audit_csv, audit_files, audit_records
-from lra.records.benchmark import load_bench
+from lra.records.benchmark import Bench, load_bench
 from lra.records.environment import git_command
-from lra.records.published import load_published
+from lra.records.published import Published, load_published
 from lra.records.record import Record
 from lra.records.store import scan
-from lra.report.page import page
 from lra.tables.build import scales_of, table_files
 
 # benchmarks of uncommitted code that are accepted until they are measured again; the audit still names them
@@ -51,6 +50,18 @@ def commit_is_known(repository: Path, commit: str) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
+def audit_page(path: Path, records: list[Record], published: Published, benches: list[Bench]) -> list[str]:
+    """One line if the page, which is not committed, differs from the records of every scale."""
+    if not path.is_file():
+        return []
+    # here, because the charts' libraries take a second to import
+    from lra.report.page import page
+
+    pages = (page(records, published, scale, benches) for scale in scales_of(records))
+    same = path.read_text(encoding="utf-8") in pages
+    return [] if same else [f"{path}: differs from the records; hint: make report"]
+
+
 def main() -> int:
     args = arguments()
     records: list[Record] = []
@@ -76,11 +87,7 @@ def main() -> int:
         findings.append(str(error))
     else:
         findings += audit_files(args.tables, table_files(records, published, benches))
-        # the page is not committed
-        report = args.tables.parent / "report.html"
-        pages = (page(records, published, scale, benches) for scale in scales_of(records))
-        if report.is_file() and report.read_text(encoding="utf-8") not in pages:
-            findings.append(f"{report}: differs from the records; hint: make report")
+        findings += audit_page(args.tables.parent / "report.html", records, published, benches)
         for path in sorted(args.tables.glob("*.csv")):
             text = path.read_text(encoding="utf-8")
             # the papers' own tables have the measured numbers of scale paper

@@ -1,29 +1,29 @@
 """Records as one self-contained HTML page: no network, light and dark, desk and phone; a pure function of records.
 
-This module computes what the templates show; they format it.
+This module computes what the templates show; they format it. page.js makes charts and table interactive; without
+JavaScript the charts are static pictures.
 """
 
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lra.objectives.objective import Metric
 from lra.records.benchmark import Bench
 from lra.records.published import Published
 from lra.records.record import Example, Record
-from lra.report import figures
-from lra.report.figures import Series, agreement_figure
-from lra.report.svg import COLOURS
+from lra.report import charts
 from lra.tables import comparison
-from lra.tables.aggregate import Aggregate, Column, Row, SeedGroup, aggregate, learned
+from lra.tables.aggregate import Aggregate, Column, Model, Row, SeedGroup, aggregate, learned
 from lra.tables.agreement import AVERAGE, agreements
-from lra.tables.comparison import HOLE, percent
-from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency
+from lra.tables.comparison import HOLE
+from lra.tables.efficiency import EFFICIENCY_TABLES, Efficiency, efficiency, entry
 from lra.tables.formats import Entry
 
 KINDS = {
@@ -32,52 +32,68 @@ KINDS = {
     "subset": "Part of the official data",
     "toy": "Toy data in place of the task's own",
 }
-ANSWERS_SHOWN = 7  # below an example, of the strongest models; the others are counted
-KERNEL_MODELS = 2  # of a task, the strongest that have kernels
+ANSWERS_SHOWN = 7  # below an example, of the strongest models; of the others that of a picked model
 
 
 def page(records: Sequence[Record], published: Published, scale: str, benches: Sequence[Bench] = ()) -> str:
     """The page for the records of one scale, and the measurements of speed and memory."""
     results = aggregate(records, published, scale)
-    series = coloured(results.main_rows or results.rows)
+    rows = results.main_rows or results.rows
     columns = results.measured_columns if results.rows else ()
-    shown = [column for column in columns if any(column.task in s.groups for s in series)]
-    tasks = [task_section(series, column) for column in shown]
+    shown = [column for column in columns if any(column.task in row.cells for row in rows)]
+    tasks = [task_section(rows, column) for column in shown]
     content: dict[str, Any] = {
         "results": results,
         "columns": columns,
-        "variants": comparison.variants_table(results),
-        "comparison": comparison.table_of(results, every_task=False, list_failures=False),
         "how_to_run": comparison.how_to_run(scale),
         "facts": facts(results.runs),
-        "table_rows": table_rows(results),
-        "overview": overview(series, shown),
-        "trust": trust(series, records, published, scale),
+        "families": families(rows),
+        "winners": [card for column in shown if (card := winner(rows, column))],
+        "overview": charts.overview(rows, shown),
+        "trust": trust(rows, records, published, scale),
+        "comparison": main_table(results),
+        "variants": comparison.variants_table(results),
         "tasks": tasks,
-        "kernels": [card for column in shown for card in kernel_cards(series, column)],
-        "examples": [card for column in shown if (card := examples_card(series, column))],
-        "speed": [card for name in EFFICIENCY_TABLES if (card := speed_card(name, benches, published))],
+        "kernels": list(kernel_cards(rows, shown)),
+        "examples": [card for column in shown if (card := examples_card(rows, column))],
+        "speed": list(speed_cards(benches, published)),
         "failures": list(failures(results)),
-        "environments": environments(results.runs),
+        "machines": machines(results.runs),
     }
-    sections = [(section, section.title(), content[section]) for section in ("kernels", "examples", "speed")]
+    sections = ("variants", "kernels", "examples", "speed")
     content["navigation"] = [
         ("table", "Table"),
         *((task["id"], task["title"]) for task in tasks),
-        *((section, title) for section, title, cards in sections if cards),
-        *((section, section.title()) for section in ("failures", "runs", "environment")),
+        *((section, section.title()) for section in sections if content[section]),
+        *((section, section.title()) for section in ("failures", "runs", "machines")),
     ]
+    content |= {"libraries": Markup(charts.bundle()), "chart_config": Markup(charts.as_json(charts.CONFIG))}
     return environment().get_template("page.html.j2").render(content)
 
 
 def environment() -> Environment:
     templates = Environment(loader=PackageLoader("lra.report"), autoescape=True, undefined=StrictUndefined)
     templates.trim_blocks = templates.lstrip_blocks = True
-    templates.filters |= {"percent": percent_or_hole, "flat": flat, "commit": comparison.commit_name}
+    templates.filters |= {"flat": flat, "commit": comparison.commit_name, "colour": colour, "score": score_text}
     templates.filters |= {"as_text": comparison.seeds_entry, "anchor": run_anchor, "unique_texts": dict.fromkeys}
-    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    templates.globals |= {"style": Markup(style), "HOLE": HOLE}
+    templates.filters |= {"meaning": meaning, "label": charts.label_of, "family": charts.family_of}
+    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    templates.globals |= {"style": Markup(style), "script": Markup(script), "HOLE": HOLE}
     return templates
+
+
+def colour(family: str) -> str:
+    """The CSS class of a family: f0, f1, ..."""
+    return f"f{charts.FAMILIES.index(family)}"
+
+
+def score_text(score: float | None, metric: Metric) -> str:
+    return HOLE if score is None else metric.text(score)
+
+
+def meaning(signs: Iterable[str]) -> str:
+    """The meaning of an entry's signs, for its tooltip."""
+    return "; ".join(f"{sign} {comparison.MEANING[sign]}" for sign in dict.fromkeys(signs))
 
 
 def facts(runs: Sequence[Record]) -> dict[str, Any]:
@@ -97,33 +113,14 @@ def facts(runs: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def percent_or_hole(share: float | None) -> str:
-    return HOLE if share is None else percent(share)
+def families(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Families of models with their rows, in the order of their colours."""
+    found = {family: [row for row in rows if charts.family_of(row) == family] for family in charts.FAMILIES}
+    return [(family, members) for family, members in found.items() if members]
 
 
-def strength(row: Row) -> float:
-    """Mean over a row's tasks of the accuracy, rescaled so that chance is 0 and perfection 1."""
-    groups = [cell.seeds for cell in row.cells.values() if cell.seeds.data.chance < 1]
-    shares = [(s - g.data.chance) / (1 - g.data.chance) for g in groups if (s := g.mean_of_tried) is not None]
-    return statistics.fmean(shares) if shares else -1.0
-
-
-def coloured(rows: Sequence[Row]) -> list[Series]:
-    """Each row with its colour: S4 and the Transformer always have the same, then the strongest; the rest is grey."""
-    fixed = {"s4": 0, "transformer": 1}
-    colours = {
-        i: f"c{fixed[row.model]}"
-        for i, row in enumerate(rows)
-        if row.model in fixed and not row.variant and not row.data_set
-    }
-    free = [f"c{i}" for i in range(COLOURS) if f"c{i}" not in colours.values()]
-    others = sorted((i for i in range(len(rows)) if i not in colours), key=lambda i: -strength(rows[i]))
-    colours |= dict(zip(others, free, strict=False))
-    return [Series(row, colours.get(i, "other")) for i, row in enumerate(rows)]
-
-
-def strongest_first(series: Iterable[Series]) -> list[Series]:
-    return sorted(series, key=lambda s: (s.colour == "other", s.colour))
+def strongest_first(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (-charts.strength(row), row.label))
 
 
 def run_anchor(row: Row, task: str) -> str:
@@ -132,60 +129,18 @@ def run_anchor(row: Row, task: str) -> str:
     return "run-" + hashlib.sha256(key.encode()).hexdigest()[:10]
 
 
-def table_rows(results: Aggregate) -> Iterator[dict[str, Any]]:
-    """The rows of the comparison table: kind (chance, measured or paper) and entries; cells with links and heat."""
-    columns = results.measured_columns
-    if not results.main_rows:
-        for printed in comparison.table_of(results, every_task=False).rows:
-            yield {"kind": "paper", "entries": printed}
-        return
-    yield {"kind": "chance", "entries": comparison.chance_row(columns)}
-    for model in results.models:
-        for row in model.main_rows:
-            cells = [table_cell(row, column, results) for column in columns]
-            average = percent_or_hole(row.average())
-            yield {"kind": "measured", "row": row, "cells": cells, "average": average}
-        if model.main_rows and (paper := model.published):
-            label = f"paper: {paper.model}"
-            entries = comparison.published_row(label, paper, columns, model.main_rows[0], paper.six_task_average)
-            yield {"kind": "paper", "entries": entries}
-
-
-def table_cell(row: Row, column: Column, results: Aggregate) -> dict[str, Any]:
-    """A cell with its classes; heat: where its mean lies between chance (0) and the best of the column (1)."""
-    cell = row.cells.get(column.task)
-    entry: Entry = comparison.cell_entry(cell)
-    if cell is None:
-        return {"entry": entry, "classes": "hole", "anchor": None, "heat": None}
-    heat = None
-    group = cell.seeds
-    classes = ["failed"] * entry.failed
-    if group.mean is not None:
-        means = [
-            c.seeds.mean for r in results.main_rows if (c := r.cells.get(column.task)) and c.seeds.mean is not None
-        ]
-        reach = max(means) - group.data.chance
-        heat = max(0.0, (group.mean - group.data.chance) / reach) if reach > 0 else 0.0
-        classes = ["heat"] + ["best"] * cell.best
-    return {"entry": entry, "classes": " ".join(classes), "anchor": run_anchor(row, column.task), "heat": heat}
-
-
-def overview(series: Sequence[Series], columns: Sequence[Column]) -> dict[str, Any] | None:
-    """Charts over the tasks that most models have run; None if these are fewer than two."""
-    counts = {c.task: sum(was_tried(s, c) for s in series) for c in columns}
-    # tasks that nearly as many models have run as the commonest task
-    shared = [c for c in columns if counts[c.task] and counts[c.task] >= 0.8 * max(counts.values())]
-    chosen = [s for s in series if not s.row.data_set and all(was_tried(s, c) for c in shared)]
-    if len(shared) < 2 or len(chosen) < 2:
+def winner(rows: Sequence[Row], column: Column) -> dict[str, Any] | None:
+    """The best model of a task, and those that do not differ from it; None without competition."""
+    cells = [(row, row.cells[column.task]) for row in rows if column.task in row.cells]
+    best = [(row, cell) for row, cell in cells if cell.best]
+    if not best:
         return None
-    charts = figures.overview_figures(chosen, [c.task for c in shared])
-    machines = devices(s.groups[c.task] for s in chosen for c in shared)
-    return {"figures": charts, "titles": [c.title for c in shared], "devices": machines} if charts else None
+    row, cell = best[0]
+    others = [row for row, cell in [*best[1:], *cells] if cell.like_best]
+    return {"column": column, "row": row, "entry": comparison.seeds_entry(cell.seeds), "others": others}
 
 
-def trust(
-    series: Sequence[Series], records: Sequence[Record], published: Published, scale: str
-) -> dict[str, Any] | None:
+def trust(rows: Sequence[Row], records: Sequence[Record], published: Published, scale: str) -> dict[str, Any] | None:
     """How far the ranking agrees with the published one; None where no average can be compared."""
     by_key = {(a.group, a.task): a for a in agreements(records, published, scale)}
     average = by_key["all", AVERAGE]
@@ -193,84 +148,153 @@ def trust(
         return None
     tasks = [a for (group, task), a in by_key.items() if group == "all" and task != AVERAGE]
     return {
-        "groups": [a for (_, task), a in by_key.items() if task == AVERAGE],
+        "groups": [a for (_, task), a in by_key.items() if task == AVERAGE and a.spearman is not None],
         "missed": sum(a.count(here=False, there=True) for a in tasks),
         "compared": sum(a.count(here=False, there=True) + a.count(here=True, there=True) for a in tasks),
-        "figure": agreement_figure(series, average),
+        "figure": charts.agreement_figure(rows, average),
     }
 
 
-def was_tried(series: Series, column: Column) -> bool:
-    return column.task in series.groups and bool(series.groups[column.task].tried)
+def main_table(results: Aggregate) -> dict[str, Any]:
+    """The comparison table: header, the row of the trivial answer, a body for each model, signs and notes."""
+    columns = results.measured_columns
+    printed = comparison.table_of(results, every_task=False, list_failures=False)
+    signs = {sign for row in printed.rows for e in row for sign in e.signs}
+    notes = [comparison.AVERAGE_RULE]
+    # the last two name machines and commits, which have a section
+    notes += comparison.measured_notes(results, columns, list_failures=False)[:-2]
+    return {
+        "columns": [(column, metric_of(results, column)) for column in columns],
+        "first": printed.rows[0] if results.main_rows else None,
+        "bodies": list(table_bodies(results)),
+        "signs": [(sign, text) for sign, text in comparison.MEANING.items() if sign in signs],
+        "notes": [*notes, comparison.published_note(results.scale)],
+    }
 
 
-def devices(groups: Iterable[SeedGroup]) -> list[str]:
-    return sorted({r.hardware.device for group in groups for r in group.runs})
+def metric_of(results: Aggregate, column: Column) -> Metric | None:
+    """The metric of a column; None if nothing was run."""
+    cells = (row.cells[column.task] for row in results.rows if column.task in row.cells)
+    return next((cell.seeds.objective.metric for cell in cells), None)
 
 
-def task_section(series: Sequence[Series], column: Column) -> dict[str, Any]:
-    groups = [(s, s.groups[column.task]) for s in series if column.task in s.groups]
-    ranked = sorted(groups, key=lambda pair: -(pair[1].mean_of_ended or 0.0))
+def table_bodies(results: Aggregate) -> Iterator[dict[str, Any]]:
+    """For each model its measured rows (cells with links and heat) and its published row, or only the latter.
+
+    Models with an average come first, the best on top.
+    """
+    columns = results.measured_columns
+    for model in sorted(results.models, key=best_average, reverse=True):
+        paper = model.published
+        for i, row in enumerate(model.main_rows):
+            printed = None
+            if i == 0 and paper:
+                name = f"paper: {paper.model}"
+                printed = comparison.published_row(name, paper, columns, row, paper.six_task_average)
+            cells = [table_cell(row, column, results) for column in columns]
+            body = {"row": row, "family": charts.family_of(row), "cells": cells, "average": row.average()}
+            yield {**body, "paper": printed}
+        if not model.main_rows and paper and (results.scale == "paper" or not results.main_rows):
+            name = f"{paper.model} (paper)"
+            printed = comparison.published_row(name, paper, columns, None, paper.six_task_average)
+            yield {"row": None, "model": model.info.stem, "family": charts.family(model.info), "paper": printed}
+
+
+def best_average(model: Model) -> float:
+    return max((average for row in model.main_rows if (average := row.average()) is not None), default=-1.0)
+
+
+def table_cell(row: Row, column: Column, results: Aggregate) -> dict[str, Any]:
+    """A cell with its classes; heat: where its mean lies between the trivial score (0) and the best of the column."""
+    cell = row.cells.get(column.task)
+    shown: Entry = comparison.cell_entry(cell)
+    if cell is None:
+        return {"entry": shown, "classes": "hole", "anchor": None, "heat": None, "value": None}
+    heat = None
+    group = cell.seeds
+    metric = group.objective.metric
+    classes = ["failed"] * shown.failed
+    if group.mean is not None:
+        means = [
+            c.seeds.mean for r in results.main_rows if (c := r.cells.get(column.task)) and c.seeds.mean is not None
+        ]
+        reach = (max if metric.higher_is_better else min)(means) - group.data.trivial
+        heat = max(0.0, (group.mean - group.data.trivial) / reach) if reach else 0.0
+        classes = ["heat"] + ["best"] * cell.best
+    value = None if group.mean is None else metric.text(group.mean, metric.decimals + 2)
+    anchor = run_anchor(row, column.task)
+    return {"entry": shown, "classes": " ".join(classes), "anchor": anchor, "heat": heat, "value": value}
+
+
+def task_section(rows: Sequence[Row], column: Column) -> dict[str, Any]:
+    groups = [(row, row.cells[column.task].seeds) for row in rows if column.task in row.cells]
+    objective = groups[0][1].objective
     data = groups[0][1].data
     return {
         "id": column.task,
         "title": column.title,
         "data": data,
         "kind": KINDS[data.kind],
-        "devices": devices(group for _, group in groups),
-        "figures": figures.task_figures(groups),
-        "values_behind": [(s, chart_values(group)) for s, group in ranked],
+        "trivial": f"{objective.trivial_answer} scores {objective.metric.text(data.trivial)}",
+        "ranking": charts.ranking(rows, column),
+        "curves": charts.task_curves(groups),
+        "metric": objective.metric,
+        "values": [(row, chart_values(group)) for row, group in groups],
     }
 
 
 def chart_values(group: SeedGroup) -> list[str]:
     """The values behind a task's charts, as text."""
 
-    def mean(values: Iterable[float | None], text: str) -> str:
+    def mean(values: Iterable[float | None], text: Callable[[float], str]) -> str:
         present = [v for v in values if v is not None]
-        return text.format(statistics.fmean(present)) if present else HOLE
+        return text(statistics.fmean(present)) if present else HOLE
 
-    losses = [curve[-1][1] for r in group.runs if (curve := figures.curve_of(r, figures.train_loss))]
+    losses = [curve[-1][1] for r in group.runs if (curve := charts.curve_of(r, charts.train_loss))]
     return [
         str(comparison.seeds_entry(group)),
-        mean((None if r.val_accuracy is None else 100 * r.val_accuracy for r in group.runs), "{:.2f}"),
-        mean(losses, "{:.3f}"),
-        f"{group.steps_per_second:.3g}" if group.steps_per_second else HOLE,
+        mean((r.val_score for r in group.runs), group.objective.metric.text),
+        mean(losses, "{:.3f}".format),
         f"{group.parameters:,.0f}" if group.parameters else HOLE,
-        f"{group.peak_memory_mib:,.0f}" if group.peak_memory_mib else HOLE,
-        mean((None if r.total_seconds is None else r.total_seconds / 60 for r in group.runs), "{:.1f}"),
     ]
 
 
-def kernel_cards(series: Sequence[Series], column: Column) -> Iterator[dict[str, Any]]:
-    """Convolution kernels before and after training, of the strongest models of a task that have them."""
-    groups = [(s, s.groups[column.task]) for s in strongest_first(series) if column.task in s.groups]
-    runs = [(s, r) for s, group in groups for r in [r for r in group.runs if r.kernels][:1]]
-    for s, run in runs[:KERNEL_MODELS]:
-        charts = []
-        for k in run.kernels:
-            name = f"layer {k.layer + 1}, feature {k.feature}"
-            pictures = [("before", k.picture_before), ("after", k.picture_after)]
-            chart = "" if k.picture_before and k.picture_after else figures.kernel_chart(k, s.colour, name)
-            charts.append((name, chart, pictures))
-        yield {"label": s.label, "task": column.title, "run": run, "figures": charts}
+def kernel_cards(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    """For each model with kernels: the convolution kernels of one run on each task, before and after training."""
+    for row in strongest_first(rows):
+        cards = []
+        for column in columns:
+            runs = row.cells[column.task].seeds.runs if column.task in row.cells else ()
+            run = next((r for r in runs if r.kernels), None)
+            if run is None:
+                continue
+            curves = [k for k in run.kernels if not (k.picture_before and k.picture_after)]
+            pictures = [k for k in run.kernels if k.picture_before and k.picture_after]
+            chart = charts.kernel_figure(row, curves) if curves else None
+            cards.append({"task": column.title, "run": run, "chart": chart, "pictures": pictures})
+        if cards:
+            yield {"row": row, "family": charts.family_of(row), "cards": cards}
 
 
-def examples_card(series: Sequence[Series], column: Column) -> dict[str, Any] | None:
+def examples_card(rows: Sequence[Row], column: Column) -> dict[str, Any] | None:
     """Test inputs of a task, each with the answer of every model; None if no run kept examples."""
-    kept: list[tuple[Series, list[Example]]] = []
-    for s in strongest_first(series):
-        cell = s.row.cells.get(column.task)
+    kept: list[tuple[Row, list[Example]]] = []
+    for row in strongest_first(rows):
+        cell = row.cells.get(column.task)
         found = [r.examples for r in cell.seeds.runs if r.examples] if cell and cell.comparable else []
-        kept += [(s, found[0])] if found else []
+        kept += [(row, found[0])] if found else []
     if not kept:
         return None
     inputs = []
     for i, example in enumerate(kept[0][1]):
-        answers = [(s, examples[i]) for s, examples in kept if same_input(examples, i, example)]
-        others = [answer for _, answer in answers[ANSWERS_SHOWN:]]
+        answers = [
+            (row, charts.family_of(row), examples[i], n >= ANSWERS_SHOWN)
+            for n, (row, examples) in enumerate(kept)
+            if same_input(examples, i, example)
+        ]
+        others = [answer for _, _, answer, folded in answers if folded]
         right = sum(a.label == a.predicted for a in others)
-        inputs.append((example, answers[:ANSWERS_SHOWN], len(others), right))
+        inputs.append((example, answers, len(others), right))
     return {"title": column.title, "inputs": inputs}
 
 
@@ -278,29 +302,62 @@ def same_input(examples: Sequence[Example], i: int, example: Example) -> bool:
     return i < len(examples) and (examples[i].text, examples[i].picture) == (example.text, example.picture)
 
 
-def speed_card(name: str, benches: Sequence[Bench], published: Published) -> dict[str, Any] | None:
-    results = efficiency(name, benches, published)
-    machines = dict.fromkeys(comparison.machine(b.hardware) for b in results.benches)
-    charts = list(figures.bench_figures(results))
-    return {"title": results.title, "machines": "; ".join(machines), "figures": charts} if charts else None
+def speed_cards(benches: Sequence[Bench], published: Published) -> Iterator[dict[str, Any]]:
+    """A card for each benchmark file: one machine, one sitting, so that its numbers compare."""
+    for name, (table, _) in EFFICIENCY_TABLES.items():
+        for bench in sorted((b for b in benches if b.table == table), key=lambda b: b.started):
+            results = efficiency(name, [bench], published)
+            figures = list(charts.bench_figures(results, published))
+            if figures:
+                yield {
+                    "title": results.title,
+                    "machine": comparison.machine(bench.hardware),
+                    "bench": bench,
+                    "figures": figures,
+                    "values": bench_values(results),
+                }
 
 
-def failures(results: Aggregate) -> Iterator[tuple[str, str, str]]:
-    """(anchor, run, reason) of every run that did not end well or stayed at chance."""
+def bench_values(results: Efficiency) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of what was measured here."""
+    columns = [c for c in results.columns if any(c.name == column for _, column in results.measured)]
+    rows = [
+        [row, *(str(entry(results.measured.get((row, c.name)), c.unit)) for c in columns)]
+        for row in dict.fromkeys(row for row, _ in results.measured)
+    ]
+    return ["Model", *(c.name if c.unit == c.quantity else f"{c.name} [{c.unit}]" for c in columns)], rows
+
+
+def failures(results: Aggregate) -> Iterator[dict[str, Any]]:
+    """Rows with a run that did not end well or stayed at the trivial score; a sign for each run, by task."""
     for row in results.rows:
+        cells = {}
         for column in results.measured_columns:
-            for r in row.cells[column.task].seeds.runs if column.task in row.cells else ():
-                if not learned(r):
-                    run = f"{row.title} on {column.title}, seed {r.seed}"
-                    yield run_anchor(row, column.task), run, failure_reason(r)
+            runs = row.cells[column.task].seeds.runs if column.task in row.cells else ()
+            cells[column.task] = [(failure_sign(r), failure_reason(r)) for r in runs]
+        if any(sign != "✓" for signs in cells.values() for sign, _ in signs):
+            yield {"row": row, "family": charts.family_of(row), "cells": cells}
+
+
+def failure_sign(r: Record) -> str:
+    if learned(r):
+        return "✓"
+    signs = {"ok": comparison.FAIL, "running": comparison.RUNNING, "diverged": "div.", "oom": "OOM"}
+    return signs.get(r.status, r.status)
 
 
 def failure_reason(r: Record) -> str:
+    group = SeedGroup((r,))
+    metric = group.objective.metric
+    seed = f"seed {r.seed}: "
     if r.status == "ok":
-        accuracy, chance = percent(r.test_accuracy or 0), percent(r.data.chance)
-        return f"stayed at chance, {accuracy}; the commonest label alone gives {chance}"
+        scores = f"{metric.title} {score_text(r.test_score, metric)}"
+        if learned(r):
+            return seed + scores
+        trivial = f"{group.objective.trivial_answer} gives {metric.text(r.data.trivial)}"
+        return f"{seed}did not learn, {scores}; {trivial}"
     steps = f"after {r.steps_done} of {r.steps_total} steps"
-    return f"{r.status} {steps}" + (f": {r.reason}" if r.reason else "")
+    return f"{seed}{r.status} {steps}" + (f": {r.reason}" if r.reason else "")
 
 
 def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -312,18 +369,22 @@ def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, "null" if config is None else str(config)
 
 
-def environments(records: Iterable[Record]) -> list[tuple[tuple[tuple[str, str], ...], int]]:
-    """(facts, number of runs) of every machine and set of versions, the commonest first."""
-    found: Counter[tuple[tuple[str, str], ...]] = Counter()
-    for r in records:
-        h = r.hardware
-        facts = {
-            "Device": h.device,
-            "Processor": f"{h.processor}, {h.cores} cores, {h.threads} threads, {h.memory_mib / 1024:.0f} GiB",
-            "System": h.system,
-            "Precision": r.precision,
-            "Commit": comparison.commit_name(r.git),
-            "Versions": ", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())),
-        }
-        found[tuple(facts.items())] += 1
-    return sorted(found.items(), key=lambda item: (-item[1], item[0]))
+def machines(records: Sequence[Record]) -> dict[str, list[tuple[str, int]]]:
+    """Machines, sets of versions and commits, each listed once with its number of runs, the commonest first."""
+
+    def counted(name: Callable[[Record], str]) -> list[tuple[str, int]]:
+        return sorted(Counter(map(name, records)).items(), key=lambda item: (-item[1], item[0]))
+
+    return {
+        "Machine": counted(machine_name),
+        "Arithmetic": counted(lambda r: r.precision),
+        "Versions": counted(lambda r: ", ".join(f"{name} {version}" for name, version in sorted(r.versions.items()))),
+        "Commit": counted(lambda r: comparison.commit_name(r.git)),
+    }
+
+
+def machine_name(r: Record) -> str:
+    h = r.hardware
+    processor = "" if h.processor == h.device else f"{h.processor}, "
+    size = f"{h.cores} cores, {h.threads} threads, {h.memory_mib / 1024:.0f} GiB"
+    return f"{h.device} ({processor}{size}; {h.system})"
