@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,9 @@ class Tracker(Logger):
         if shutil.disk_usage(self.run.dir).free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, f"the disk of {folder_of(self.run)} is full")
         self.run.log(values)
+        if self.console.is_terminal:
+            numbers = (f"{name} {value:.4g}" for name, value in values.items() if name != "step")
+            self.run.write_logs(f"step {values['step']}: {', '.join(numbers)}")
 
     def finish(self, record: Record, weights: Path | None) -> None:
         """Send the record as a file, its main numbers as the summary, examples as a table; then end the run.
@@ -142,7 +146,7 @@ class Histograms(Callback):
             if p.grad is not None and (shape := histogram(p.grad)) is not None:
                 found[f"gradients/{name}"] = shape
             if name.endswith("log_dt") and (shape := histogram(p.detach() / np.log(10))) is not None:
-                found[f"log10 dt/{name.removesuffix('.log_dt')}"] = shape
+                found[f"log10_dt/{name.removesuffix('.log_dt')}"] = shape
         self.tracker.run.log({**found, "step": step})
 
 
@@ -196,6 +200,9 @@ def start(
         raise UserError(
             "wandb.mode=online: no W&B key on this machine", hint=".venv/bin/wandb login, or wandb.mode=offline"
         )
+    if console.is_terminal and console.file is sys.stderr:
+        # W&B's log copies what is written to sys.stderr, with control codes; the tracker gives it plain lines instead
+        console.file = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding)
     reasons = []
     for mode in dict.fromkeys((settings.mode, "offline")):
         try:

@@ -83,11 +83,27 @@ def test_content_of_an_offline_run(tmp_path, screen):
     tracker.finish(record, tmp_path / "run/model.safetensors")
     assert printed(screen) == []
     assert (folder / "files" / tracking.RECORD).read_text() == record.text()
-    text = json.dumps(stored(folder))
-    for word in ("val/best", "test/correct", "gradients/encoder.blocks.0", "log10 dt/encoder.blocks.0", "histogram"):
+    log = stored(folder)
+    text = json.dumps(log)
+    names = {name for row in log["history"] for name in row["item"]}
+    assert len(names) > 10
+    assert all(re.fullmatch(r"[\w./-]+", name) for name in names), names
+    for word in ("val/best", "test/correct", "gradients/encoder.blocks.0", "log10_dt/encoder.blocks.0", "histogram"):
         assert word in text, word
     for word in ("table-file", "mini/listops/s4", "night", "toy", "ab12", "job_type", "model.safetensors"):
         assert word in text, word
+
+
+def test_log_has_no_control_codes_of_a_terminal(capfd):
+    terminal = Console(stderr=True, force_terminal=True)
+    tracker = tracking.start(CELL, settings(), DATA, terminal)
+    folder = tracking.folder_of(tracker.run)
+    terminal.print("[bold]S4[/] on listops")
+    use(tracker)
+    assert "\x1b[1mS4\x1b[0m on listops" in capfd.readouterr().err
+    assert (folder / "files/output.log").read_text().splitlines() == [
+        f"step {step}: val/accuracy {step / 10:.4g}, epoch 0, val/best {step / 10:.4g}" for step in range(4)
+    ]
 
 
 def test_histogram_counts_every_value():
