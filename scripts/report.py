@@ -12,7 +12,9 @@ from lra.paths import ROOT
 from lra.records.benchmark import load_bench
 from lra.records.published import load_published
 from lra.records.store import load_all
+from lra.report import readme
 from lra.report.page import page
+from lra.tables.aggregate import aggregate
 from lra.tables.build import main_scale
 
 
@@ -21,15 +23,20 @@ def arguments() -> argparse.Namespace:
     result_options.arguments(parser)
     parser.add_argument("--out", type=Path, default=ROOT / "results/report.html", help="file for the page")
     parser.add_argument("--scale", help="paper, mini or smoke; default: the largest with runs of an unchanged recipe")
+    parser.add_argument("--readme", action="store_true", help="update README.md: the result table and its picture")
     return parser.parse_args()
 
 
 def main() -> int:
     args = arguments()
     try:
-        records = load_all(args.runs)
+        records, published = load_all(args.runs), load_published(args.published)
         scale = args.scale or main_scale(records)
-        text = page(records, load_published(args.published), scale, load_bench(args.bench))
+        if args.readme:
+            for path in readme.update(ROOT, aggregate(records, published, scale)):
+                print(path)
+            return 0
+        text = page(records, published, scale, load_bench(args.bench))
         atomic_write(args.out, text, hint="--out=/some/file.html")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

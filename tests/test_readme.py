@@ -1,4 +1,4 @@
-"""The commands of the README are valid, its numbers match the results, and its example baseline works."""
+"""The commands of the README are valid, its numbers match the results, its example works, its picture is up to date."""
 
 import re
 import shlex
@@ -7,13 +7,17 @@ import sys
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from helpers.compose import compose
+from helpers.made_up_runs import PUBLISHED
+from helpers.report_runs import ZOO
 from lra.config.compose import check_command_line
 from lra.paths import ROOT
-from lra.records.store import load
-from lra.task import TaskSpec
+from lra.records.published import load_published
+from lra.records.store import load, load_all
+from lra.report import charts, readme
+from lra.tables.aggregate import aggregate
+from lra.tables.agreement import AVERAGE, agreements
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.S)
@@ -83,18 +87,46 @@ def test_records_hold_no_licensed_examples():
     assert [r.command for r in records if r.task in ("text", "retrieval", "image") and r.examples] == []
 
 
-def test_example_baseline_works(tmp_path, monkeypatch):
+def test_layer_example_works():
     source = next(block for language, block in BLOCKS if language == "python")
-    settings = next(block for language, block in BLOCKS if language == "yaml")
-    (tmp_path / "running_mean.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert settings.startswith("# configs/model/running_mean.yaml")
-    base = compose("task=listops", "model=_transformer", "scale=smoke")
-    mixer = {"_target_": "running_mean.RunningMean", "_partial_": True}
-    base.model = {**base.model, "pool": "mean", "mixer": mixer}
-    assert "mixer: {_target_: models.running_mean.RunningMean, _partial_: true}" in settings
-    net = instantiate(base.model, spec=TaskSpec("t", 20, 3, 5, ragged=True)).double().eval()
-    x, mask = torch.randint(1, 5, (2, 12)), torch.arange(12) < torch.tensor([12, 7])[:, None]
-    scores = net(x, mask)
-    longer = torch.cat([x, torch.full((2, 5), 4)], 1)
-    torch.testing.assert_close(net(longer, torch.nn.functional.pad(mask, (0, 5))), scores)
+    found: dict = {}
+    exec(source, found)
+    assert found["y"].shape == (8, 64)
+    # the two ways agree: the first positions, by a convolution and by steps
+    layer, x = found["layer"], torch.randn(8, 5, 64)
+    state, steps = layer.default_state(8), []
+    for column in x.unbind(1):
+        y, state = layer.step(column, state)
+        steps.append(y)
+    torch.testing.assert_close(torch.stack(steps, 1), layer(x), atol=1e-4, rtol=1e-3)
+
+
+def test_table_and_picture_are_those_of_the_records():
+    records = load_all(ROOT / "results/runs")
+    results = aggregate(records, load_published(ROOT / "results/published"), "mini")
+    hint = "make report ARGS='--readme --scale mini'"
+    assert readme.table(results) in README, hint
+    figure = charts.overview(results.main_rows, results.measured_columns, legend=True)
+    labels = re.findall(">([^<]+)</text>", charts.themed(figure.picture, "light"))
+    for theme in readme.THEMES:
+        picture = ROOT / readme.PICTURE.format(theme=theme)
+        assert str(picture.relative_to(ROOT)) in README
+        assert re.findall(">([^<]+)</text>", picture.read_text()) == labels, hint
+
+
+def test_sentence_on_trust_is_that_of_the_table():
+    found = agreements(load_all(ROOT / "results/runs"), load_published(ROOT / "results/published"), "mini")
+    average = {a.group: a for a in found if a.task == AVERAGE}
+    assert f"{average.pop('all').spearman:.2f}" in README
+    assert len(average) == 2
+    assert all(a.interval[0] < 0 < a.interval[1] for a in average.values())
+
+
+def test_table_is_put_between_the_markers():
+    results = aggregate(ZOO, PUBLISHED, "mini")
+    text = readme.with_table(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n", results)
+    assert text == f"before\n{readme.BEGIN}\n{readme.table(results)}\n{readme.END}\nafter\n"
+    assert "| S4 | 81.00 ± 1.00 (3) |" in text
+    assert readme.with_table(text, results) == text
+    with pytest.raises(ValueError, match="has no lines"):
+        readme.with_table("no markers", results)

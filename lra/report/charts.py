@@ -68,7 +68,9 @@ class Figure:
 def colour(legend: Sequence[str] = ()) -> alt.Color:
     """Colour by family; `legend` names the families that a legend shows."""
     scale = alt.Scale(domain=list(FAMILIES), range=[f"var(--f{i})" for i in range(len(FAMILIES))])
-    shape = alt.Legend(orient="bottom", direction="horizontal", values=list(legend), symbolType="circle")
+    shape = alt.Legend(
+        orient="bottom", direction="horizontal", values=list(legend), symbolType="circle", columnPadding=24
+    )
     return alt.Color("family:N", scale=scale, legend=shape if legend else None)
 
 
@@ -204,21 +206,34 @@ def ranking(rows: Sequence[Row], column: Column) -> Figure | None:
 
 
 def overview(rows: Sequence[Row], columns: Sequence[Column], *, legend: bool = False) -> Figure | None:
-    """All results at a glance, a panel for each task, models sorted by `strength`; None without results."""
+    """All results at a glance, a panel for each task, best model first; None without results."""
     found = [r for row in rows for column in columns if (r := result_of(row, column))]
     if not found:
         return None
     present = {r["label"]: r["family"] for r in found}
-    order = [label_of(row) for row in sorted(rows, key=lambda row: (-strength(row), label_of(row)))]
+    order = [label_of(row) for row in best_first(rows)]
     names = [family for family in FAMILIES if legend and family in present.values()]
 
     def chart(mouse: bool) -> Drawing:
         layers = results_layers(order, legend=names, mouse=mouse, metric="score")
         panel = alt.layer(*layers, data=data(found)).properties(width=680 // len(columns), height=15 * len(present))
         panels = alt.Column("task:N", sort=[c.title for c in columns], title=None)
-        return panel.facet(column=panels, spacing=14).resolve_scale(x="independent")
+        # room for names in a wider font than the one assumed here
+        space = {"left": 20, "top": 5, "right": 5, "bottom": 5}
+        return panel.facet(column=panels, spacing=14).resolve_scale(x="independent").properties(padding=space)
 
     return figure("Results", "test score by task", chart, fits=False)
+
+
+def best_first(rows: Sequence[Row]) -> list[Row]:
+    """Rows by their average; then those without one, by `strength`."""
+    averages = {id(row): row.average() for row in rows}
+
+    def key(row: Row) -> tuple[float, float, str]:
+        average = averages[id(row)]
+        return (1.0 if average is None else -average, -strength(row), label_of(row))
+
+    return sorted(rows, key=key)
 
 
 def strength(row: Row) -> float:

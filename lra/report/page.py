@@ -119,10 +119,6 @@ def families(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return [(family, members) for family, members in found.items() if members]
 
 
-def strongest_first(rows: Sequence[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (-charts.strength(row), row.label))
-
-
 def run_anchor(row: Row, task: str) -> str:
     """The id of a cell's details; letters, digits and '-' only."""
     key = "\n".join((row.model, *row.variant, str(row.data_set), task))
@@ -261,7 +257,7 @@ def chart_values(group: SeedGroup) -> list[str]:
 
 def kernel_cards(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
     """For each model with kernels: the convolution kernels of one run on each task, before and after training."""
-    for row in strongest_first(rows):
+    for row in charts.best_first(rows):
         cards = []
         for column in columns:
             runs = row.cells[column.task].seeds.runs if column.task in row.cells else ()
@@ -279,7 +275,7 @@ def kernel_cards(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dic
 def examples_card(rows: Sequence[Row], column: Column) -> dict[str, Any] | None:
     """Test inputs of a task, each with the answer of every model; None if no run kept examples."""
     kept: list[tuple[Row, list[Example]]] = []
-    for row in strongest_first(rows):
+    for row in charts.best_first(rows):
         cell = row.cells.get(column.task)
         found = [r.examples for r in cell.seeds.runs if r.examples] if cell and cell.comparable else []
         kept += [(row, found[0])] if found else []
