@@ -95,9 +95,13 @@ def statistics(task: TaskData) -> dict[str, str]:
         numbers["length, 5 / 50 / 95 %"] = " / ".join(f"{p:.0f}" for p in np.percentile(lengths, [5, 50, 95]))
         numbers["length, least and most"] = f"{lengths.min()} to {lengths.max()}"
         numbers["cut at max_len"] = f"{100 * (lengths > task.spec.max_len - (task.eos is not None)).mean():.1f}%"
+    elif task.spec.vocab_size is not None and task.pixels(int(rows[0])) is None:
+        numbers["length"] = f"{examples.x.shape[1]}"
     else:
         some = examples.x[:20_000].numpy()
-        numbers["grey, mean"] = f"{some.mean():.1f}"
-        numbers["grey, deviation"] = f"{some.std():.1f}"
-        numbers["pixels not black"] = f"{100 * (some > 0).mean():.1f}%"
+        what = "values" if task.pixels(int(rows[0])) is None else "grey"
+        numbers[f"{what}, mean"] = f"{some.mean():.1f}"
+        numbers[f"{what}, deviation"] = f"{some.std():.1f}"
+        if what == "grey":
+            numbers["pixels not black"] = f"{100 * (some > 0).mean():.1f}%"
     return numbers | task.statistics()

@@ -182,11 +182,23 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield from keys(value, f"{prefix}{key}.")
 
 
+def comment_of(file: str, key: str) -> str | None:
+    """What the first comment `# key: ...` of a file of configs says; None without the comment or the file."""
+    path = paths.CONFIGS / f"{file}.yaml"
+    lines = path.read_text().splitlines() if path.exists() else []
+    start = f"# {key}:"
+    return next((line.removeprefix(start).strip() for line in lines if line.startswith(start)), None)
+
+
 def source_of(recipe: str) -> str | None:
     """The source that a recipe cites in its first comment lines; None if there is no such recipe."""
-    path = paths.CONFIGS / "recipe" / f"{recipe}.yaml"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.removeprefix("# source:").strip() for line in lines if line.startswith("# source:")), None)
+    return comment_of(f"recipe/{recipe}", "source")
+
+
+def title_of(model: str) -> str:
+    """Name of a model in tables: from results/published/models.csv, the comment `# title:` of its file, or its stem."""
+    published = load_published(RESULTS / "published").models.get(model)
+    return published.title if published else comment_of(f"model/{model}", "title") or model
 
 
 def recipe_of(model: str, recipe: str) -> tuple[str | None, str | None, list[str]]:
@@ -229,7 +241,7 @@ def cell_of(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]
     spec = RunSpec(
         task=task,
         model=model,
-        title=load_published(RESULTS / "published").model(model).title,
+        title=title_of(model),
         seed=cfg.seed,
         scale=scale,
         variant=variant,

@@ -13,6 +13,7 @@ import pytest
 from hydra.utils import instantiate
 
 import lra.config.compose  # noqa: F401 (registers the resolvers of the configuration)
+from data import verify
 from data.prepared import DataError
 from helpers.documented_files import write_files
 from lra.paths import ROOT
@@ -43,6 +44,9 @@ def test_example_task_gives_batches(tmp_path, monkeypatch):
     assert batch.x.shape == (32, 63)
     assert ((batch.x == 2).sum(1) > 31).long().equal(batch.y)
     assert task.example("test", 0)[0].strip("ab") == ""
+    numbers = verify.statistics(task)
+    assert numbers["length"] == "63"
+    assert "grey" not in " ".join(numbers)  # these are letters
     with pytest.raises(DataError, match="source=toy: majority has no toy data"):
         module.Majority(batch_size=4, root=tmp_path, source="toy").prepare_data()
 

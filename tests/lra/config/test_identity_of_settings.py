@@ -303,6 +303,18 @@ def test_other_sweepers_choose_their_jobs_themselves():
     assert jobs_of([*SWEEP, "optimizer.lr=interval(0.1,0.2)", "hydra/sweeper=optuna"]) is None
 
 
+def test_model_of_ones_own_is_named_by_its_file(tmp_path, monkeypatch):
+    shutil.copytree(paths.CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr(paths, "CONFIGS", tmp_path / "configs")
+    text = (paths.CONFIGS / "model/s4d.yaml").read_text()
+    (paths.CONFIGS / "model/mine.yaml").write_text("# title: My Model\n" + text)
+    (paths.CONFIGS / "model/untitled.yaml").write_text(text)
+    titles = [
+        cell_of(**composed(["task=listops", f"model={m}", "scale=mini"])).title for m in ("mine", "untitled", "s4d")
+    ]
+    assert titles == ["My Model", "untitled", "S4D"]
+
+
 def test_task_without_a_recipe_says_so(tmp_path, monkeypatch, capsys):
     shutil.copytree(paths.CONFIGS, tmp_path / "configs")
     monkeypatch.setattr(paths, "CONFIGS", tmp_path / "configs")

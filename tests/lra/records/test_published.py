@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.compose import names
 from helpers.made_up_runs import PUBLISHED
 from lra.records.published import ModelInfo, Published, PublishedRow, Quantity, load_published
 
@@ -80,3 +81,9 @@ def test_printed_averages_match_printed_scores():
 def test_models_name_published_rows_that_exist():
     for stem, info in PUBLISHED.models.items():
         assert info.row is None or PUBLISHED.row_of(stem) is not None, stem
+
+
+def test_every_listed_model_exists_or_has_a_published_row():
+    rows = {row.model for row in PUBLISHED.rows}
+    assert [m.stem for m in PUBLISHED.models.values() if m.row is not None and m.row not in rows] == []
+    assert [m.stem for m in PUBLISHED.models.values() if m.row is None and m.stem not in names("model")] == []
