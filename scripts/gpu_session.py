@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder for the results")
     parser.add_argument("--minutes", type=float, default=15.0, help="time for everything")
     parser.add_argument("--s4-repo", type=Path, metavar="CHECKOUT", help="of state-spaces/s4, to compare with")
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="default: cuda")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="tests, extension, kernel, layer, ..., train")
     parser.add_argument("--task", default="image", help="task of the training")
     parser.add_argument("--model", default="s4", help="model of the training")

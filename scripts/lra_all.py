@@ -61,14 +61,14 @@ def print_outdated(done: list[GridJob]) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default="paper")
+    parser.add_argument("--scale", default="paper", help="of configs/scale; default: paper")
     parser.add_argument("--models", default="", help="comma-separated; empty: all of configs/model")
     parser.add_argument("--tasks", default="", help="comma-separated; empty: the six of LRA")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--launcher", default="local", help="local, or a file of configs/launcher: slurm")
-    parser.add_argument("--results", type=Path, default=Path("results/runs"))
-    parser.add_argument("--tables", type=Path, default=Path("results/tables"))
+    parser.add_argument("--results", type=Path, default=Path("results/runs"), help="folder of records")
+    parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of tables")
     parser.add_argument("--dry-run", action="store_true", help="print commands, time and memory of the plan, and end")
     parser.add_argument("overrides", nargs="*", help="more arguments of scripts/train.py, for every cell")
     return parser.parse_args()

@@ -24,7 +24,7 @@ from lra.records.published import TASKS
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default="paper", choices=options("scale"))
+    parser.add_argument("--scale", default="paper", choices=options("scale"), help="default: paper")
     parser.add_argument("--models", default="s4,transformer", help="comma-separated; all: every model")
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=20.0, help="seconds to measure each model and task")
     parser.add_argument("--again", action="store_true", help="measure even what is known")
     parser.add_argument("--markdown", type=Path, help="write the costs of single runs to this file, too")
-    parser.add_argument("--results", type=Path, default=Path("results/runs"))
+    parser.add_argument("--results", type=Path, default=Path("results/runs"), help="folder of records")
     parser.add_argument("overrides", nargs="*", help="more arguments of scripts/train.py, for every cell")
     args = parser.parse_args()
     models = options("model") if args.models == "all" else args.models.split(",")

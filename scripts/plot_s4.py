@@ -189,7 +189,7 @@ def kernels(overrides: list[str], checkpoint: Path | None) -> tuple[dict[str, li
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/figures", help="folder of the figures")
-    parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png")
+    parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="of the figures; default: png")
     parser.add_argument(
         "--checkpoint",
         type=Path,

@@ -115,7 +115,7 @@ def as_json(made: Any) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("project", type=project, metavar="ENTITY/PROJECT")
+    parser.add_argument("project", type=project, metavar="ENTITY/PROJECT", help="online project of the runs")
     parser.add_argument("--scale", default="paper", help="scale of the runs in the report")
     parser.add_argument("--dry-run", action="store_true", help="print both as JSON and send nothing")
     args = parser.parse_args()

@@ -94,7 +94,7 @@ def replaces(record: Record, path: Path) -> bool:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("project", nargs="?", metavar="ENTITY/PROJECT")
+    parser.add_argument("project", nargs="?", metavar="ENTITY/PROJECT", help="fetch every run that has a record")
     parser.add_argument("--offline", type=Path, metavar="FOLDER", help="folder of offline runs instead of a project")
     parser.add_argument("--results", type=Path, default=RESULTS / "runs", help="where records are written")
     parser.add_argument("--force", action="store_true", help="replace local records that differ")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lra import paths
-from lra.config.overrides import choices_of, die, is_group, key_of, nearest, parse_arguments, result_overrides
+from lra.config.overrides import choices_of, die, is_group, key_of, nearest, options, parse_arguments, result_overrides
 from lra.config.variant import (
     Settings,
     canonical,
@@ -52,6 +52,7 @@ def recipe_for(model: str, family: str, task: str) -> str:
 
 
 OmegaConf.register_new_resolver("recipe_for", recipe_for)
+OmegaConf.register_new_resolver("known", lambda group: ", ".join(options(group)))
 
 
 def compose(words: list[str], config: str) -> DictConfig:

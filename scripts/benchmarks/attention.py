@@ -51,11 +51,15 @@ TABLES = {"s4": "S4 Table 3", "lra": "LRA Table 2"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--setting", choices=SETTINGS, nargs="+", default=["s4"])
+    parser.add_argument(
+        "--setting", choices=SETTINGS, nargs="+", default=["s4"], help="table of the paper; default: s4"
+    )
     choices, help = ["all", *all_models()], "of configs/model, or all; default: those of the papers' tables"
     parser.add_argument("--models", nargs="+", choices=choices, default=MODELS, metavar="NAME", help=help)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 3072, 4096, 16384], metavar="L")
-    parser.add_argument("--B", type=int, default=1)
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[1024, 2048, 3072, 4096, 16384], metavar="L", help="of the input"
+    )
+    parser.add_argument("--B", type=int, default=1, help="rows of the batch")
     parser.add_argument("--memory-gb", type=float, help="skip models that would need more")
     parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
     options.arguments(parser, repeats=3)

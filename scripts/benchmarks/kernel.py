@@ -23,11 +23,11 @@ FEATURES = 8
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", choices=MODELS, nargs="+", default=["s4"])
-    parser.add_argument("--H", type=int, nargs="+", default=[256])
-    parser.add_argument("--N", type=int, nargs="+", default=[64])
-    parser.add_argument("--L", type=int, nargs="+", default=[1024, 4096, 16384])
-    parser.add_argument("--backends", nargs="+", default=[*reversed(BACKENDS)], choices=BACKENDS)
+    parser.add_argument("--model", choices=MODELS, nargs="+", default=["s4"], help="default: s4")
+    parser.add_argument("--H", type=int, nargs="+", default=[256], help="features")
+    parser.add_argument("--N", type=int, nargs="+", default=[64], help="size of the state")
+    parser.add_argument("--L", type=int, nargs="+", default=[1024, 4096, 16384], help="length")
+    parser.add_argument("--backends", nargs="+", default=[*reversed(BACKENDS)], choices=BACKENDS, help="default: all")
     options.arguments(parser, peer=True)
     parser.add_argument("--cold", action="store_true", help="build compiled and Triton kernels again, in empty caches")
 

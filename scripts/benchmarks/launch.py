@@ -12,12 +12,12 @@ from lra.profiling.timing import timed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", choices=MODELS, default="s4")
-    parser.add_argument("--H", type=int, default=256)
-    parser.add_argument("--N", type=int, default=64)
-    parser.add_argument("--L", type=int, default=16384)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--model", choices=MODELS, default="s4", help="default: s4")
+    parser.add_argument("--H", type=int, default=256, help="features")
+    parser.add_argument("--N", type=int, default=64, help="size of the state")
+    parser.add_argument("--L", type=int, default=16384, help="length")
+    parser.add_argument("--device", default="cuda", help="of torch; default: cuda")
+    parser.add_argument("--repeats", type=int, default=20, help="rounds, of which the median counts")
 
 
 def run(args: argparse.Namespace) -> list[Row]:

@@ -16,10 +16,10 @@ FEATURES = 8
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", choices=MODELS, nargs="+", default=["s4"])
+    parser.add_argument("--model", choices=MODELS, nargs="+", default=["s4"], help="default: s4")
     parser.add_argument("--shapes", nargs="+", default=options.SHAPES, metavar="B,H,L", help="sizes")
-    parser.add_argument("--N", type=int, default=64)
-    parser.add_argument("--backends", nargs="+", default=["auto"], choices=["auto", *BACKENDS])
+    parser.add_argument("--N", type=int, default=64, help="size of the state")
+    parser.add_argument("--backends", nargs="+", default=["auto"], choices=["auto", *BACKENDS], help="default: auto")
     parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
     options.arguments(parser, peer=True)
 

@@ -149,11 +149,11 @@ PAIRS: dict[str, tuple[Callable[[int, int, int], nn.Module], Callable[[int, int,
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", nargs="+", choices=PAIRS, default=list(PAIRS), metavar="NAME")
+    parser.add_argument("--models", nargs="+", choices=PAIRS, default=list(PAIRS), metavar="NAME", help="default: all")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096], metavar="L", help="multiples of 512")
-    parser.add_argument("--B", type=int, default=2)
-    parser.add_argument("--D", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--B", type=int, default=2, help="rows of the batch")
+    parser.add_argument("--D", type=int, default=256, help="width")
+    parser.add_argument("--heads", type=int, default=4, help="of attention")
     options.arguments(parser)
 
 

@@ -32,8 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     from benchmarks import options  # not in the measured process
 
     options.config_arguments(parser, ["listops", "pathfinder", "pathx"], ["s4", "transformer"], "mini")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--steps", type=int, default=100, help="of each run")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default: cpu")
     parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; default: all")
 
 
@@ -141,4 +141,6 @@ def main(answer: str, *words: str) -> int:
 
 
 if __name__ == "__main__":
+    if __spec__ is None:  # called as a script
+        sys.exit("loop.py: is no command; hint: python scripts/bench.py loop --help")
     sys.exit(main(*sys.argv[1:]))

@@ -22,9 +22,9 @@ COLUMNS = {"ms": "training step, dim {}", "MB": "memory, dim {}"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dims", type=int, nargs="+", default=[128, 256, 512], metavar="H")
-    parser.add_argument("--L", type=int, default=1024)
-    parser.add_argument("--B", type=int, default=1)
+    parser.add_argument("--dims", type=int, nargs="+", default=[128, 256, 512], metavar="H", help="features")
+    parser.add_argument("--L", type=int, default=1024, help="length")
+    parser.add_argument("--B", type=int, default=1, help="rows of the batch")
     parser.add_argument("--backend", default="auto", help="of S4's kernels")
     options.arguments(parser)
 

@@ -23,7 +23,7 @@ from lra.task import Batch
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.config_arguments(parser, ["listops", "image"], ["s4", "s4d"], "paper")
     parser.add_argument("--B", type=int, help="largest batch size; default: the recipe's")
-    parser.add_argument("--backends", nargs="+", default=[*reversed(BACKENDS)], choices=BACKENDS)
+    parser.add_argument("--backends", nargs="+", default=[*reversed(BACKENDS)], choices=BACKENDS, help="default: all")
     options.arguments(parser)
 
 

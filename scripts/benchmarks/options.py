@@ -28,19 +28,21 @@ SHAPES = ["16,128,1024", "4,256,4096", "1,256,16384"]
 
 def arguments(parser: argparse.ArgumentParser, *, repeats: int = 5, peer: bool = False) -> None:
     """--device, --threads, --repeats; with peer also --peer and --peer-path, which time the S4 repository."""
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="of torch; default: cpu")
     parser.add_argument("--threads", type=positive, help="of PyTorch on the CPU; default: all")
     parser.add_argument("--repeats", type=positive, default=repeats, help="rounds, of which the median counts")
     if peer:
         parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="also time state-spaces/s4 in this checkout")
-        parser.add_argument("--peer-path", choices=["cuda", "keops", "plain"], nargs="+", default=["keops"])
+        parser.add_argument(
+            "--peer-path", choices=["cuda", "keops", "plain"], nargs="+", default=["keops"], help="its kernels to time"
+        )
 
 
 def config_arguments(parser: argparse.ArgumentParser, tasks: list[str], models: list[str], scale: str) -> None:
     """--task, --model, --scale, --set: which configurations of scripts/train.py to measure."""
-    parser.add_argument("--task", nargs="+", default=tasks)
-    parser.add_argument("--model", nargs="+", default=models)
-    parser.add_argument("--scale", default=scale)
+    parser.add_argument("--task", nargs="+", default=tasks, help=f"default: {' '.join(tasks)}")
+    parser.add_argument("--model", nargs="+", default=models, help=f"default: {' '.join(models)}")
+    parser.add_argument("--scale", default=scale, help=f"default: {scale}")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides as for scripts/train.py")
 
 

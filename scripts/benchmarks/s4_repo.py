@@ -143,4 +143,6 @@ def training_step(s4: Any, device: str, repeats: int, c: argparse.Namespace) -> 
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 11:
+        sys.exit("s4_repo.py: is called by the benchmarks with --peer; hint: python scripts/bench.py kernel --help")
     main()

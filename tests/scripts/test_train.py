@@ -122,6 +122,22 @@ def test_options_of_hydra(options, behind, tmp_path, monkeypatch, capsys):
     assert "models.lssl.LSSL" in capsys.readouterr().out
 
 
+def test_help_lists_what_can_be_composed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        train.command()
+    assert stop.value.code in (0, None)
+    listed, _, settings = capsys.readouterr().out.partition("== Settings")
+    choices = dict(re.findall(r"^(\w+): (.*)$", listed.partition("choice) ==")[2], re.M))
+    assert set(choices) == {"task", "model", "scale", "trainer", "recipe"}
+    for group in ("task", "scale", "trainer"):
+        for choice in choices[group].split(", "):
+            composed([f"{group}={choice}"])
+    assert choices["model"].split(", ") == sorted(p.stem for p in (paths.CONFIGS / "model").glob("[a-z]*.yaml"))
+    assert "optimizer:\n  lr: " in settings
+
+
 def test_shell_completion(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", "-sc", "query=bash"])
