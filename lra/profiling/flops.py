@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lra.ops.fftconv import only_torch
 from lra.task import TaskSpec
 
 LONGEST = 1024
@@ -77,6 +78,6 @@ def forward_flops(model: nn.Module, spec: TaskSpec, longest: int = LONGEST) -> i
         x = torch.zeros(rows, length, spec.width)
     counter = FlopCounterMode(display=False, custom_mapping=FFT_FLOPS)
     # FlopCounterMode does not know the fused attention kernels of the CPU
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), only_torch(), counter:
         model(x, torch.ones(rows, length, dtype=torch.bool))
     return counter.get_total_flops()

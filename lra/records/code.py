@@ -19,6 +19,7 @@ LEARNER = "lra.training.learner"
 PRETRAINING = "lra.training.pretraining"
 DISPATCH = "lra.ops.ssm_kernels.dispatch"
 CHOOSERS = (DISPATCH, "lra.objectives.objective")  # choose among all files of their folder
+CPP_LIBRARY = "lra.ops.cpp_library"  # builds the files of csrc
 FRAMEWORK = re.compile(r"lra\.task|data\.(loader|datamodule)|lra\.(nn|ops|training|objectives)(\..*)?")
 NOT_NUMERICAL = re.compile(r"lra\.training\.(checkpoint|trainer|progress_bar|learning_curve)|.*\.significance")
 LEFT_OUT = re.compile(r"lra(\..*)?|data|data\.(download|duplicates|verify|prepared|source|tokenizer|generators)(\..*)?")
@@ -71,10 +72,10 @@ def _follow(starts: list[str], roots: list[Path], seen: set[str], found: Files) 
         found[part][_relative(path) if own else name] = digest
         todo += [module for module in imports if _find(module, ours) is not None]
         if name in CHOOSERS:
-            files = (
-                p for p in path.parent.rglob("*") if p.suffix in (".py", ".cpp", ".h") and p.stem != "significance"
-            )
+            files = (p for p in path.parent.rglob("*.py") if p.stem != "significance")
             found[part] |= {_relative(p): _read(p, "")[0] for p in files}
+        if name == CPP_LIBRARY:
+            found[part] |= {_relative(p): _read(p, "")[0] for p in path.with_name("csrc").iterdir()}
 
 
 def changes(before: Files, now: Files) -> str | None:

@@ -65,8 +65,8 @@ def edit(path, old: str, new: str) -> None:
         ("lra/nn/blocks.py", "from torch import", "import math\nfrom torch import", {"framework"}),
         ("lra/training/learner.py", "import torch\n", "import torch\n\nSOMETHING = 2\n", {"framework"}),
         ("lra/training/progress_bar.py", "import", "X = 1\nimport", set()),
-        ("lra/ops/ssm_kernels/csrc/cauchy.cpp", "#include", "// a comment\n\n  #include", set()),
-        ("lra/ops/ssm_kernels/csrc/cauchy.cpp", "#include", "#define X 1\n#include", {"framework"}),
+        ("lra/ops/csrc/cauchy.cpp", "#include", "// a comment\n\n  #include", set()),
+        ("lra/ops/csrc/cauchy.cpp", "#include", "#define X 1\n#include", {"framework"}),
     ],
 )
 def test_only_code_that_counts_changes_the_fingerprint(file, old, new, changed, checkout):

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from helpers.kernel_cases import errors, system, value_and_gradients
+from lra.ops.cpp_library import instruction_set, library
+from lra.ops.fftconv import long_conv
 from lra.ops.ssm_kernels import cpp
 from lra.ops.ssm_kernels.dispatch import nplr_spectrum
 
 AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+VECTORS = {"x86-64-v2": "128-bit vectors", "x86-64-v3": "AVX2", "x86-64-v4": "AVX-512"}
 CPU_FLAG = {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
 
 AUTOCAST = """
@@ -45,14 +48,18 @@ def test_cpp_kernels_match_on_every_x86_level(level, tmp_path, monkeypatch):
     if reason := cpp.unavailable_reason(torch.device("cpu"), torch.float32):
         pytest.skip(reason)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    flags = [flag.replace("native", level) for flag in cpp.FLAGS]
-    monkeypatch.setattr(cpp, "FLAGS", flags)
-    cpp.library.cache_clear()
+    monkeypatch.setenv("CXXFLAGS", f"-march={level}")
+    library.cache_clear()
     try:
+        assert instruction_set(library("fftconv")) == VECTORS[level]
         rounded, exact = system(3, 5, 2, 1), system(3, 5, 2, 1, torch.float64)
         truth = value_and_gradients(lambda *p: nplr_spectrum(*p, 100, backend="reference"), exact)
         found = value_and_gradients(lambda *p: nplr_spectrum(*p, 100, backend="compiled"), rounded)
-        assert list(tmp_path.rglob("*.so")), "the library was not compiled here"
+        assert len(list(tmp_path.rglob("*.so"))) == 2, "the libraries were not compiled here"
+        torch.manual_seed(0)
+        u, kernel = torch.randn(2, 9, 25), torch.randn(2, 9, 25)
+        convolved = long_conv(u, kernel), long_conv(u.double(), kernel.double())
     finally:
-        cpp.library.cache_clear()
+        library.cache_clear()
     assert all(error < 1e-4 for error in errors(found, truth).values())
+    torch.testing.assert_close(convolved[0].double(), convolved[1], rtol=0, atol=1e-5)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lra.ops import fftconv, fftconv_cpp
 from lra.ops.fftconv import PaddedFFT, fast_length, long_conv, transform_length
 
 CUDA = pytest.param(
@@ -99,3 +100,73 @@ def test_empty_batch():
 def test_mismatched_kernel_is_refused():
     with pytest.raises(ValueError, match=r"kernel \(1, 2, 5\).*\(1, 3, 5\)"):
         long_conv(torch.zeros(1, 3, 5), torch.zeros(1, 2, 5))
+
+
+def value_and_gradients(u, kernel, D, mask, dy):
+    inputs = [None if x is None else x.detach().requires_grad_() for x in (u, kernel, D)]
+    y = long_conv(*inputs, mask)
+    return y, *torch.autograd.grad(y, [x for x in inputs if x is not None], dy)
+
+
+# L and M: powers of two times 1, 3 and 5, one position, more positions than a block of the cache; H: parts of vectors
+@pytest.mark.parametrize("layout", ["features", "positions", "neither"])
+@pytest.mark.parametrize(
+    ("B", "H", "L", "M", "K"),
+    [
+        (2, 4, 1, 1, 1),
+        (3, 5, 2, 9, 2),
+        (2, 17, 23, 23, 2),
+        (1, 33, 40, 7, 2),
+        (5, 20, 96, 100, 1),
+        (2, 16, 2100, 2100, 2),
+    ],
+)
+def test_loops_equal_definition_in_float64(B, H, L, M, K, layout):
+    if reason := fftconv_cpp.unavailable_reason():
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    u, dy = torch.randn(2, B, H, L)
+    if layout != "positions":
+        u = u.mT.contiguous().mT
+    if layout == "neither":
+        u, dy = torch.stack([u, u], -1)[..., 0], torch.ones(1).expand(B, H, L)
+    kernel, D, mask = torch.randn(H, M, K).permute(2, 0, 1), torch.randn(H), torch.rand(B, L) < 0.8
+    for options in ((None, mask), (D, None)):
+        results = [value_and_gradients(u, kernel, *options, dy)]
+        exact = [None if x is None else x.double() for x in (u, kernel, options[0])]
+        results.append(value_and_gradients(*exact, options[1], dy.double()))
+        for found, expected in zip(*results, strict=True):
+            assert (found - expected).norm() <= 5e-7 * expected.norm()
+            assert found.stride() == expected.stride()
+
+
+def test_loops_do_not_depend_on_threads():
+    torch.manual_seed(0)
+    u, dy, kernel = torch.randn(5, 200, 40).mT, torch.randn(5, 200, 40).mT, torch.randn(2, 40, 200)
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        results.append(value_and_gradients(u, kernel, torch.ones(40), None, dy))
+    torch.set_num_threads(threads)
+    assert all(map(torch.equal, *results))
+
+
+def test_missing_compiler_is_said_once(monkeypatch):
+    monkeypatch.setattr(fftconv_cpp, "unavailable_reason", lambda: "no compiler")
+    fftconv.has_loops.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"slower Fourier transforms \(no compiler\)") as warned:
+            results = [long_conv(torch.ones(1, 16, 5), torch.ones(1, 16, 5)) for _ in range(2)]
+    finally:
+        fftconv.has_loops.cache_clear()
+    assert len(warned) == 1
+    torch.testing.assert_close(results[1][0, 0], torch.arange(1.0, 6.0))
+
+
+def test_loops_can_be_switched_off():
+    u, kernel = torch.randn(2, 16, 9), torch.randn(1, 16, 9)
+    with fftconv.only_torch():
+        assert not fftconv.runs_compiled(u, kernel)
+        without = long_conv(u, kernel)
+    assert fftconv.runs_compiled(u, kernel)
+    torch.testing.assert_close(without, long_conv(u, kernel))

@@ -98,13 +98,14 @@ def test_saving_convolution_equals_ours():
 
 
 def test_cold_kernels_are_built_again(monkeypatch):
+    from lra.ops import cpp_library
     from lra.ops.ssm_kernels import cpp
 
     commands = []
-    for function in (cpp.library, cpp.unavailable_reason):
+    for function in (cpp_library.library, cpp.unavailable_reason):
         function.cache_clear()
-    real = cpp.subprocess.run
-    monkeypatch.setattr(cpp.subprocess, "run", lambda *a, **k: commands.append(a) or real(*a, **k))
+    real = cpp_library.subprocess.run
+    monkeypatch.setattr(cpp_library.subprocess, "run", lambda *a, **k: commands.append(a) or real(*a, **k))
     monkeypatch.setenv("XDG_CACHE_HOME", "nowhere")
     monkeypatch.setenv("TRITON_CACHE_DIR", "nowhere")
     _, rows = run("kernel", "--cold", "--backends", "compiled")

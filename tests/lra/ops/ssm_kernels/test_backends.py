@@ -1,10 +1,8 @@
 """Every kernel backend against the reference, in values and gradients."""
 
-import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.kernel_cases import errors, system, value_and_gradients
 from lra.ops.hippo import nplr
-from lra.ops.ssm_kernels import cpp, dispatch
+from lra.ops.ssm_kernels import dispatch
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel, nplr_kernel, nplr_spectrum
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -162,26 +160,6 @@ def test_kernel_is_irfft_of_spectrum(S, K, R, L, backend, device):
     results = ((y, *torch.autograd.grad(y, parameters, weight)) for y in (kernel, expected))
     for name, x, y in zip(["kernel", "dt", "decay", "imag", "B", "C", "P"], *results, strict=True):
         assert (x - y).norm() <= 1e-5 * y.norm(), name
-
-
-def runs(march: str) -> bool:
-    """Whether the processor has the instruction set of this x86-64 level."""
-    info = Path("/proc/cpuinfo")
-    needed = {"v2": "sse4_2", "v3": "avx2", "v4": "avx512vl"}[march.removeprefix("x86-64-")]
-    return info.exists() and needed in info.read_text().split()
-
-
-@pytest.mark.parametrize(
-    ("march", "name"), [("x86-64-v2", "128-bit vectors"), ("x86-64-v3", "AVX2"), ("x86-64-v4", "AVX-512")]
-)
-def test_every_instruction_set_equals_reference(march, name, monkeypatch):
-    """More poles and frequencies than in a block, and numbers of both that no block divides."""
-    if not runs(march):
-        pytest.skip(f"the processor has no {name}")
-    monkeypatch.setenv("CXXFLAGS", f"-march={march}")
-    monkeypatch.setattr(cpp, "library", functools.cache(cpp.library.__wrapped__))
-    assert cpp.instruction_set.__wrapped__() == name
-    compare_spectrum(3, 7, 2, 1, 1500, "compiled", "cpu")
 
 
 def test_compiled_float64_equals_reference():

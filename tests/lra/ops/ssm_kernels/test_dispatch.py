@@ -6,11 +6,15 @@ import sys
 import pytest
 import torch
 
-from lra.ops.ssm_kernels import cpp, dispatch
+from lra.ops.cpp_library import library
+from lra.ops.ssm_kernels import dispatch
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel, nplr_kernel, nplr_spectrum
 from models.s4 import S4
 
-build = cpp.library.__wrapped__  # without the cache in memory
+
+def build():
+    """Without the cache in memory."""
+    return library.__wrapped__("cauchy", "REAL=float", "OUTPUTS=1", "RANK=1")
 
 
 def system() -> list[torch.Tensor]:
@@ -88,15 +92,15 @@ def test_auto_warns_if_only_reference_runs(device, reason, monkeypatch):
 
 def test_library_is_built_once_and_needs_a_compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build(torch.float32, 1, 1)
+    build()
     (built,) = (tmp_path / "lra" / "kernels").iterdir()
     before = built.stat().st_mtime_ns
-    build(torch.float32, 1, 1)
+    build()
     assert built.stat().st_mtime_ns == before
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
-        build(torch.float32, 1, 1)
+        build()
 
 
 def cache_is_a_file(cache, monkeypatch):
@@ -105,7 +109,7 @@ def cache_is_a_file(cache, monkeypatch):
 
 def cached_library_is_damaged(cache, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "first"))
-    build(torch.float32, 1, 1)
+    build()
     (built,) = (cache / "first" / "lra" / "kernels").iterdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     (cache / "lra" / "kernels").mkdir(parents=True)
@@ -125,11 +129,11 @@ def test_unusable_cache_folder_is_replaced(trouble, tmp_path, monkeypatch):
     trouble(cache, monkeypatch)
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    assert build(torch.float32, 1, 1).spectrum
+    assert build().spectrum
     assert list(temporary.iterdir()) == []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(RuntimeError, match=r"cache folder .*\(.+\).*XDG_CACHE_HOME"):
-        build(torch.float32, 1, 1)
+        build()
 
 
 def test_used_backends_are_recorded():

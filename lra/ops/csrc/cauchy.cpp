@@ -10,12 +10,11 @@
 // over (C_1 .. C_K, P*_1 .. P*_R) x (B, P_1 .. P_R). The node tables hold s, c, s^2, c^2, -2 s c, each padded to F_pad.
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
+#include "parallel.h"
 #include "simd.h"
 
 constexpr int K = OUTPUTS, R = RANK, ROWS = K + R, J = ROWS * (1 + R), TILE = 16, FLUSH_EVERY = 12;
@@ -125,20 +124,6 @@ static inline void pad_to_vectors(std::vector<long>& near) {
     while (near.size() % W<double>) near.push_back(near.back());
 }
 
-// Calls work(h) for every feature; threads take one feature at a time.
-template <class Work>
-static void parallel(long H, int threads, Work work) {
-    std::atomic<long> next{0};
-    auto worker = [&] {
-        auto own_work = work;
-        for (long h; (h = next++) < H;) own_work(h);
-    };
-    std::vector<std::thread> others;
-    for (int t = 1; t < std::min<long>(threads, H); ++t) others.emplace_back(worker);
-    worker();
-    for (auto& other : others) other.join();
-}
-
 // Calls put(k, value) with the k-th spectrum at the frequencies of w; returns the squared norm of M.
 template <class T, class Put>
 static inline V<T> spectra(const std::vector<Pole<T>>& poles, const Node<T>& w, Complex<T>* r, Put put) {
@@ -159,7 +144,7 @@ extern "C" void spectrum(Parameters x, const REAL* nodes, const double* exact_no
                          long F_pad, int threads) {
     parallel(H, threads, [=, poles = std::vector<Pole<REAL>>(N), exact = std::vector<Pole<double>>(N),
                           r = std::vector<Complex<REAL>>(N), exact_r = std::vector<Complex<double>>(N),
-                          near = std::vector<long>()](long h) mutable {
+                          near = std::vector<long>()](long h, int) mutable {
         read_poles(x, h, H, poles);
         near.clear();
         for (long f = 0; f < F; f += W<REAL>) {
@@ -296,7 +281,7 @@ extern "C" void spectrum_backward(Parameters x, const REAL* nodes, const double*
     auto total = [](V<double> v) { double sum = 0; for (int i = 0; i < W<double>; ++i) sum += v[i]; return sum; };
     parallel(H, threads, [=, poles = std::vector<Pole<REAL>>(N), exact = std::vector<Pole<double>>(N),
                           acc = std::vector<PoleGradient<REAL>>(N), exact_acc = std::vector<PoleGradient<double>>(N),
-                          tile = Tile<REAL>{N}, exact_tile = Tile<double>{N}, near = std::vector<long>()](long h) mutable {
+                          tile = Tile<REAL>{N}, exact_tile = Tile<double>{N}, near = std::vector<long>()](long h, int) mutable {
         read_poles(x, h, H, poles);
         std::fill(exact_acc.begin(), exact_acc.end(), PoleGradient<double>{});
         near.clear();

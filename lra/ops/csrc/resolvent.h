@@ -1,5 +1,5 @@
-// Coefficients of lra/ops/ssm_kernels/resolvent.py for one feature, and their gradients. In double precision, because
-// near a pole the gradients of p and q are large and cancel in those of the parameters.
+// Frequencies and coefficients of lra/ops/ssm_kernels/resolvent.py for one feature, and the gradients of the latter. In
+// double precision, because near a pole the gradients of p and q are large and cancel in those of the parameters.
 
 #pragma once
 
@@ -13,6 +13,23 @@ using Z = std::complex<double>;
 struct Parameters {
     REAL* dt;
     std::complex<REAL>*A, *B, *C, *P;
+};
+
+// s, c, s^2, c^2, -2 s c of a vector of frequencies; the tables are F_pad apart
+template <class T> struct Node {
+    V<T> s, c, ss, cc, sc;
+    Node() = default;
+    Node(const T* nodes, long F_pad, long f)
+        : s(load(nodes + f)), c(load(nodes + F_pad + f)), ss(load(nodes + 2 * F_pad + f)),
+          cc(load(nodes + 3 * F_pad + f)), sc(load(nodes + 4 * F_pad + f)) {}
+    // from single frequencies f[0], f[1], ...
+    Node(const T* nodes, long F_pad, const long* f) {
+        V<T>* rows[] = {&s, &c, &ss, &cc, &sc};
+        for (int row = 0; row < 5; ++row)
+            for (int i = 0; i < W<T>; ++i) (*rows[row])[i] = nodes[row * F_pad + f[i]];
+    }
+    // Masks lane i: D becomes -1.
+    void mask(long i) { s[i] = ss[i] = 1, c[i] = cc[i] = sc[i] = 0; }
 };
 
 // one pole of one feature

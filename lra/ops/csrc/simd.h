@@ -1,4 +1,4 @@
-// Vectors of real and complex numbers, as wide as the instruction set has them, and of frequencies; see cauchy.cpp.
+// Vectors of real and complex numbers, as wide as the instruction set has them.
 
 #pragma once
 
@@ -48,6 +48,18 @@ template <class T> static inline V<T> load(const T* x) {
     return v;
 }
 
+// Load or store at most `left` lanes; the others are zero.
+template <class T> static inline V<T> load(const T* x, long left) {
+    if (left >= W<T>) return load(x);
+    V<T> v{};
+    for (long i = 0; i < left; ++i) v[i] = x[i];
+    return v;
+}
+template <class T> static inline void store(V<T> v, T* to, long left) {
+    if (left >= W<T>) std::memcpy(to, &v, sizeof v);
+    else for (long i = 0; i < left; ++i) to[i] = v[i];
+}
+
 // Lanes I of the vectors a and b, those of b numbered from W.
 template <class T, int... I> static inline V<T> shuffle(V<T> a, V<T> b) {
 #ifdef __clang__
@@ -58,11 +70,9 @@ template <class T, int... I> static inline V<T> shuffle(V<T> a, V<T> b) {
 #endif
 }
 template <class T, int... I>
-static inline void interleave(Complex<T> z, T* pairs, std::integer_sequence<int, I...>) {
-    V<T> low = shuffle<T, (I / 2 + I % 2 * W<T>)...>(z.re, z.im);
-    V<T> high = shuffle<T, (W<T> / 2 + I / 2 + I % 2 * W<T>)...>(z.re, z.im);
-    std::memcpy(pairs, &low, sizeof low);
-    std::memcpy(pairs + W<T>, &high, sizeof high);
+static inline void interleave(V<T> a, V<T> b, V<T>* out, std::integer_sequence<int, I...>) {
+    out[0] = shuffle<T, (I / 2 + I % 2 * W<T>)...>(a, b);
+    out[1] = shuffle<T, (W<T> / 2 + I / 2 + I % 2 * W<T>)...>(a, b);
 }
 template <class T, int... I>
 static inline Complex<T> deinterleave(const T* pairs, std::integer_sequence<int, I...>) {
@@ -73,10 +83,9 @@ template <class T> using Lanes = std::make_integer_sequence<int, W<T>>;
 
 // Store to and load from interleaved (real, imaginary) pairs, at most `left` of them.
 template <class T> static inline void store(Complex<T> z, T* to, long left) {
-    if (left >= W<T>) return interleave(z, to, Lanes<T>());
-    T pairs[2 * W<T>];
-    interleave(z, pairs, Lanes<T>());
-    std::copy_n(pairs, 2 * left, to);
+    V<T> pairs[2];
+    interleave<T>(z.re, z.im, pairs, Lanes<T>());
+    std::memcpy(to, pairs, std::min<long>(left, W<T>) * 2 * sizeof(T));
 }
 template <class T> static inline Complex<T> load_pairs(const T* from, long left) {
     if (left >= W<T>) return deinterleave(from, Lanes<T>());
@@ -85,19 +94,11 @@ template <class T> static inline Complex<T> load_pairs(const T* from, long left)
     return deinterleave(pairs, Lanes<T>());
 }
 
-// s, c, s^2, c^2, -2 s c of a vector of frequencies; the tables are F_pad apart
-template <class T> struct Node {
-    V<T> s, c, ss, cc, sc;
-    Node() = default;
-    Node(const T* nodes, long F_pad, long f)
-        : s(load(nodes + f)), c(load(nodes + F_pad + f)), ss(load(nodes + 2 * F_pad + f)),
-          cc(load(nodes + 3 * F_pad + f)), sc(load(nodes + 4 * F_pad + f)) {}
-    // from single frequencies f[0], f[1], ...
-    Node(const T* nodes, long F_pad, const long* f) {
-        V<T>* rows[] = {&s, &c, &ss, &cc, &sc};
-        for (int row = 0; row < 5; ++row)
-            for (int i = 0; i < W<T>; ++i) (*rows[row])[i] = nodes[row * F_pad + f[i]];
+// Transposes a square of W vectors.
+template <class T> static inline void transpose(V<T>* x) {
+    V<T> y[W<T>];
+    for (int width = 1; width < W<T>; width *= 2) {
+        for (int i = 0; i < W<T> / 2; ++i) interleave<T>(x[i], x[i + W<T> / 2], y + 2 * i, Lanes<T>());
+        std::copy_n(y, W<T>, x);
     }
-    // Masks lane i: D becomes -1.
-    void mask(long i) { s[i] = ss[i] = 1, c[i] = cc[i] = sc[i] = 0; }
-};
+}
