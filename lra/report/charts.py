@@ -27,7 +27,7 @@ from lra.tables.agreement import Agreement
 from lra.tables.comparison import seeds_entry
 from lra.tables.efficiency import Efficiency
 
-FAMILIES = ("state space", "convolution", "recurrent", "hybrid", "attention", "efficient attention", "other")
+FAMILIES = ("state space", "convolution", "recurrent", "hybrid", "attention", "efficient attention", "linear", "other")
 Drawing = alt.LayerChart | alt.FacetChart
 CURVE_POINTS = 60
 WIDTH = 560  # of static pictures, in pixels; the page fits interactive charts to its own width

@@ -170,6 +170,11 @@ def test_pictures_have_one_decimal_but_labels_all_of_theirs():
     assert {"0.02", "0.05"} <= set(re.findall(">([^<]+)</text>", figure.picture))
 
 
+def test_every_family_has_a_colour():
+    assert {info.family for info in PUBLISHED.models.values()} <= set(charts.FAMILIES)
+    assert all(f"--f{i}: #" in charts.STYLE.read_text() for i in range(len(charts.FAMILIES)))
+
+
 def test_json_cannot_end_a_script():
     assert charts.as_json({"a": "</script><!--"}) == '{"a":"\\u003c/script>\\u003c!--"}'
     assert "</script" not in charts.bundle()
