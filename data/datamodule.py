@@ -178,6 +178,10 @@ class TaskData(pl.LightningDataModule):
             raise DataError(f"source={name}: {self.name} {problem}", hint="source=auto, official or a folder")
         return found
 
+    def make_examples(self, arrays: dict[str, np.ndarray]) -> Examples:
+        """The examples of the prepared arrays."""
+        return Examples.of_arrays(arrays, self.spec.max_len, eos=self.eos, affine=self.affine)
+
     def mismatch(self, edition: str) -> str | None:
         """Why an edition's data does not fit the arguments; None if it does."""
         return None
@@ -251,15 +255,16 @@ class TaskData(pl.LightningDataModule):
         manifest = prepared.read_manifest(folder)
         self._check_identity(manifest)
         arrays = {Path(name).stem: prepared.read_array(folder / name) for name in manifest["files"]}
-        examples = Examples.of_arrays(arrays, self.spec.max_len, eos=self.eos, affine=self.affine)
+        examples = self.make_examples(arrays)
         parts = {name: range(*ends) for name, ends in manifest["parts"].items()}
-        if any(part.stop > len(examples.y) or part.start < 0 for part in parts.values()):
-            problem = f"{folder}: parts {manifest['parts']} reach past {len(examples.y)} examples"
+        n = len(arrays["y"] if "y" in arrays else arrays["x"])
+        if any(part.stop > n or part.start < 0 for part in parts.values()):
+            problem = f"{folder}: parts {manifest['parts']} reach past {n} examples"
             raise DataError(problem, hint=f"delete {folder} and prepare it again")
         index = self.split(parts, manifest["edition"])
         self._check_test_is_held_out(index)
         index = {name: self._subset(name, rows) for name, rows in index.items()}
-        for name, rows in index.items():
+        for name, rows in index.items() if self.spec.objective == "classification" else ():
             labels = examples.y[torch.from_numpy(rows)]
             if len(rows) >= ENOUGH and (labels == labels[0]).all():
                 raise DataError(f"{self.name}: all {len(rows)} {name} examples have the label {int(labels[0])}")

@@ -3,7 +3,7 @@
     <root>/<task>/<edition>-<digest of the parameters>/
         x.npy         uint8: (n, L) of fixed length, or (total,) for documents of different length, concatenated
         offsets.npy   int64 (documents + 1,): document i is x[offsets[i]:offsets[i + 1]]; only if lengths differ
-        y.npy         uint8 (n,): labels
+        y.npy         uint8 (n,): labels; a series has none
         pairs.npy     int32 (n, 2): the two documents of each example, if paired
         manifest.json edition, source, parameters, counts, and size and SHA-256 of every array
 
@@ -200,7 +200,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("an entry is of the wrong type")
         if any(len(pair) != 2 for pair in manifest["parts"].values()) or any(type(end) is not int for end in ends):
             raise ValueError("parts are not pairs of whole numbers")
-        if not {"x.npy", "y.npy"} <= sizes.keys():
+        series = manifest["parts"].keys() == {"rows"}  # has no labels
+        if not {"x.npy", *([] if series else ["y.npy"])} <= sizes.keys():
             raise ValueError("x.npy or y.npy is not listed")
         if any("/" in name or not name.endswith(".npy") for name in sizes):
             raise ValueError("it lists a file that is not an array of the folder")

@@ -34,6 +34,10 @@ def verify(task: TaskData) -> list[str]:
 def check_arrays(task: TaskData) -> None:
     """Labels, tokens, offsets and pairs are in range, and no document is empty."""
     examples, spec, name = task.opened.examples, task.spec, task.name
+    if spec.objective == "regression":
+        if not examples.x.isfinite().all():
+            raise DataError(f"{name}: a value of the series is not finite")
+        return
     bad = (examples.y < 0) | (examples.y >= spec.n_outputs)
     if bad.any():
         i = int(bad.int().argmax())
@@ -67,8 +71,8 @@ def check_duplicates(task: TaskData, advance: Callable[[int], object]) -> str:
 
 def check_labels(task: TaskData) -> list[str]:
     """Shares of the labels in each split; raises DataError if a large split lacks one."""
-    lines = []
-    for split, rows in task.opened.index.items():
+    lines: list[str] = []
+    for split, rows in task.opened.index.items() if task.spec.objective == "classification" else ():
         counts = np.bincount(task.opened.examples.y.numpy()[rows], minlength=task.spec.n_outputs)
         if not counts.all() and len(rows) >= 100 * task.spec.n_outputs:
             raise DataError(f"{task.name}: label {int(counts.argmin())} does not occur in {len(rows)} {split} examples")
@@ -87,8 +91,10 @@ def statistics(task: TaskData) -> dict[str, str]:
         "kind": task.kind,
         "source": task.opened.manifest["source"],
         "examples": " / ".join(str(n) for n in task.counts.values()),
-        "labels": shares(np.bincount(examples.y.numpy()[rows], minlength=task.spec.n_outputs)),
     }
+    if task.spec.objective != "classification":
+        return numbers | task.statistics()
+    numbers["labels"] = shares(np.bincount(examples.y.numpy()[rows], minlength=task.spec.n_outputs))
     if examples.offsets is not None:
         lengths = examples.offsets.diff().numpy()
         numbers["length, mean"] = f"{lengths.mean():.0f}"

@@ -105,8 +105,8 @@ def show(task: TaskData, table: Table, n: int, to: Path | None) -> None:
     rows = task.opened.index["test"][:n].tolist()
     pictures = [task.pixels(row) for row in rows]
     for row, picture in zip(rows, pictures, strict=True):
-        label = int(task.opened.examples.y[row])
-        console.print(f"\nexample {row}, label {label}")
+        label = f", label {int(task.opened.examples.y[row])}" if task.spec.objective == "classification" else ""
+        console.print(f"\nexample {row}{label}")
         if picture is None:
             console.print((task.text(row) or "")[:600], markup=False)
         elif to is None:

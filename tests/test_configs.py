@@ -8,10 +8,11 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from helpers.compose import CONFIGS, classifier, compose, names
+from helpers.compose import CONFIGS, FORECASTERS, classifier, compose, names
 from lra.config.compose import check_recipe, composed, plain, recipe_of, source_of
 from lra.config.param_budget import fit_to_budget
 from lra.config.schema import check_configuration
+from lra.objectives.objective import objective_of
 from lra.profiling.parameters import count_parameters
 from lra.records.store import load
 from lra.task import TaskSpec
@@ -27,11 +28,8 @@ def batch_of(spec: TaskSpec, n: int = 4, longest: int = 24):
     mask = torch.ones(rows, length, dtype=torch.bool)
     if spec.ragged:
         mask[1, length // 2 :] = False
-    if spec.vocab_size is None:
-        x = torch.randn(rows, length, spec.channels)
-    else:
-        x = torch.randint(1, spec.vocab_size, (rows, length)) * mask
-    return x, mask, torch.arange(n) % spec.n_outputs
+    x = dataclasses.replace(spec, max_len=length).random_input(rows)
+    return x if spec.vocab_size is None else x * mask, mask, spec.random_targets(n)
 
 
 def short_model(cfg, longest: int):
@@ -43,13 +41,13 @@ def short_model(cfg, longest: int):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_on_every_task(model):
-    for task in TASKS:
+    for task in sorted(set(TASKS) - {"etth2", "ettm1", "weather", "ecl"}):  # as etth1
         cfg = compose(f"task={task}", f"model={model}", "scale=smoke")
         net, spec = short_model(cfg, 64)
         x, mask, y = batch_of(spec)
         optimizer = adamw(net.train(), **plain(cfg.optimizer))
         before = [p.detach().clone() for p in net.parameters()]
-        torch.nn.functional.cross_entropy(net(x, mask), y).backward()
+        objective_of(spec.objective).loss(net(x, mask), y).backward()
         optimizer.step()
         assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)), task
 
@@ -71,7 +69,7 @@ def test_every_key_is_an_argument(model, scale):
 def test_recipes_name_model_task_and_source():
     for recipe in RECIPES:
         model, task = recipe.split("/")
-        assert model in MODELS, recipe
+        assert model in (*MODELS, *FORECASTERS), recipe
         assert task in TASKS, recipe
         assert source_of(recipe), recipe
 

@@ -20,7 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lra import paths
-from lra.config.overrides import choices_of, die, is_group, key_of, nearest, options, parse_arguments, result_overrides
+from lra.config.overrides import (
+    NAMING,
+    choices_of,
+    die,
+    is_group,
+    key_of,
+    nearest,
+    options,
+    parse_arguments,
+    result_overrides,
+)
 from lra.config.variant import (
     Settings,
     canonical,
@@ -224,7 +234,8 @@ def cell_of(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]
     raises  UserError for an override that changes nothing in the run
     """
     model, task, scale = choices["model"], choices["task"], choices["scale"]
-    names = [f"task={task}", f"model={model}", f"scale={scale}", f"seed={cfg.seed}"]
+    naming = [f"task.{key}={cfg.task[key]}" for key in naming_keys(cfg)]
+    names = [f"task={task}", f"model={model}", f"scale={scale}", f"seed={cfg.seed}", *naming]
     settings, variant, command = settings_of(cfg), [], names
     typed = settings
     if result_overrides(overrides) or "trainer" in {key_of(word) for word in overrides}:
@@ -240,7 +251,7 @@ def cell_of(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]
     config = hashed_config(settings)
     recipe, source, notes = recipe_of(model, str(choices.get("recipe")))
     spec = RunSpec(
-        task=task,
+        task=cfg.task.get("name") or task,
         model=model,
         title=title_of(model),
         seed=cfg.seed,
@@ -254,6 +265,12 @@ def cell_of(cfg: DictConfig, *, choices: Mapping[str, str], overrides: list[str]
         notes=notes,
     )
     return as_recorded(Path(cfg.results), spec, hashed_config(typed))
+
+
+def naming_keys(cfg: DictConfig) -> list[str]:
+    """Arguments of the task that are part of its name: horizon in `name: etth1-${.horizon}`."""
+    template = cast(dict[str, Any], OmegaConf.to_container(cfg.task, resolve=False)).get("name")
+    return NAMING.findall(template) if isinstance(template, str) else []
 
 
 def check_overrides(cfg: DictConfig, settings: Settings, overrides: list[str]) -> None:

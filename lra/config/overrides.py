@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -22,6 +23,9 @@ SETTING = re.compile(
     r"wandb\b.*|force|resume|results|runs|data\..*|hydra\b.*|trainer|"
     r"trainer\.(accelerator|devices|nodes|compile|graph|threads|deterministic|checkpoint_seconds|split)"
 )
+
+# in the name of a task: an argument that is part of it
+NAMING = re.compile(r"\$\{\.(\w+)\}")
 
 
 def key_of(override: str) -> str:
@@ -57,6 +61,24 @@ def options(group: str) -> list[str]:
     folder = paths.CONFIGS / group
     files = folder.glob("*/*.yaml" if group == "recipe" else "*.yaml")
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in files if p.name[0] != "_")
+
+
+def task_words(name: str) -> list[str]:
+    """The words of a command line that choose a task by its name: etth1-uni-48 is etth1 with features=uni, horizon=48.
+
+    raises  UserError if no task is called so
+    """
+    known = options("task")
+    if name in known:
+        return [f"task={name}"]
+    for task in known:
+        template = yaml.safe_load((paths.CONFIGS / "task" / f"{task}.yaml").read_text()).get("name")
+        if keys := NAMING.findall(template or ""):
+            pattern = re.escape(NAMING.sub("\0", template)).replace("\0", "([A-Za-z0-9_]+)")
+            if found := re.fullmatch(pattern, name):
+                values = zip(keys, found.groups(), strict=True)
+                return [f"task={task}", *(f"task.{key}={value}" for key, value in values)]
+    raise UserError(f"task {name}: no such task (known: {', '.join(known)})", hint=nearest(name, known))
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

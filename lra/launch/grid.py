@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lra.config.overrides import result_overrides
+from lra.config.overrides import result_overrides, task_words
 from lra.objectives.objective import objective_of
 from lra.paths import ROOT
 from lra.records.record import Record, record_path
@@ -37,7 +37,7 @@ class GridJob:
     @property
     def words(self) -> list[str]:
         """The command line of scripts/train.py."""
-        names = [f"task={self.task}", f"model={self.model}", f"scale={self.scale}", f"seed={self.seed}"]
+        names = [*task_words(self.task), f"model={self.model}", f"scale={self.scale}", f"seed={self.seed}"]
         return [*names, f"results={self.results}", *self.overrides]
 
     @property

@@ -26,7 +26,7 @@ def sinusoids(max_len: int, d_model: int) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """Token table or linear map of real values, plus positions and an optional class token in front."""
+    """Token table, or linear map of real values and a table for each category; plus positions and a class token."""
 
     def __init__(self, spec: TaskSpec, d_model: int, *, positions: str = "none", class_token: bool = False):
         super().__init__()
@@ -36,6 +36,8 @@ class Embedding(nn.Module):
             self.content = nn.Linear(spec.channels, d_model)
         else:
             self.content = nn.Embedding(spec.vocab_size, d_model)
+        self.channels = spec.channels
+        self.categories = nn.ModuleList(nn.Embedding(size, d_model) for size in spec.categories)
         self.class_token = nn.Parameter(torch.zeros(d_model)) if class_token else None
         self.max_len = spec.max_len + class_token
         if positions == "learned":
@@ -53,7 +55,12 @@ class Embedding(nn.Module):
 
         hidden, mask_vector  positions (B, L) whose content is replaced by the vector (D,)
         """
-        h = self.content(x)
+        if self.categories:
+            h = self.content(x[..., : self.channels])
+            for i, table in enumerate(self.categories, self.channels):
+                h = h + table(x[..., i].long())
+        else:
+            h = self.content(x)
         if hidden is not None and mask_vector is not None:
             h = torch.where(hidden[..., None], mask_vector.to(h.dtype), h)
         if self.class_token is not None:

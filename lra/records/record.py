@@ -103,14 +103,24 @@ class Point(StrictModel):
     seconds: Measurement = None
 
 
+class Forecast(StrictModel):
+    """The last column of a series: the end of the input, the target and the prediction, to four digits."""
+
+    context: list[float]
+    target: list[float]
+    predicted: list[float]
+
+
 class Example(StrictModel):
     """A test input in readable form, text or a grey picture, with its label and the prediction.
 
     probability  of the predicted label according to the model
+    forecast     instead of all others, where the task is a series
     """
 
-    label: int
-    predicted: int
+    label: int | None = None
+    predicted: int | None = None
+    forecast: Forecast | None = None
     probability: Share | None = None
     text: str | None = None
     picture: Picture | None = None

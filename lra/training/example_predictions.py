@@ -7,10 +7,13 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from lra.records.pictures import grey
-from lra.records.record import Example
+from lra.records.record import Example, Forecast
+from lra.task import Batch
 
 N_EXAMPLES = 6
 MAX_TEXT = 1200  # characters of one text
+N_FORECASTS, MAX_POSITIONS = 2, 192
+LINES = ("context", "target", "predicted")
 MAX_TOTAL = 9_000  # characters of all texts and pictures of a record
 
 
@@ -31,12 +34,26 @@ class ExamplePredictions(Callback):
         self.examples = []
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch.y.is_floating_point():
+            if trainer.is_global_zero:
+                self._keep_forecasts(outputs, batch)
+            self._seen += len(batch.y)
+            return
         here = [i for i in range(len(batch.y)) if self._seen + i in self._wanted]
         if here and trainer.is_global_zero:
             probabilities = torch.softmax(outputs[here].float(), -1).cpu()
             for i, probability, label in zip(here, probabilities, batch.y[here].tolist(), strict=True):
                 self._keep(self._seen + i, probability, label)
         self._seen += len(batch.y)
+
+    def _keep_forecasts(self, outputs: torch.Tensor, batch: Batch) -> None:
+        horizon = batch.y.shape[1]
+        for i in (i for i in range(len(batch.y)) if self._seen + i in self._wanted):
+            context = batch.x[i, -3 * horizon : -horizon, batch.y.shape[2] - 1]
+            lines = context, batch.y[i, :, -1], outputs[i, :, -1].float()
+            if len(self.examples) < N_FORECASTS:
+                values = [[float(f"{v:.4g}") for v in line.tolist()[:MAX_POSITIONS]] for line in lines]
+                self.examples.append(Example(forecast=Forecast(**dict(zip(LINES, values, strict=True)))))
 
     def _keep(self, i: int, probabilities: torch.Tensor, label: int) -> None:
         text, pixels = self.data.example("test", i)

@@ -4,11 +4,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lra.config.compose import composed
-from lra.config.overrides import options as names
+from lra.config.overrides import options
 from lra.nn.classifier import Classifier
 from lra.paths import CONFIGS
 
-__all__ = ["CONFIGS", "classifier", "compose", "names"]
+FORECASTERS = ("dlinear", "nlinear")  # models of one objective
+__all__ = ["CONFIGS", "FORECASTERS", "classifier", "compose", "names"]
+
+
+def names(group: str) -> list[str]:
+    """Choices of a group; models without those that only forecast."""
+    return [name for name in options(group) if name not in FORECASTERS]
 
 
 def compose(*overrides: str) -> DictConfig:
