@@ -202,7 +202,7 @@ def start(
         )
     if console.is_terminal and console.file is sys.stderr:
         # W&B's log copies what is written to sys.stderr, with control codes; the tracker gives it plain lines instead
-        console.file = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding)
+        console.file = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=console.encoding)
     reasons = []
     for mode in dict.fromkeys((settings.mode, "offline")):
         try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lra.nn.ssm import kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import log_steps
+from lra.ops.precision import at_least_float32
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 
 
@@ -63,9 +64,8 @@ class H3(nn.Module):
 
     def kernel(self, length: int) -> Tensor:
         """First taps (K, G, L) of the diagonal state space; its B is one, because C can absorb it."""
-        A = torch.complex(-self.A_log_decay.exp(), self.A_imag)
-        C = torch.view_as_complex(self.C)
-        dt = self.log_dt.exp()
+        log_dt, log_decay, imag, C = map(at_least_float32, (self.log_dt, self.A_log_decay, self.A_imag, self.C))
+        A, C, dt = torch.complex(-log_decay.exp(), imag), torch.view_as_complex(C), log_dt.exp()
         return diagonal_kernel(dt, A, torch.ones_like(A), C, length, discretization="bilinear", backend=self.backend)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -76,11 +76,13 @@ class H3(nn.Module):
             state_dict[name] = F.pad(taps, (0, n_taps - taps.shape[-1]))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         # the maps have a bias, which must not enter the convolutions at padded positions
         x = self.maps(x.masked_fill(~mask[..., None], 0)) * mask[..., None]
         q, k, v = x.mT.chunk(3, dim=1)  # each (B, D, L)
-        k = long_conv(k, self.shift, self.shift_D)
+        k = long_conv(k, at_least_float32(self.shift), self.shift_D)
         q, k, v = (part.unflatten(1, (-1, self.head_dim)) for part in (q, k, v))  # each (B, G, P, L)
         # every pair of a key and a value feature is one sequence; keys are the first P
         kv = (k[:, :, :, None] * v[:, :, None]) * mask[:, None, None, None]  # (B, G, P, P, L)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.ops.hippo import log_steps
+from lra.ops.precision import without_autocast
 from lra.ops.selective_scan import selective_scan
 
 
@@ -33,16 +34,17 @@ class Direction(nn.Module):
             self.dt.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         self.optim = {name: {"weight_decay": 0.0} for name in ("log_A", "D", "dt.bias")}
 
-    def forward(self, u: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, u: Tensor, mask: Tensor | None) -> Tensor:
         u = F.silu(self.conv(u.transpose(1, 2))[..., : u.shape[1]].transpose(1, 2))
         # padding adds nothing to the state, so a direction that begins with padding starts from zero
-        u = u * mask[..., None]
+        if mask is not None:
+            u = u * mask[..., None]
         rank, B, C = self.select(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         exact = torch.promote_types(u.dtype, torch.float32)
         dt = F.softplus(self.dt(rank).to(exact))
         A = -torch.exp(self.log_A.to(exact))
         # thousands of decays near one are multiplied: too inexact in bf16
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u.device):
             y = selective_scan(u.to(exact), dt, A, B.to(exact), C.to(exact))
         return y.to(u.dtype) + self.D * u
 
@@ -83,10 +85,11 @@ class Mamba(nn.Module):
         self.backwards = direction() if bidirectional else None
         self.out = nn.Linear(d_inner, d_model, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x.masked_fill(~mask[..., None], 0)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)
         u, z = self.into(x).chunk(2, dim=-1)  # each (B, L, E)
         y = self.forwards(u, mask)
         if self.backwards is not None:
-            y = y + self.backwards(u.flip(1), mask.flip(1)).flip(1)
+            y = y + self.backwards(u.flip(1), None if mask is None else mask.flip(1)).flip(1)
         return self.out(y * F.silu(z))

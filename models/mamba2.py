@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.ops.hippo import log_steps
+from lra.ops.precision import at_least_float32, without_autocast
 from lra.ops.scan import scan
 
 
@@ -61,18 +62,18 @@ class Direction(nn.Module):
         self.D = nn.Parameter(torch.ones(n_heads))
         self.optim = {name: {"weight_decay": 0.0} for name in ("dt_bias", "log_A", "D")}
 
-    def forward(self, xBC: Tensor, dt: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, xBC: Tensor, dt: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, E + 2 N), (B, L, H) -> (B, L, E)."""
         # contiguous with positions first: the rest is a tenth faster than on a transposed view
         xBC = F.silu(self.conv(xBC.transpose(1, 2))[..., : xBC.shape[1]].transpose(1, 2).contiguous())
         # padding adds nothing to the state, so a direction that begins with padding starts from zero
         exact = torch.promote_types(xBC.dtype, torch.float32)
-        xBC = (xBC * mask[..., None]).to(exact)
+        xBC = (xBC if mask is None else xBC * mask[..., None]).to(exact)
         x, B, C = xBC.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         x = x.unflatten(-1, (self.n_heads, -1))  # (B, L, H, P)
         dt = F.softplus(dt.to(exact) + self.dt_bias)
         # thousands of decays near one are multiplied: too inexact in bf16
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             y = ssd(x * dt[..., None], -dt * self.log_A.exp(), B, C, chunk=self.chunk)
         return (y + self.D[:, None] * x).flatten(-2)
 
@@ -123,10 +124,13 @@ class Mamba2(nn.Module):
         self.norm = nn.RMSNorm(d_inner, eps=1e-5)
         self.out = nn.Linear(d_inner, d_model, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x.masked_fill(~mask[..., None], 0)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)
         z, xBC, dt = self.into(x).split(self.widths, dim=-1)
         y = self.forwards(xBC, dt, mask)
         if self.backwards is not None:
-            y = y + self.backwards(xBC.flip(1), dt.flip(1), mask.flip(1)).flip(1)
-        return self.out(self.norm(y * F.silu(z)).to(z.dtype))
+            y = y + self.backwards(xBC.flip(1), dt.flip(1), None if mask is None else mask.flip(1)).flip(1)
+        weight = at_least_float32(self.norm.weight)
+        y = F.rms_norm(y * F.silu(z), weight.shape, weight, self.norm.eps)
+        return self.out(y.to(z.dtype))

@@ -18,10 +18,11 @@ import torch
 from llvmlite import ir
 from numba.extending import intrinsic, overload
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from lra.ops.scan import scan
+from lra.ops.autograd_function import Function, Gradient, call_for_each, operator
+from lra.ops.precision import at_least_float32
+from lra.ops.scan import like, scan
 
 # numbers that `scan` may compute at once: 256 MiB in float32
 MAX_STATES = 2**26
@@ -38,22 +39,24 @@ def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, ma
     A           (E, N), negative
     B, C        (B, L, N), shared by the channels
     max_states  chunk size without the compiled loop: how many numbers (B, L, E, N) exist at once
-    returns     (B, L, E)
+    returns     (B, L, E) in the precision of u; float16 and bfloat16 are computed in float32
     """
+    dtype = u.dtype
+    u, dt, A, B, C = map(at_least_float32, (u, dt, A, B, C))
     if runs_compiled(u.device):
-        y: Tensor = SelectiveScan.apply(u, dt, A, B, C)
-        return y
+        scanned = selective_scan_op if torch.compiler.is_compiling() else SelectiveScan.apply
+        return scanned(u, dt, A, B, C)[0].to(dtype)
     length = u.shape[1]
     chunk = max(16, max_states // (len(u) * A.numel()))
     h = u.new_zeros(len(u), *A.shape)
     if length <= chunk:
-        return scan_chunk(h, u, dt, A, B, C)[0]
+        return scan_chunk(h, u, dt, A, B, C)[0].to(dtype)
     outputs = []
     for start in range(0, length, chunk):
         u_, dt_, B_, C_ = (x[:, start : start + chunk] for x in (u, dt, B, C))
         y, h = checkpoint(scan_chunk, h, u_, dt_, A, B_, C_, use_reentrant=False)
         outputs.append(y)
-    return torch.cat(outputs, dim=1)
+    return torch.cat(outputs, dim=1).to(dtype)
 
 
 def selective_scan_loop(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
@@ -77,32 +80,81 @@ def runs_compiled(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-class SelectiveScan(torch.autograd.Function):
-    """The compiled loop. Each thread takes a row; if there are fewer rows than threads, also a range of channels."""
+def compiled_forward(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """y and the saved states (B, L / S, N, E). Each thread takes a row, or a range of its channels if rows are few."""
+    inputs = u, dt, A.mT, B, C  # A (N, E): vector instructions run over channels
+    u, dt, A, B, C = (x.detach().contiguous() for x in inputs)
+    batch, length, channels = u.shape
+    y = torch.empty_like(u)
+    saved = u.new_empty(batch, -(-length // SAVE_EVERY), *A.shape)
+    arrays: list[Any] = [x.numpy() for x in (u, dt, A, B, C, y, saved)]
+    run_in_threads(lambda *job: forward_row(*arrays, *job), batch, channels)
+    return y, saved
+
+
+def compiled_backward(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, dt, A, B and C."""
+    inputs = u, dt, A.mT, B, C, saved, grad
+    u, dt, A, B, C, saved, grad = (x.detach().contiguous() for x in inputs)
+    batch, _, channels = u.shape
+    du, ddt, dA = torch.empty_like(u), torch.empty_like(u), u.new_zeros(batch, *A.shape)
+    parts = channel_ranges(batch, channels)
+    dB, dC = B.new_empty(parts, *B.shape), C.new_empty(parts, *C.shape)
+    arrays: list[Any] = [x.numpy() for x in (u, dt, A, B, C, saved, grad, du, ddt, dA, dB, dC)]
+    run_in_threads(lambda *job: backward_row(*arrays, *job), batch, channels)
+    return du, ddt, dA.sum(0).mT.contiguous(), dB.sum(0), dC.sum(0)
+
+
+class SelectiveScan(Function):
+    forward = staticmethod(compiled_forward)
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        u, dt, A, B, C = (x.detach().contiguous() for x in inputs)
-        A = A.mT.contiguous()  # (N, E): vector instructions run over channels
-        batch, length, channels = u.shape
-        y = torch.empty_like(u)
-        saved = u.new_empty(batch, -(-length // SAVE_EVERY), *A.shape)
-        arrays: list[Any] = [x.numpy() for x in (u, dt, A, B, C, y, saved)]
-        run_in_threads(lambda *job: forward_row(*arrays, *job), batch, channels)
-        ctx.save_for_backward(u, dt, A, B, C, saved)
-        return y
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, output[1])
+        ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        u, dt, A, B, C, saved = ctx.saved_tensors
-        batch, _, channels = u.shape
-        du, ddt, dA = torch.empty_like(u), torch.empty_like(u), u.new_zeros(batch, *A.shape)
-        parts = channel_ranges(batch, channels)
-        dB, dC = B.new_empty(parts, *B.shape), C.new_empty(parts, *C.shape)
-        arrays: list[Any] = [x.numpy() for x in (u, dt, A, B, C, saved, grad.contiguous(), du, ddt, dA, dB, dC)]
-        run_in_threads(lambda *job: backward_row(*arrays, *job), batch, channels)
-        return du, ddt, dA.sum(0).mT, dB.sum(0), dC.sum(0)
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
+        return SelectiveScanGradient.apply(*ctx.saved_tensors, grad)
+
+
+class SelectiveScanGradient(Gradient):
+    name = "selective_scan"
+    forward = staticmethod(compiled_backward)
+
+
+# for torch.compile and torch.export
+@operator("lra::selective_scan")
+def selective_scan_op(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    return compiled_forward(u, dt, A, B, C)
+
+
+@operator("lra::selective_scan_backward")
+def selective_scan_backward_op(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return compiled_backward(u, dt, A, B, C, saved, grad)
+
+
+@selective_scan_op.register_fake
+def fake_forward(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length, channels = u.shape
+    saved = u.new_empty(batch, (length + SAVE_EVERY - 1) // SAVE_EVERY, A.shape[1], channels)
+    return like(u), saved
+
+
+selective_scan_backward_op.register_fake(lambda u, dt, A, B, C, saved, grad: tuple(map(like, (u, dt, A, B, C))))
+selective_scan_op.register_autograd(
+    lambda ctx, grad, _: selective_scan_backward_op(*ctx.saved_tensors, grad), setup_context=SelectiveScan.setup_context
+)
+selective_scan_op.register_vmap(
+    lambda info, in_dims, *args: call_for_each(selective_scan_op, info.batch_size, in_dims, args)
+)
+selective_scan_backward_op.register_vmap(
+    lambda info, in_dims, *args: call_for_each(selective_scan_backward_op, info.batch_size, in_dims, args)
+)
 
 
 def channel_ranges(batch: int, channels: int) -> int:

@@ -9,23 +9,28 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from helpers.comparison import step_through
 from lra.ops.fftconv import long_conv_op
 from lra.ops.scan import scan_op
+from lra.ops.selective_scan import selective_scan_op
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel_op, nplr_kernel_op
 from models.dss import DSS
+from models.h3 import H3
 from models.lru import LRU
 from models.lssl import LSSL
+from models.mamba import Mamba
+from models.mamba2 import Mamba2
 from models.s4 import S4
 from models.s4d import S4D
 from models.s5 import S5
 
-LAYERS = pytest.mark.parametrize("layer", [S4, S4D, DSS, LSSL, S5, LRU], ids=lambda layer: layer.__name__)
+RECURRENT = [S4, S4D, DSS, LSSL, S5, LRU]
+LAYERS = pytest.mark.parametrize("layer", [*RECURRENT, H3, Mamba, Mamba2], ids=lambda layer: layer.__name__)
 # largest error of the output in units of its largest value, between a layer with rounded parameters and a float32 layer
 # with the same parameters: the kernel is computed in float32, so only the output and the last linear map are rounded
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 def small(layer, max_len=24, **options):
-    blocks = {"n_blocks": 2} if layer is S5 else {}
-    return layer(4, max_len, d_state=8, **blocks, **options)
+    own = {S5: {"n_blocks": 2}, Mamba2: {"head_dim": 4}}.get(layer, {})
+    return layer(4, max_len, d_state=8, **own, **options)
 
 
 def build(layer, seed=0, **options):
@@ -50,11 +55,12 @@ def test_half_precision_parameters(layer, convert):
     float32.load_state_dict(ours.state_dict())
     x = inputs(2, dtype=dtype)[0]
     y, expected = ours(x), float32(x.float())
-    assert y.dtype == dtype
-    with torch.no_grad():
-        steps = step_through(ours, x)
-    assert steps.dtype == dtype
-    for found in (y, steps):
+    results = [y]
+    if layer in RECURRENT:
+        with torch.no_grad():
+            results.append(step_through(ours, x))
+    for found in results:
+        assert found.dtype == dtype
         assert (found - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
     y.float().square().mean().backward()
     for name, p in ours.named_parameters():
@@ -121,9 +127,7 @@ def test_second_derivatives_are_refused_in_one_line(layer):
         first.sum().backward()
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@LAYERS
-def test_compiles_into_one_graph(layer, backend):
+def check_compiled(layer, backend):
     torch._dynamo.reset()
     ours, (x, mask) = build(layer), inputs(2)
     compiled = torch.compile(ours, fullgraph=True, backend=backend)
@@ -138,12 +142,36 @@ def test_compiles_into_one_graph(layer, backend):
 
 
 @LAYERS
+def test_compiles_into_one_graph(layer):
+    check_compiled(layer, "aot_eager")
+
+
+@pytest.mark.slow
+def test_compiled_code_computes_the_same():
+    check_compiled(S4, "inductor")
+
+
+@pytest.mark.nightly
+@LAYERS
+def test_compiled_code_of_every_layer_computes_the_same(layer):
+    check_compiled(layer, "inductor")
+
+
+@LAYERS
 def test_exports_with_any_batch_size(layer):
     ours, (x, mask) = build(layer), inputs(2)
     batch = torch.export.Dim("batch")
     program = torch.export.export(ours, (x, mask), dynamic_shapes=({0: batch}, {0: batch}))
     x, mask = inputs(5)
     torch.testing.assert_close(program.module()(x, mask), ours(x, mask))
+
+
+def selective_scan_arguments(batch, length, channels, states):
+    u, dt, A, B, C = (
+        torch.rand(size, requires_grad=True)
+        for size in (*[(batch, length, channels)] * 2, (channels, states), *[(batch, length, states)] * 2)
+    )
+    return u, dt, -A, B, C
 
 
 def test_operators_follow_the_rules_of_torch():
@@ -156,6 +184,7 @@ def test_operators_follow_the_rules_of_torch():
         diagonal_kernel_op: (*(z.detach().requires_grad_() for z in s4d.system()), 24, "zoh", "auto"),
         long_conv_op: (x.mT.requires_grad_(), s4.kernel(24).detach().requires_grad_(), s4.D, mask),
         scan_op: (a, b, True),
+        selective_scan_op: selective_scan_arguments(2, 20, 3, 2),
     }
     for operator, arguments in calls.items():
         torch.library.opcheck(operator, arguments)
