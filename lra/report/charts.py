@@ -436,7 +436,7 @@ def bench_figures(results: Efficiency, published: Published) -> Iterator[Figure]
                     line = {"line": name + ", published" * dashed, "thin": False, "dashed": dashed}
                     lines.append({**who, **line, "x": xs, "y": [float(f"{y:.4g}") for y in ys]})
         if not all(line["dashed"] for line in lines):
-            note = "relative to the Transformer; dashed: published" if unit == "x" else unit
+            note = "relative to the Transformer; dashed: published" if unit == "x" else unit * (unit != quantity)
             yield scaling_figure(quantity, note, axis or "length", lines)
 
 

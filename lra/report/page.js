@@ -67,8 +67,8 @@ all(".chart").forEach((figure) => observer.observe(figure));
 
 // Table
 function number(body, column) {
-  const value = body.rows[0].cells[column].dataset.value;
-  return value === undefined ? NaN : Number(value);
+  const cell = body.rows[0].cells[column];
+  return parseFloat(cell.dataset.value ?? cell.textContent);
 }
 
 function sort(header) {

@@ -49,7 +49,7 @@ def page(records: Sequence[Record], published: Published, scale: str, benches: S
         "facts": facts(results.runs),
         "families": families(rows),
         "winners": [card for column in shown if (card := winner(rows, column))],
-        "overview": charts.overview(rows, shown),
+        "overview": charts.overview(rows, shown) if min(len(rows), len(shown)) > 1 else None,
         "trust": trust(rows, records, published, scale),
         "comparison": main_table(results),
         "variants": comparison.variants_table(results),
@@ -177,7 +177,7 @@ def metric_of(results: Aggregate, column: Column) -> Metric | None:
 def table_bodies(results: Aggregate) -> Iterator[dict[str, Any]]:
     """For each model its measured rows (cells with links and heat) and its published row, or only the latter.
 
-    Models with an average come first, the best on top.
+    Models with an average come first, the best on top; then the others, by their published one.
     """
     columns = results.measured_columns
     for model in sorted(results.models, key=best_average, reverse=True):
@@ -197,7 +197,9 @@ def table_bodies(results: Aggregate) -> Iterator[dict[str, Any]]:
 
 
 def best_average(model: Model) -> float:
-    return max((average for row in model.main_rows if (average := row.average()) is not None), default=-1.0)
+    measured = [average for row in model.main_rows if (average := row.average()) is not None]
+    published = model.published.six_task_average if model.published else None
+    return max(measured) if measured else (published or 0.0) / 100 - 2
 
 
 def table_cell(row: Row, column: Column, results: Aggregate) -> dict[str, Any]:

@@ -89,6 +89,17 @@ def test_click_on_a_heading_sorts_in_both_directions(desk):
     assert names == sorted(names, key=str.lower)
 
 
+def test_published_rows_are_sorted_by_what_they_show(browser, file, tmp_path):
+    path = tmp_path / "paper.html"
+    path.write_text(page([], PUBLISHED, "paper"), encoding="utf-8")
+    browser.open(path)
+    click(browser, heading("Image"))
+    shown = browser.run("[...document.querySelectorAll('#comparison tbody')].map(b => b.rows[0].cells[4].textContent)")
+    numbers = [float(text.rstrip("?")) for text in shown if text != "✗"]
+    assert len(numbers) > 30
+    assert numbers == sorted(numbers, reverse=True)
+
+
 def test_family_filters_rows(desk):
     desk.run("family.value = 'recurrent'; family.dispatchEvent(new Event('change'))")
     assert desk.run(MODELS) == ["lstm"]

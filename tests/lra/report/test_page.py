@@ -147,6 +147,9 @@ def test_models_with_an_average_come_first_best_on_top():
     runs = [ran(model, task, score) for model, score in (("lstm", 0.3), ("s4", 0.9), ("gru", 0.6)) for task in TASKS]
     found = re.findall('<tbody data-model="(.*?)"', mini(ran("transformer", "text", 0.99), *runs))
     assert found == ["s4", "gru", "lstm", "transformer"]
+    published = re.findall('<tbody data-model="(.*?)"', page([], PUBLISHED, "paper"))
+    averages = [PUBLISHED.row_of(model).six_task_average for model in published]
+    assert averages == sorted(averages, reverse=True)
 
 
 def test_table_headers_have_a_scope():
