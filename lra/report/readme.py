@@ -7,7 +7,7 @@ from lra.report import charts
 from lra.tables import comparison
 from lra.tables.aggregate import Aggregate, Column, Row
 
-BEGIN = "<!-- results: make report ARGS=--readme -->"
+BEGIN = "<!-- results: make report ARGS='--readme --scale mini' -->"
 END = "<!-- end of results -->"
 PICTURE = "docs/figures/results-{theme}.svg"
 THEMES = ("light", "dark")
