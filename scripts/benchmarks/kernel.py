@@ -2,6 +2,9 @@
 
 The two-sided kernel of H features, state N, length L, by every backend that can run here. "first call" is the time
 before everything is warm: availability check, load or build, the first forward pass and the first of both passes.
+
+"share of peak" is the share of the processor's multiply-add rate that the C++ loops reach, counting the work of their
+sums alone but the time of the whole kernel. CXXFLAGS=-march=x86-64-v3 or -v2 measures another instruction set.
 """
 
 import argparse
@@ -62,16 +65,34 @@ def measure(model: str, H: int, N: int, L: int, backend: str, args: argparse.Nam
 
     # first, so that nothing has used the backend before
     columns, measured = options.passes(forward, backward, args)
+    forward_share = both_share = None
+    if (model, backend) == ("s4", "compiled"):
+        peak, work = options.arithmetic_ceiling(), operations(H, N, L)
+        forward_share, both_share = (n / m.seconds / peak for n, m in zip(work, measured, strict=True))
     value, gradient = relative_errors(model, N, L, backend, args.device)
     reference_value, reference_gradient = relative_errors(model, N, L, "reference", args.device)
     return {
         "model": model, "H": H, "N": N, "L": L, "backend": backend,
         "forward ms": columns["forward ms"], "forward+backward ms": columns["forward+backward ms"],
+        "share of peak": forward_share, "share of peak, both": both_share,
         "first call s": sum(m.first_seconds for m in measured),
         "peak MiB": columns["peak MiB"], "peak / kernel": measured[1].peak_bytes / (4 * 2 * H * L),
         "value error": value, "of float32 reference": reference_value,
         "gradient error": gradient, "of float32 reference ": reference_gradient,
     }  # fmt: skip
+
+
+def operations(H: int, N: int, L: int) -> tuple[int, int]:
+    """Of the C++ loops for the two-sided S4 kernel, forward and both passes: on pairs of a pole and a frequency alone.
+
+    lra/ops/csrc/cauchy.cpp: 1 / D takes 9; a sum has p / D and q / D, four multiply-adds. The backward pass computes
+    1 / D and the sums that are not C x B again, then the gradients of p and q, and those of alpha and beta.
+    """
+    sums, for_value, outer = 6, 2, 17
+    forward = 9 + 8 * sums
+    backward = 9 + 8 * (sums - for_value) + 8 * sums + 8 * sums + outer
+    pairs = H * ((N + 1) // 2) * (L // 2 + 1)
+    return forward * pairs, (forward + backward) * pairs
 
 
 def relative_errors(model: str, N: int, L: int, backend: str, device: str) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import ctypes
 import statistics
 import sys
 import time
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from lra.errors import UserError
 from lra.io.redact import portable
+from lra.ops.cpp_library import library
 from lra.ops.ssm_kernels.dispatch import unavailable_reason
 from lra.profiling.timing import Measurement, seconds, timed
 from lra.records.environment import git, hardware, versions
@@ -89,6 +91,20 @@ def in_turns(works: Sequence[Callable[[], object]], device: torch.device | str, 
 def median_ratio(rounds: list[list[float]], numerator: int, denominator: int) -> float:
     """Median over the rounds of one work's time divided by another's."""
     return statistics.median(times[numerator] / times[denominator] for times in rounds)
+
+
+def arithmetic_ceiling() -> float:
+    """float32 operations per second of PyTorch's threads on registers alone, with the instruction set of the C++ loops.
+
+    The best of ten bursts; a multiply-add is two operations.
+    """
+    burst = library("ceiling").multiply_adds
+    burst.restype = ctypes.c_double
+    rates = []
+    for _ in range(10):
+        start = time.perf_counter()
+        rates.append(burst(2**20, torch.get_num_threads()) / (time.perf_counter() - start))
+    return max(rates)
 
 
 def reference_copy(net: nn.Module) -> Any:

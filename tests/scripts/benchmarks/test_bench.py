@@ -86,15 +86,16 @@ def test_profile_prints_operators_and_writes_a_trace(tmp_path, capsys):
     assert json.loads((tmp_path / "trace_s4_listops.json").read_text())["traceEvents"]
 
 
-def test_saving_convolution_equals_ours():
-    bench = importlib.import_module("benchmarks.convolution")
-    torch.manual_seed(0)
-    inputs = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((3, 2, 40), (2, 2, 40), (2,))]
-    weight = torch.randn(3, 2, 40, dtype=torch.float64)
-    ours, saving = bench.long_conv(*inputs), bench.Keeping.apply(*inputs)
-    results = ((y, *torch.autograd.grad(y, inputs, weight)) for y in (ours, saving))
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b)
+def test_shares_of_the_ceilings(monkeypatch):
+    """Work by the textbook count of one convolution, and the sums of one pole at one frequency."""
+    monkeypatch.setattr("benchmarks.convolution.byte_rate", lambda device: 1e9)
+    monkeypatch.setattr("benchmarks.options.arithmetic_ceiling", lambda: 1e9)
+    _, (row,) = run("convolution", "--shapes", "1,16,64")
+    assert row["forward, share of peak"] == pytest.approx(3 * 2.5 * 128 * 7 * 16 / (1e6 * row["forward ms"]))
+    moved = (2 + 2) * 4 * 16 * 64
+    assert row["forward, share of copy"] == pytest.approx(moved / (1e6 * row["forward ms"]))
+    _, (row,) = run("kernel", "--backends", "compiled", "--H", "3", "--N", "4", "--L", "64")
+    assert row["share of peak"] == pytest.approx((9 + 6 * 8) * 3 * 2 * 33 / (1e6 * row["forward ms"]))
 
 
 def test_cold_kernels_are_built_again(monkeypatch):
