@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytorch_lightning as pl
@@ -239,10 +239,19 @@ class TaskData(pl.LightningDataModule):
         }
 
         def write(work: Path) -> dict[str, Any]:
-            stamps = {path.name: prepared.stamp(path) for path in source.files}
-            return source.write(work) | ({"stamps": stamps} if stamps else {})
+            about: dict[str, Any] = {}
+            if source.files:
+                about["stamps"] = {path.name: prepared.stamp(path) for path in source.files}
+            if source.tree is not None:
+                about["tree"] = {
+                    "state": prepared.tree_state(source.tree),
+                    "sha256": prepared.tree_hash(source.tree),
+                }
+            return source.write(work) | about
 
-        self._check_identity(prepared.build(folder, header, write, resumable=source.resumable))
+        manifest = prepared.build(folder, header, write, resumable=source.resumable)
+        self._check_identity(manifest)
+        self._check_tree(manifest)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the prepared folder."""
@@ -275,8 +284,28 @@ class TaskData(pl.LightningDataModule):
         known, now = manifest.get("identity"), source.identity
         other = known is not None and now is not None and known != now
         if other or not all(prepared.is_unchanged(p, stamps[p.name]) for p in source.files if p.name in stamps):
-            problem = f"{self.prepared_folder}: was prepared from other files than {source.description} has now"
-            raise DataError(problem, hint=f"delete it, or choose another folder with {prepared.OTHER_FOLDER}")
+            self._refuse_other_files()
+
+    def _check_tree(self, manifest: dict[str, Any]) -> None:
+        """As `_check_identity`, for a folder of many files; its state is kept after its content was compared."""
+        tree, before = self.data_source.tree, manifest.get("tree")
+        if tree is None or before is None:
+            return
+        compared = self.prepared_folder / "tree.json"
+        known = {before["state"]}
+        with contextlib.suppress(OSError, ValueError):
+            known.add(json.loads(compared.read_text()))
+        if (state := prepared.tree_state(tree)) in known:
+            return
+        say(f"{self.name}: comparing the files of {self.data_source.description} with those it was prepared from")
+        if prepared.tree_hash(tree) != before["sha256"]:
+            self._refuse_other_files()
+        with contextlib.suppress(OSError):
+            prepared.write_json(compared, state)
+
+    def _refuse_other_files(self) -> NoReturn:
+        problem = f"{self.prepared_folder}: was prepared from other files than {self.data_source.description} has now"
+        raise DataError(problem, hint=f"delete it, or choose another folder with {prepared.OTHER_FOLDER}")
 
     def _check_test_is_held_out(self, index: dict[str, np.ndarray]) -> None:
         """Test examples are in no other split, unless the configuration names a rule that selects on test."""

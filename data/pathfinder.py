@@ -77,7 +77,7 @@ class Pathfinder(TaskData):
         identity = {path.name: path.stat().st_size for path in files}
         description = f"LRA pathfinder{self.size}/{level}"
         write = partial(write_official, place, self.size)
-        return Source("official", "official", description, write, identity=identity, files=files)
+        return Source("official", "official", description, write, identity=identity, files=files, tree=place)
 
     def generated(self) -> Source:
         description = f"the rules of Pathfinder, {self.size}, {self.difficulty}, data_seed {self.data_seed}"

@@ -73,6 +73,37 @@ def is_unchanged(path: Path, before: dict[str, Any]) -> bool:
     return state.st_mtime_ns == before["mtime_ns"] or _hash(path) == before["sha256"]
 
 
+def tree_state(folder: Path) -> str:
+    """Digest of the names, sizes and times of all files below a folder; the content is not read.
+
+    The time is that of the last change of content or attributes, which programs cannot set.
+    """
+    state = hashlib.sha256()
+    for path, entry in _files_below(folder):
+        about = entry.stat()
+        state.update(f"{path}\0{about.st_size}\0{about.st_ctime_ns}\n".encode())
+    return state.hexdigest()
+
+
+def tree_hash(folder: Path) -> str:
+    """Digest of the names and contents of all files below a folder."""
+    state = hashlib.sha256()
+    for path, entry in _files_below(folder):
+        state.update(f"{path}\0{hashlib.sha256(Path(entry.path).read_bytes()).hexdigest()}\n".encode())
+    return state.hexdigest()
+
+
+def _files_below(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(path below the folder, entry) of every file, in the order of names."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files_below(Path(entry.path), f"{prefix}{entry.name}/")
+        else:
+            yield f"{prefix}{entry.name}", entry
+
+
 def same_content(a: Path, b: Path) -> bool:
     """Whether two files are equal."""
     return a.stat().st_size == b.stat().st_size and _hash(a, True) == _hash(b, True) and _hash(a) == _hash(b)

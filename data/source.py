@@ -30,6 +30,7 @@ class Source:
     notes        for readers of results
     identity     sizes of the source files, to tell two sources apart; None: unknown before the download
     files        source files that are small enough to be hashed, to notice a change of content
+    tree         folder of many source files: their content is hashed once, and again if a name, size or time differs
     resumable    `write` can continue in the folder of an interrupted attempt
     """
 
@@ -40,6 +41,7 @@ class Source:
     notes: tuple[str, ...] = ()
     identity: dict[str, int] | None = None
     files: tuple[Path, ...] = ()
+    tree: Path | None = None
     resumable: bool = False
 
 

@@ -384,6 +384,24 @@ def test_picture_list_changed_in_place_is_noticed(small, tmp_path):
     refuses(pathfinder.Pathfinder, tmp_path, "was prepared from other files")
 
 
+def test_picture_changed_in_place_is_noticed(small, tmp_path, monkeypatch):
+    level = official_pathfinder(tmp_path / "from/pathfinder32")
+    first = prepared_from(pathfinder.Pathfinder, tmp_path)
+    path = next(level.rglob("*.png"))
+    content, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(content[:-20] + b"x" + content[-19:])
+    os.utime(path, ns=times)  # equal in size and time of modification
+    refuses(pathfinder.Pathfinder, tmp_path, "was prepared from other files .*; hint: delete it")
+    path.write_bytes(content)
+    assert prepared_from(pathfinder.Pathfinder, tmp_path).fingerprint == first.fingerprint
+    # the content is read again only after another change
+    monkeypatch.delattr(prepared, "tree_hash")
+    prepared_from(pathfinder.Pathfinder, tmp_path)
+    path.unlink()
+    with pytest.raises(AttributeError):
+        prepared_from(pathfinder.Pathfinder, tmp_path)
+
+
 def test_a_change_in_the_middle_of_a_large_file_is_noticed(tmp_path):
     path = tmp_path / "large"
     path.write_bytes(bytes(5 << 20))
