@@ -20,10 +20,11 @@ JOBS ?= 1
 LAUNCHER ?= local
 MODELS ?=
 TASKS ?=
+GROUPS ?= pixels forecasting
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gone environment compiler demo test test-fast nightly lint format licences lra-all tables report audit bench dashboard wandb-sync data lock clean
+.PHONY: help setup gone environment compiler demo test test-fast nightly lint format licences lra-all beyond tables report audit bench docs dashboard wandb-sync data lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +87,10 @@ lra-all: $(READY)  ## train models x tasks x seeds, then the tables; resumes (SC
 	@$(RUN) scripts/lra_all.py --scale "$(SCALE)" --models "$(MODELS)" --tasks "$(TASKS)" --seeds "$(SEEDS)" --jobs "$(JOBS)" \
 	  --launcher "$(LAUNCHER)" $(ARGS)
 
+beyond: $(READY)  ## the S4 paper's other tables: pixel-level images and forecasting (GROUPS= SEEDS= JOBS= LAUNCHER=)
+	@for group in $(GROUPS); do $(RUN) scripts/lra_all.py --group $$group --models "$(MODELS)" --seeds "$(SEEDS)" \
+	  --jobs "$(JOBS)" --launcher "$(LAUNCHER)" $(ARGS) || exit; done
+
 tables: $(READY)  ## comparison tables from the records (Markdown, CSV, LaTeX)
 	@$(RUN) scripts/tables.py $(ARGS)
 
@@ -101,6 +106,9 @@ bench: $(READY)  ## kernel, layer, library and S4 paper efficiency benchmarks on
 	@$(RUN) scripts/bench.py library $(ARGS)
 	@$(RUN) scripts/bench.py lssl $(ARGS)
 	@$(RUN) scripts/bench.py attention $(ARGS)
+
+docs: $(READY)  ## documentation as a site, with pages of all modules: build/site/index.html
+	@$(RUN) -m mkdocs build --strict --quiet $(ARGS)
 
 dashboard: $(READY)  ## browse local W&B runs in the terminal
 	@compgen -G "wandb/*run-*" >/dev/null || { echo "make: no local W&B runs; hint: make demo"; exit 2; }

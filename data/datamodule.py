@@ -24,7 +24,7 @@ import torch
 
 from data import download, prepared
 from data.duplicates import equal_examples, in_words
-from data.loader import Examples, Loader
+from data.loader import Affine, Examples, Loader
 from data.prepared import DataError
 from data.source import Source, choose, from_archive
 from lra.console import say
@@ -78,7 +78,7 @@ class TaskData(pl.LightningDataModule):
     selection_on_test = False
     distinct = False  # generated data has no example in two splits
     eos: int | None = None
-    affine: tuple[float, float] | None = None
+    affine: Affine | None = None
 
     def __init__(
         self,
@@ -396,9 +396,9 @@ class TaskData(pl.LightningDataModule):
 
     def levels(self, x: torch.Tensor) -> torch.Tensor:
         """Grey levels 0..255, int64 (B, L), of a batch's real-valued input (B, L, 1)."""
-        if self.affine is None:
-            raise DataError(f"{self.name}: its input is not a real-valued picture")
-        a, b = self.affine
+        if self.affine is None or self.spec.channels > 1:
+            raise DataError(f"{self.name}: its input is not a grey picture of real values")
+        a, b = (float(number) for number in self.affine)  # type: ignore[arg-type]
         return ((x[..., 0] - b) / a).round().long().clamp_(0, 255)
 
     def example(self, split: str, i: int) -> tuple[str | None, np.ndarray | None]:

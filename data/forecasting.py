@@ -298,7 +298,9 @@ def read_series(path: Path, series: Series) -> tuple[list[datetime], np.ndarray,
         expected = ", ".join(series.columns or (f"{series.n_columns - 1} columns", series.target))
         problem = f"{path}: columns are {', '.join(header) or 'missing'}; expected date, {expected}"
         raise DataError(problem, hint=hint)
-    step, dates, rows = timedelta(minutes=series.minutes), [], []
+    step = timedelta(minutes=series.minutes)
+    dates: list[datetime] = []
+    rows: list[list[float]] = []
     for number, line in enumerate(lines, 2):
         try:
             date = datetime.fromisoformat(line[0])

@@ -35,6 +35,8 @@ TRAIN, TEST = 50_000, 10_000
 # of the 60,000 labels in the official order, uint8
 LABELS_SHA256 = "3edb456524d5918aefded81f5aef7c32efab2a788211df998a4eb0c8957baa1f"
 MEAN, DEVIATION = 122.6, 61.0
+# of red, green and blue: S4 repository, src/dataloaders/basic.py
+MEANS, DEVIATIONS = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 
 Images = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # images (n, 32, 32, 3), labels, manifest entries
 
@@ -85,7 +87,7 @@ class Image(TaskData):
                     f"{description}: the labels are not CIFAR-10's in its order", hint="get the files again"
                 )
             parts = {"train": (0, TRAIN), "test": (TRAIN, TRAIN + TEST)}
-            return self._save(work, grey(images), labels, parts) | entries
+            return self._save(work, images, labels, parts) | entries
 
         return Source(edition, kind, description, write, identity=identity)
 
@@ -96,17 +98,19 @@ class Image(TaskData):
         def write(work: Path) -> dict[str, Any]:
             rng, counts = np.random.default_rng(self.data_seed), list(self.made_counts().values())
             labels = rng.integers(0, 10, sum(counts), np.uint8)
-            images = rng.integers(0, 60, (sum(counts), 32, 32), np.uint8) + 19 * labels[:, None, None]
+            noise = rng.integers(0, 60, (sum(counts), 32, 32), np.uint8) + 19 * labels[:, None, None]
+            images = np.repeat(noise[..., None], 3, -1)
             return self._save(work, images, labels, consecutive(counts))
 
         return Source("toy", "toy", "noise, brighter with the label", write)
 
     def _save(self, work: Path, images: np.ndarray, labels: np.ndarray, parts: dict) -> dict[str, Any]:
+        images = self.stored(images)
         k, n = 32 // self.size, len(images)
         if k > 1:
             squares = images.reshape(n, self.size, k, self.size, k)
             images = ((squares.sum((2, 4), dtype=np.uint32) + k * k // 2) // (k * k)).astype(np.uint8)
-        save_arrays(work, x=images.reshape(n, -1), y=labels)
+        save_arrays(work, x=images.reshape(n, -1, *images.shape[3:]), y=labels)
         return {"parts": parts}
 
     def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:
@@ -125,8 +129,33 @@ class Image(TaskData):
             raise DataError(f"{self.name}: image {int(blank.argmax())} is blank")
         advance(len(x))
 
+    def stored(self, images: np.ndarray) -> np.ndarray:
+        """What is kept of colour images uint8 (n, 32, 32, 3)."""
+        return grey(images)
+
     def pixels(self, row: int) -> np.ndarray:
         return self.opened.examples.document(row).reshape(self.size, self.size)
+
+
+class ColourImage(Image):
+    """sCIFAR of the S4 paper: the three colours of a pixel are its channels, standardised as in the S4 repository."""
+
+    name = "scifar"
+
+    def __init__(self, **common: Any):
+        super().__init__(**common)
+        pairs = tuple(zip(MEANS, DEVIATIONS, strict=True))
+        self.affine = tuple(1 / (255 * d) for _, d in pairs), tuple(-m / d for m, d in pairs)
+        self.spec = TaskSpec(self.name, 1024, 10, None, channels=3)
+
+    def parameters(self, edition: str) -> dict[str, Any]:
+        return super().parameters(edition) | {"colour": True}
+
+    def stored(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+    def pixels(self, row: int) -> np.ndarray:
+        return grey(self.opened.examples.document(row).reshape(1, 32, 32, 3))[0]
 
 
 def grey(images: np.ndarray) -> np.ndarray:

@@ -15,18 +15,20 @@ from torch import Tensor
 
 from lra.task import Batch
 
+Affine = tuple[float | tuple[float, ...], float | tuple[float, ...]]
+
 
 @dataclass(frozen=True)
 class Examples:
     """All examples of a task on one device, and how stored bytes become a model's input.
 
-    x        uint8 (n, L), or (total,) with `offsets`
+    x        uint8 (n, L) or (n, L, channels), or (total,) with `offsets`
     y        int64 (n,)
     max_len  longest input of a model; longer documents are truncated
     offsets  int64 (documents + 1,): document i is x[offsets[i]:offsets[i + 1]]; None: x has a row for each example
     eos      token after the last one of each document, within max_len; None: no such token
     pairs    int64 (n, 2): the documents of an example; None: example i is document i
-    affine   (a, b): values a * byte + b, real-valued input of one channel; None: bytes are tokens
+    affine   (a, b): values a * byte + b, real-valued input, each a number or one for each channel; None: tokens
     """
 
     x: Tensor
@@ -35,7 +37,7 @@ class Examples:
     offsets: Tensor | None = None
     eos: int | None = None
     pairs: Tensor | None = None
-    affine: tuple[float, float] | None = None
+    affine: Affine | None = None
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray], max_len: int, **options: Any) -> "Examples":
@@ -73,7 +75,7 @@ class Examples:
         documents = index if self.pairs is None else self.pairs[index].T.reshape(-1)
         if self.offsets is None:
             x = self.x[documents]
-            mask = torch.ones(x.shape, dtype=torch.bool, device=x.device)
+            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         else:
             extra = int(self.eos is not None)
             position = torch.arange(length, device=index.device)
@@ -86,8 +88,9 @@ class Examples:
                 x.masked_fill_(position == end, self.eos)
         if self.affine is None:
             return Batch(x.long(), mask, y)
-        a, b = self.affine
-        return Batch(x.to(torch.float32).mul_(a).add_(b).unsqueeze(-1), mask, y)
+        a, b = (torch.tensor(number, device=x.device) for number in self.affine)
+        values = x.to(torch.float32).mul_(a).add_(b)
+        return Batch(values if values.dim() == 3 else values.unsqueeze(-1), mask, y)
 
 
 class Loader:

@@ -45,7 +45,7 @@ def check_arrays(task: TaskData) -> None:
     if spec.vocab_size is not None and int(examples.x.max()) >= spec.vocab_size:
         raise DataError(f"{name}: token {int(examples.x.max())} occurs, the vocabulary has {spec.vocab_size}")
     if examples.offsets is None:
-        shape, expected = tuple(examples.x.shape), (len(examples.y), spec.max_len)
+        shape, expected = tuple(examples.x.shape[:2]), (len(examples.y), spec.max_len)
         if shape != expected:
             raise DataError(f"{name}: pixels of shape {shape}, expected {expected}")
         return

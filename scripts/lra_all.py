@@ -13,12 +13,13 @@ import argparse
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from lra.config.compose import check_command_line
-from lra.config.overrides import die, nearest, options
+from lra.config.overrides import die, forecasters, nearest, options, task_words
 from lra.errors import UserError
 from lra.io.atomic import ensure_writable
 from lra.launch import plan, slurm
@@ -26,8 +27,28 @@ from lra.launch.grid import STOPPED, GridJob, cells_of, outcome, outdated
 from lra.launch.local import WorkerPool, visible_gpus
 from lra.paths import ROOT
 from lra.records.published import TASKS
+from lra.tables.other_tasks import OTHER_TABLES
 
 console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks and models of a table of a paper."""
+
+    tasks: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+def tasks_of(*tables: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(setting.task for table in tables for setting in OTHER_TABLES[table].settings))
+
+
+GROUPS = {
+    "lra": Group(tuple(TASKS), tuple(name for name in options("model") if name not in forecasters())),
+    "pixels": Group(tasks_of("s4_table6"), ("s4", "transformer", "lstm", "gru", "lssl", "dilated_cnn")),
+    "forecasting": Group(tasks_of("s4_table13", "s4_table14"), ("s4", "transformer", "lstm", *forecasters())),
+}
 
 
 def chosen(text: str, known: list[str], default: list[str], option: str) -> list[str]:
@@ -62,8 +83,9 @@ def print_outdated(done: list[GridJob]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="paper", help="of configs/scale; default: paper")
-    parser.add_argument("--models", default="", help="comma-separated; empty: all of configs/model")
-    parser.add_argument("--tasks", default="", help="comma-separated; empty: the six of LRA")
+    parser.add_argument("--group", default="lra", help="default tasks and models: lra, pixels or forecasting")
+    parser.add_argument("--models", default="", help="comma-separated; empty: those of the group, for LRA every model")
+    parser.add_argument("--tasks", default="", help="comma-separated, such as etth1-uni-24; empty: the group's")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--launcher", default="local", help="local, or a file of configs/launcher: slurm")
@@ -85,8 +107,11 @@ def main() -> int:
 def run(args: argparse.Namespace) -> int:
     """Plan, train and tabulate the grid; returns the exit status."""
     scale = chosen(args.scale, options("scale"), ["paper"], "scale")[0]
-    models = chosen(args.models, options("model"), options("model"), "model")
-    tasks = chosen(args.tasks, options("task"), list(TASKS), "task")
+    group = GROUPS[chosen(args.group, list(GROUPS), ["lra"], "group")[0]]
+    models = chosen(args.models, options("model"), list(group.models), "model")
+    tasks = [word.strip() for word in args.tasks.split(",") if word.strip()] or list(group.tasks)
+    for task in tasks:
+        task_words(task)  # refuses an unknown one
     launcher = chosen(args.launcher, ["local", *options("launcher")], ["local"], "launcher")[0]
     try:
         seeds = [int(seed) for seed in args.seeds.split(",")]

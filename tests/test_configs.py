@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from helpers.compose import CONFIGS, FORECASTERS, classifier, compose, names
+from helpers.compose import CONFIGS, classifier, compose, forecasters, names
 from lra.config.compose import check_recipe, composed, plain, recipe_of, source_of
 from lra.config.param_budget import fit_to_budget
 from lra.config.schema import check_configuration
@@ -69,7 +69,7 @@ def test_every_key_is_an_argument(model, scale):
 def test_recipes_name_model_task_and_source():
     for recipe in RECIPES:
         model, task = recipe.split("/")
-        assert model in (*MODELS, *FORECASTERS), recipe
+        assert model in (*MODELS, *forecasters()), recipe
         assert task in TASKS, recipe
         assert source_of(recipe), recipe
 
@@ -88,7 +88,7 @@ def test_a_recipe_is_used_and_builds_its_model(recipe):
     net, spec = short_model(cfg, 128)
     x, mask, _ = batch_of(spec, n=2)
     with torch.no_grad():
-        assert net.eval()(x, mask).shape == (2, spec.n_outputs)
+        assert net.eval()(x, mask).shape == (2, *([spec.horizon] if spec.horizon else []), spec.n_outputs)
 
 
 def test_recipe_overrides_only_what_it_names():

@@ -63,6 +63,12 @@ def options(group: str) -> list[str]:
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in files if p.name[0] != "_")
 
 
+def forecasters() -> list[str]:
+    """Models that only forecast: those of the family of linear maps."""
+    files = {name: paths.CONFIGS / "model" / f"{name}.yaml" for name in options("model")}
+    return [name for name, file in files.items() if "family: linear" in file.read_text()]
+
+
 def task_words(name: str) -> list[str]:
     """The words of a command line that choose a task by its name: etth1-uni-48 is etth1 with features=uni, horizon=48.
 

@@ -1,6 +1,7 @@
 """Published numbers from results/published/*.csv, with source and whether they were verified."""
 
 import csv
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,9 @@ TASKS = {
 }
 # chance as the papers count it, in percent
 CHANCE = {"listops": 10.0, "text": 50.0, "retrieval": 50.0, "image": 10.0, "pathfinder": 50.0, "pathx": 50.0}
+
+
+NUMBER = re.compile(r"-?[0-9.]+")
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def _s4_tables(path: Path) -> list[Quantity]:
     names = {"Table 2 (S4 vs LSSL)": "S4 Table 2", "Table 3 (relative to Transformer)": "S4 Table 3"}
     found = []
     for where, line in _lines(path):
-        if (table := names.get(line["table"])) is not None:
-            value = _number(where, line["value"])
+        known = line["table"] in names or NUMBER.fullmatch(line["value"])
+        if known:  # some cells of other tables are words
+            value, table = _number(where, line["value"]), names.get(line["table"], line["table"])
             found.append(Quantity(table, line["row"], line["column"], value, line["unit"], _verified(line)))
     return found

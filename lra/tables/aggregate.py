@@ -18,6 +18,7 @@ from lra.records.published import TASKS, ModelInfo, Published, PublishedRow
 from lra.records.record import Data, Kind, Record
 
 KINDS: tuple[str, ...] = get_args(Kind)
+OTHER_TASKS = ("smnist", "pmnist", "scifar", "sc10", "sc35")  # in tables of their own
 UNFINISHED = ("running", "interrupted", "crashed")
 
 Outcome = Literal["learned", "chance", "diverged", "oom", "unfinished"]
@@ -284,7 +285,7 @@ class RowKey(NamedTuple):
 
 def aggregate(records: Iterable[Record], published: Published, scale: str, *, variants: bool = True) -> Aggregate:
     """Aggregate the records of one scale; without `variants` only recipes as they are, on a task's best data set."""
-    groups = seed_groups(r for r in records if r.scale == scale)
+    groups = seed_groups(r for r in records if r.scale == scale and is_of_lra(r))
     if not variants:
         groups = {key: tasks for key, tasks in groups.items() if not key.variant and not key.data_set}
     columns = []
@@ -312,6 +313,11 @@ def aggregate(records: Iterable[Record], published: Published, scale: str, *, va
         info = rows[stem][0].info if stem in rows else published.model(stem)
         models.append(Model(info, published.row_of(stem), tuple(rows.get(stem, ()))))
     return Aggregate(scale, tuple(columns), tuple(models))
+
+
+def is_of_lra(record: Record) -> bool:
+    """Whether a record belongs to the tables of LRA: its tasks and classifications that no other table has."""
+    return record.objective == "classification" and record.task not in OTHER_TASKS
 
 
 def seed_groups(records: Iterable[Record]) -> dict[RowKey, dict[str, SeedGroup]]:

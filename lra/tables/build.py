@@ -8,9 +8,10 @@ from lra.records.record import Record
 from lra.tables.aggregate import UNFINISHED, aggregate
 from lra.tables.agreement import agreement_table
 from lra.tables.comparison import scale_table, variants_table
-from lra.tables.csv_export import agreement_csv, efficiency_csv, paper_csv, scale_csv
+from lra.tables.csv_export import agreement_csv, efficiency_csv, other_csv, paper_csv, scale_csv
 from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency_table
 from lra.tables.formats import latex, markdown
+from lra.tables.other_tasks import OTHER_TABLES, other_table
 from lra.tables.paper import PAPER_TABLES, paper_table
 
 
@@ -37,10 +38,12 @@ def table_files(records: Sequence[Record], published: Published, benches: Sequen
     made += filter(None, (variants_table(aggregate(records, published, scale)) for scale in scales))
     made += [paper_table(name, records, published) for name in PAPER_TABLES]
     made += [efficiency_table(name, benches, published) for name in EFFICIENCY_TABLES]
+    made += [other_table(name, records, published) for name in OTHER_TABLES]
     made.append(agreement_table(records, published, scales))
     files = {f"{table.name}.md": markdown(table) for table in made}
     files |= {f"{table.name}.tex": latex(table) for table in made}
     files |= {f"{name}.csv": paper_csv(name, records, published) for name in PAPER_TABLES}
     files |= {f"{name}.csv": efficiency_csv(name, benches, published) for name in EFFICIENCY_TABLES}
+    files |= {f"{name}.csv": other_csv(name, records, published) for name in OTHER_TABLES}
     files["agreement.csv"] = agreement_csv(records, published, scales)
     return files | {f"{scale}.csv": scale_csv(records, published, scale) for scale in scales}

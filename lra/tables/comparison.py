@@ -12,6 +12,7 @@ from lra.tables.formats import Entry, Table
 
 HOLE, FAIL, RUNNING, UNTUNED, ON_TEST, UNVERIFIED, LIKE_BEST = "—", "✗", "…", "†", "‡", "?", "≈"
 CHANGED = "ᶜ"
+TRIVIAL = "✗"
 KIND_SIGNS = {"official": "", "generated": "ᵍ", "subset": "ˢ", "toy": "ᵗ"}
 FAILURES: dict[Outcome, str] = {"diverged": "div.", "oom": "OOM", "chance": FAIL}
 MEANING = {

@@ -11,6 +11,7 @@ from lra.tables import comparison
 from lra.tables.aggregate import Cell, aggregate
 from lra.tables.agreement import agreements
 from lra.tables.efficiency import efficiency
+from lra.tables.other_tasks import other_csv_lines
 from lra.tables.paper import PAPER_TABLES, printed_rows
 
 STATISTICS = ("kind", "fingerprint", "runs", "tried", "learned", "unfinished", "mean", "std", "ci95_low", "ci95_high")
@@ -28,6 +29,10 @@ PAPER_HEADER = (
 EFFICIENCY_HEADER = (
     *("table", "row", "column", "unit", "published", "verified", "measured"),
     *("device", "threads", "started", "commit", "command"),
+)
+OTHER_HEADER = (
+    *("table", "task", "metric", "row", "published", "verified"),
+    *("model", "variant", "kind", "fingerprint", "runs", "learned", "mean", "std", "trivial"),
 )
 AGREEMENT_HEADER = (
     *("scale", "group", "task", "models", "spearman", "ci95_low", "ci95_high"),
@@ -129,6 +134,11 @@ def efficiency_csv(name: str, benches: Sequence[Bench], published: Published) ->
             line |= {"unit": printed.unit, "published": printed.value, "verified": true_or_false(printed.verified)}
         lines.append(line)
     return as_csv(EFFICIENCY_HEADER, lines)
+
+
+def other_csv(name: str, records: Sequence[Record], published: Published) -> str:
+    """One of OTHER_TABLES: a line for each setting, metric and model."""
+    return as_csv(OTHER_HEADER, other_csv_lines(name, records, published))
 
 
 def agreement_csv(records: Sequence[Record], published: Published, scales: Sequence[str]) -> str:

@@ -4,17 +4,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lra.config.compose import composed
-from lra.config.overrides import options
+from lra.config.overrides import forecasters, options
 from lra.nn.classifier import Classifier
 from lra.paths import CONFIGS
 
-FORECASTERS = ("dlinear", "nlinear")  # models of one objective
-__all__ = ["CONFIGS", "FORECASTERS", "classifier", "compose", "names"]
+__all__ = ["CONFIGS", "classifier", "compose", "forecasters", "names"]
 
 
 def names(group: str) -> list[str]:
     """Choices of a group; models without those that only forecast."""
-    return [name for name in options(group) if name not in FORECASTERS]
+    return [name for name in options(group) if name not in forecasters()]
 
 
 def compose(*overrides: str) -> DictConfig:

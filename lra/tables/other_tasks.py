@@ -1,0 +1,226 @@
+"""The S4 paper's tables of other tasks than LRA's: pixel-level images (6, 12) and forecasting (9, 13, 14).
+
+Published rows with our runs of scale paper below; models without a published row follow. A table of few columns has a
+row for each model; one of many settings is turned, with a column for each model.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lra.objectives import significance
+from lra.objectives.objective import Metric, objective_of
+from lra.records.published import Published, Quantity
+from lra.records.record import Record
+from lra.tables import comparison
+from lra.tables.aggregate import RowKey, SeedGroup, best_of, mean_of, seed_groups
+from lra.tables.formats import Entry, Table
+
+SERIES = {
+    "etth1": ("ETTh1", (24, 48, 168, 336, 720)),
+    "etth2": ("ETTh2", (24, 48, 168, 336, 720)),
+    "ettm1": ("ETTm1", (24, 48, 96, 288, 672)),
+    "weather": ("Weather", (24, 48, 168, 336, 720)),
+    "ecl": ("ECL", (48, 168, 336, 720, 960)),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task in a table. published: how the paper's columns begin; MSE and MAE follow where there are two metrics."""
+
+    title: str
+    task: str
+    published: str
+
+
+@dataclass(frozen=True)
+class OtherTable:
+    """A printed table: title, the words with which results/published/s4_tables.csv names it, settings, our models.
+
+    models  printed row -> our model
+    turned  settings are rows
+    """
+
+    title: str
+    source: str
+    objective: str
+    settings: tuple[Setting, ...]
+    models: Mapping[str, str]
+    turned: bool = False
+
+
+def forecasts(features: str, column: str, longest: bool = False) -> tuple[Setting, ...]:
+    chosen = ((task, title, horizons[-1:] if longest else horizons) for task, (title, horizons) in SERIES.items())
+    return tuple(
+        Setting(f"{title}, {horizon}", f"{task}-{features}-{horizon}", column.format(title, horizon))
+        for task, title, horizons in chosen
+        for horizon in horizons
+    )
+
+
+PIXELS = (Setting("sMNIST", "smnist", "sMNIST"), Setting("pMNIST", "pmnist", "pMNIST"))
+PIXEL_MODELS = {"Transformer": "transformer", "LSTM": "lstm", "LSSL": "lssl", "S4": "s4"}
+OTHER_TABLES = {
+    "s4_table6": OtherTable(
+        "S4 paper, Tables 6 and 12, pixel-level images: test accuracy in percent",
+        "Table 6",
+        "classification",
+        (*PIXELS, Setting("sCIFAR", "scifar", "sCIFAR (colour)")),
+        PIXEL_MODELS,
+    ),
+    "s4_table9": OtherTable(
+        "S4 paper, Table 9, forecasts of one column at the longest horizon: test MSE / MAE",
+        "Table 9",
+        "regression",
+        forecasts("uni", "{0} {1}", longest=True),
+        {"S4": "s4"},
+        turned=True,
+    ),
+    "s4_table13": OtherTable(
+        "S4 paper, Table 13, forecasts of one column: test MSE / MAE",
+        "Table 13",
+        "regression",
+        forecasts("uni", "{0} horizon {1}"),
+        {"S4": "s4"},
+        turned=True,
+    ),
+    "s4_table14": OtherTable(
+        "S4 paper, Table 14, forecasts of all columns: test MSE / MAE",
+        "Table 14",
+        "regression",
+        forecasts("multi", "{0} horizon {1}"),
+        {"S4": "s4"},
+        turned=True,
+    ),
+}
+TASKS_OF_OTHERS = frozenset(setting.task for table in OTHER_TABLES.values() for setting in table.settings)
+
+
+def other_table(name: str, records: Sequence[Record], published: Published) -> Table:
+    """One of OTHER_TABLES."""
+    table = OTHER_TABLES[name]
+    metrics = objective_of(table.objective).metrics
+    tasks = {setting.task for setting in table.settings}
+    used = [r for r in records if r.task in tasks and r.scale == "paper"]
+    groups = seed_groups(used)
+    lines = list(_lines(table, groups, published, metrics))
+    trivial = [_trivial(groups, setting.task, metrics[0]) for setting in table.settings]
+    lines.append((Entry(f"{'Trivial' if table.turned else 'Commonest label'}", published=True), trivial))
+    if table.turned:
+        header = ("Series, horizon", *(label.text for label, _ in lines))
+        body = [
+            (Entry(setting.title), *(entries[i] for _, entries in lines)) for i, setting in enumerate(table.settings)
+        ]
+    else:
+        header = ("Model", *(setting.title for setting in table.settings))
+        body = [(label, *entries) for label, entries in lines]
+    return Table(name, table.title, header, tuple(body), (*_notes(table, used), *comparison.sign_notes(body)))
+
+
+def _lines(
+    table: OtherTable, groups: Mapping[RowKey, dict[str, SeedGroup]], published: Published, metrics: Sequence[Metric]
+) -> Iterator[tuple[Entry, list[Entry]]]:
+    """(label, an entry for each setting) of each published and measured model."""
+    printed = [q for q in published.quantities if q.table.startswith(f"{table.source} ")]
+    best: dict[tuple[RowKey, str], bool] = {}
+    for setting in table.settings:
+        rivals = {k: tasks[setting.task] for k, tasks in groups.items() if setting.task in tasks and not k.variant}
+        first, like_first = best_of(rivals)
+        best |= {(key, setting.task): key in first for key in first | like_first}
+
+    def ours(model: str, label: str) -> Iterator[tuple[Entry, list[Entry]]]:
+        for key, tasks in groups.items():
+            if key.model == model:
+                more = f" with {' '.join(key.variant)}" if key.variant else ""
+                entries = [
+                    _measured(tasks.get(s.task), metrics, bold=best.get((key, s.task), False)) for s in table.settings
+                ]
+                yield Entry(label + more + (" (other data)" if key.data_set else "")), entries
+
+    for row in dict.fromkeys(q.row for q in printed):
+        values = {q.column: q for q in printed if q.row == row}
+        yield (
+            Entry(f"{row} (paper)", published=True),
+            [_published(setting, values, metrics) for setting in table.settings],
+        )
+        if row in table.models:
+            yield from ours(table.models[row], f"↳ here: {row}" if not table.turned else f"{row} here")
+    for model in dict.fromkeys(key.model for key in groups if key.model not in table.models.values()):
+        yield from ours(model, f"{published.model(model).title} here")
+
+
+def _published(setting: Setting, values: Mapping[str, Quantity], metrics: Sequence[Metric]) -> Entry:
+    names = [setting.published] if len(metrics) == 1 else [f"{setting.published} {m.title}" for m in metrics]
+    found = [values.get(name) for name in names]
+    if not any(found):
+        return comparison.hole(published=True)
+    doubt = "" if all(q.verified for q in found if q) else comparison.UNVERIFIED
+    text = " / ".join(
+        comparison.HOLE if q is None else f"{q.value:.{m.decimals}f}" for q, m in zip(found, metrics, strict=True)
+    )
+    return Entry(text + doubt, published=True, signs=(doubt,) if doubt else ())
+
+
+def _measured(group: SeedGroup | None, metrics: Sequence[Metric], *, bold: bool) -> Entry:
+    if group is None:
+        return comparison.hole()
+    if group.objective.hides_failures or not group.scores:
+        return replace(comparison.seeds_entry(group), bold=bold)
+    marks = comparison.signs(group.tried)
+    texts = []
+    for metric in metrics:
+        values = [group.objective.scores(r.test_totals)[metric.name] for r in group.scored if r.test_totals]
+        spread = significance.deviation(values)
+        texts.append(metric.text(mean_of(values) or 0.0) + (f" ± {metric.text(spread)}" if spread is not None else ""))
+    failed = comparison.TRIVIAL if not group.learned else ""
+    used = (*marks, failed) if failed else tuple(marks)
+    return Entry(" / ".join(texts) + "".join(used), f"({len(group.scores)})", bold=bold, signs=used)
+
+
+def _trivial(groups: Mapping[RowKey, dict[str, SeedGroup]], task: str, metric: Metric) -> Entry:
+    found = [tasks[task].data.trivial for tasks in groups.values() if task in tasks]
+    return Entry(metric.text(found[0]), published=True) if found else comparison.hole(published=True)
+
+
+def _notes(table: OtherTable, used: Sequence[Record]) -> list[str]:
+    if not used:
+        task = table.settings[0].task.split("-")[0]
+        return [f"Nothing measured here yet: make beyond; one: python scripts/train.py task={task} model=s4"]
+    objective = objective_of(table.objective)
+    notes = [f"here: mean ± sample standard deviation over seeds (their number); trivial: {objective.trivial_answer}"]
+    notes.append("Hardware: " + comparison.tally(comparison.machine(r.hardware) for r in used))
+    notes.append("Commit: " + comparison.tally(comparison.commit_name(r.git) for r in used))
+    return notes
+
+
+def other_csv_lines(name: str, records: Sequence[Record], published: Published) -> Iterator[dict[str, object]]:
+    """A line for each setting, metric and model, published or measured at scale paper."""
+    table = OTHER_TABLES[name]
+    metrics = objective_of(table.objective).metrics
+    groups = seed_groups(r for r in records if r.scale == "paper")
+    printed = {(q.row, q.column): q for q in published.quantities if q.table.startswith(f"{table.source} ")}
+    for setting, metric in itertools.product(table.settings, metrics):
+        column = setting.published if len(metrics) == 1 else f"{setting.published} {metric.title}"
+        start = {"table": name, "task": setting.task, "metric": metric.name}
+        for row in dict.fromkeys(row for row, _ in printed):
+            if (quantity := printed.get((row, column))) is not None:
+                verified = str(quantity.verified).lower()
+                yield {**start, "row": row, "published": quantity.value, "verified": verified}
+        for key, tasks in groups.items():
+            if (group := tasks.get(setting.task)) is not None:
+                values = [group.objective.scores(r.test_totals)[metric.name] for r in group.scored if r.test_totals]
+                scale = 100 if metric.percent else 1
+                mean, spread = mean_of(values), significance.deviation(values)
+                yield {
+                    **start,
+                    "model": key.model,
+                    "variant": " ".join(key.variant),
+                    "kind": group.data.kind,
+                    "fingerprint": group.data.fingerprint,
+                    "runs": len(group.runs),
+                    "learned": len(group.learned),
+                    "mean": "" if mean is None else f"{scale * mean:.6f}",
+                    "std": "" if spread is None else f"{scale * spread:.6f}",
+                    "trivial": f"{scale * group.data.trivial:.6f}" if metric is metrics[0] else "",
+                }
