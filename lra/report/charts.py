@@ -155,7 +155,7 @@ def result_of(row: Row, column: Column) -> dict[str, Any] | None:
     low, high = (min(group.scores), max(group.scores)) if group.scores else (value, value)
     return {
         **named(row), "value": shown(metric, value), "low": shown(metric, low), "high": shown(metric, high),
-        "text": str(seeds_entry(group)), "learned": bool(group.scores), "task": column.title,
+        "text": str(seeds_entry(group)), "learned": bool(group.learned), "task": column.title,
         "trivial": shown(metric, group.data.trivial),
     }  # fmt: skip
 

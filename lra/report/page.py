@@ -20,11 +20,25 @@ from lra.records.published import Published
 from lra.records.record import Example, Record
 from lra.report import charts
 from lra.tables import comparison
-from lra.tables.aggregate import Aggregate, Column, Model, Row, SeedGroup, aggregate, learned
+from lra.tables.aggregate import (
+    Aggregate,
+    Cell,
+    Column,
+    Model,
+    Row,
+    RowKey,
+    SeedGroup,
+    aggregate,
+    best_of,
+    is_of_lra,
+    learned,
+    seed_groups,
+)  # fmt: skip
 from lra.tables.agreement import AVERAGE, agreements
 from lra.tables.comparison import HOLE
 from lra.tables.efficiency import EFFICIENCY_TABLES, Efficiency, efficiency, entry
-from lra.tables.formats import Entry
+from lra.tables.formats import Entry, Table
+from lra.tables.other_tasks import OTHER_TABLES, other_table
 
 KINDS = {
     "official": "Official data",
@@ -32,6 +46,7 @@ KINDS = {
     "subset": "Part of the official data",
     "toy": "Toy data in place of the task's own",
 }
+SECTIONS = {"others": "Other tasks"}
 ANSWERS_SHOWN = 7  # below an example, of the strongest models; of the others that of a picked model
 
 
@@ -42,29 +57,38 @@ def page(records: Sequence[Record], published: Published, scale: str, benches: S
     columns = results.measured_columns if results.rows else ()
     shown = [column for column in columns if any(column.task in row.cells for row in rows)]
     tasks = [task_section(rows, column) for column in shown]
+    other_rows, other_columns = other_tasks(records, published, scale)
+    runs = [r for row in (*results.rows, *other_rows) for r in row.runs]
     content: dict[str, Any] = {
         "results": results,
-        "columns": columns,
+        "rows": [*results.rows, *other_rows],
+        "columns": [*columns, *other_columns],
         "how_to_run": comparison.how_to_run(scale),
-        "facts": facts(results.runs),
-        "families": families(rows),
+        "facts": facts(runs),
+        "families": families([*rows, *other_rows]),
         "winners": [card for column in shown if (card := winner(rows, column))],
         "overview": charts.overview(rows, shown) if min(len(rows), len(shown)) > 1 else None,
         "trust": trust(rows, records, published, scale),
         "comparison": main_table(results),
         "variants": comparison.variants_table(results),
         "tasks": tasks,
+        "others": [task_section(unchanged(other_rows, column), column) for column in other_columns],
+        "other_tables": list(other_tables(other_columns, records, published, scale)),
         "kernels": list(kernel_cards(rows, shown)),
         "examples": [card for column in shown if (card := examples_card(rows, column))],
         "speed": list(speed_cards(benches, published)),
-        "failures": list(failures(results)),
-        "machines": machines(results.runs),
+        "failures": [
+            (shown, found)
+            for rows, shown in ((results.rows, columns), (other_rows, other_columns))
+            if (found := list(failures(rows, shown)))
+        ],
+        "machines": machines(runs),
     }
-    sections = ("variants", "kernels", "examples", "speed")
+    sections = ("variants", "others", "kernels", "examples", "speed")
     content["navigation"] = [
         ("table", "Table"),
         *((task["id"], task["title"]) for task in tasks),
-        *((section, section.title()) for section in sections if content[section]),
+        *((section, SECTIONS.get(section, section.title())) for section in sections if content[section]),
         *((section, section.title()) for section in ("failures", "runs", "machines")),
     ]
     content |= {"libraries": Markup(charts.bundle()), "chart_config": Markup(charts.as_json(charts.CONFIG))}
@@ -111,6 +135,40 @@ def facts(runs: Sequence[Record]) -> dict[str, Any]:
             (f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min", "of computing"),
         ],
     }
+
+
+def other_tasks(records: Sequence[Record], published: Published, scale: str) -> tuple[list[Row], list[Column]]:
+    """Rows and columns of the tasks that are not LRA's; other objectives, each task in tables and charts of its own."""
+    groups = seed_groups(r for r in records if r.scale == scale and not is_of_lra(r))
+    columns: list[Column] = []
+    cells: dict[RowKey, dict[str, Cell]] = {key: {} for key in groups}
+    for task in sorted({task for tasks in groups.values() for task in tasks}):
+        found = {key: tasks[task] for key, tasks in groups.items() if task in tasks}
+        best, like_best = best_of({key: group for key, group in found.items() if not (key.variant or key.data_set)})
+        columns.append(Column(task, task, next(iter(found.values())).data.trivial, 1))
+        for key, group in found.items():
+            cells[key][task] = Cell(group, not (key.variant or key.data_set), key in best, key in like_best, None)
+    rows = []
+    for key, tasks in groups.items():
+        title = next(iter(tasks.values())).runs[0].title
+        rows.append(Row(published.model(key.model, title), title, key.variant, key.data_set, cells[key]))
+    return rows, columns
+
+
+def unchanged(rows: Sequence[Row], column: Column) -> list[Row]:
+    """The rows of a task without variants, or all where there are only such."""
+    found = [row for row in rows if column.task in row.cells]
+    return [row for row in found if not row.variant] or found
+
+
+def other_tables(
+    columns: Sequence[Column], records: Sequence[Record], published: Published, scale: str
+) -> Iterator[Table]:
+    """The papers' tables of other tasks with our rows; of scale paper only, and with at least one run."""
+    ran = {column.task for column in columns}
+    for name, table in OTHER_TABLES.items():
+        if scale == "paper" and ran & {setting.task for setting in table.settings}:
+            yield other_table(name, records, published)
 
 
 def families(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
@@ -326,11 +384,11 @@ def bench_values(results: Efficiency) -> tuple[list[str], list[list[str]]]:
     return ["Model", *(c.name if c.unit == c.quantity else f"{c.name} [{c.unit}]" for c in columns)], rows
 
 
-def failures(results: Aggregate) -> Iterator[dict[str, Any]]:
+def failures(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
     """Rows with a run that did not end well or stayed at the trivial score; a sign for each run, by task."""
-    for row in results.rows:
+    for row in rows:
         cells = {}
-        for column in results.measured_columns:
+        for column in columns:
             runs = row.cells[column.task].seeds.runs if column.task in row.cells else ()
             cells[column.task] = [(failure_sign(r), failure_reason(r)) for r in runs]
         if any(sign != "✓" for signs in cells.values() for sign, _ in signs):

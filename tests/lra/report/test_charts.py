@@ -7,11 +7,12 @@ import pytest
 
 from helpers import made_up_runs
 from helpers.made_up_runs import PUBLISHED, grid
-from helpers.records import replace
+from helpers.report_runs import forecast
 from lra.paths import ROOT
 from lra.records.benchmark import load_bench
-from lra.records.record import Kernel, Point, Record
+from lra.records.record import Kernel, Point
 from lra.report import charts
+from lra.report.page import other_tasks
 from lra.tables.aggregate import Aggregate, aggregate
 from lra.tables.agreement import AVERAGE, agreements
 from lra.tables.efficiency import efficiency
@@ -24,19 +25,6 @@ def text_runs(**changes: object) -> Aggregate:
     """Runs on Text; LSTM stays at chance, one half."""
     runs = [made_up_runs.ran(model, "text", right, **changes) for model, right in SCORES.items()]
     return aggregate([*runs, made_up_runs.ran("s4", "text", 920, seed=1, **changes)], PUBLISHED, "paper")
-
-
-def forecast(model: str, error: float) -> Record:
-    totals = {
-        "squared": 100 * error,
-        "absolute": 50.0,
-        "squares": 100 * error**2,
-        "independent": 100.0,
-        "examples": 100,
-    }
-    data = replace(made_up_runs.BASE.data, trivial=1.0)
-    changes = {"objective": "regression", "test_score": error, "test_totals": totals, "val_score": error, "data": data}
-    return made_up_runs.ran(model, "ett", None, **changes)
 
 
 def rows_of(figure: charts.Figure) -> list[dict]:
@@ -66,12 +54,15 @@ def test_ranking_shows_means_and_ranges_best_first():
 
 
 def test_lower_is_better_where_the_objective_says_so():
-    results = aggregate([forecast("s4", 0.4), forecast("lstm", 0.2)], PUBLISHED, "paper")
-    figure = charts.ranking(results.main_rows, column(results, "ett"))
-    assert [(r["label"], r["value"]) for r in rows_of(figure)] == [("LSTM", 0.2), ("S4", 0.4)]
+    runs = [forecast("s4", 0.4), forecast("lstm", 0.2), forecast("gru", 1.5)]
+    rows, columns = other_tasks(runs, PUBLISHED, "paper")
+    figure = charts.ranking(rows, columns[0])
+    # GRU is worse than the trivial forecast
+    expected = [("LSTM", 0.2, True), ("S4", 0.4, True), ("GRU", 1.5, False)]
+    assert [(r["label"], r["value"], r["learned"]) for r in rows_of(figure)] == expected
     assert "MSE" in figure.note
-    rows = {row.model: row for row in results.main_rows}
-    assert charts.strength(rows["lstm"]) > charts.strength(rows["s4"]) > 0
+    strengths = {row.model: charts.strength(row) for row in rows}
+    assert strengths["lstm"] > strengths["s4"] > 0
 
 
 def test_strength_is_zero_at_chance_and_one_for_perfection():

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from helpers.made_up_runs import PUBLISHED
 from helpers.records import replace
-from helpers.report_runs import ZOO, failed, ran
+from helpers.report_runs import ZOO, failed, forecast, ran
 from lra.paths import ROOT
 from lra.records.benchmark import load_bench
 from lra.records.published import TASKS
@@ -150,6 +150,21 @@ def test_models_with_an_average_come_first_best_on_top():
     published = re.findall('<tbody data-model="(.*?)"', page([], PUBLISHED, "paper"))
     averages = [PUBLISHED.row_of(model).six_task_average for model in published]
     assert averages == sorted(averages, reverse=True)
+
+
+def test_tasks_with_another_metric_have_tables_and_charts(drawn):
+    runs = [forecast("s4", 0.4), forecast("lstm", 0.2), forecast("gru", 1.5), ran("s4", "text", 0.9, scale="paper")]
+    text = page(runs, PUBLISHED, "paper")
+    others = section("others", text)
+    assert "etth1" not in section("table", text)
+    assert "Table 13, forecasts of one column: test MSE / MAE" in others
+    assert "0.400" in others
+    assert drawn.count("MSE") == 1
+    assert "repeating the last value" in others
+    assert "MSE 0.200, MAE" in section("runs", text)
+    # worse than the trivial forecast
+    assert "did not learn, MSE 1.500" in section("failures", text)
+    assert 'id="others"' not in mini(*ZOO)
 
 
 def test_table_headers_have_a_scope():
