@@ -1,4 +1,6 @@
-"""The long convolution in C++ (csrc/fftconv.cpp), for float32 on the CPU; `lra.ops.fftconv.convolve_by_fft` defines it.
+"""Long convolution and real FFT in C++ (csrc/fftconv.cpp), for float32 on the CPU.
+
+`lra.ops.fftconv.convolve_by_fft` defines the convolution, torch.fft the transform.
 
 A vector of features is transformed at a time, as a polynomial modulo x^(2 M) - 1 that is reduced to smaller and smaller
 moduli. Padding, transforms, product, skip and mask stay in the cache. No spectrum of the batch is stored: the kernel's
@@ -100,6 +102,53 @@ def call(
     getattr(loops, function)(problem, *(Array(x.data_ptr(), *x.stride()) for x in arrays), *pointers, threads)
 
 
+def irfft(spectrum: Tensor, L: int) -> Tensor:
+    """torch.fft.irfft of spectrum (..., L // 2 + 1, 2), given as (real, imaginary) pairs, for an L that `is_fast`."""
+    signal = spectrum.new_empty(*spectrum.shape[:-2], L)
+    transform("inverse_fft", spectrum, signal, L)
+    return signal
+
+
+def irfft_gradient(grad: Tensor) -> Tensor:
+    """Gradient of the spectrum (..., L // 2 + 1, 2) from that of the signal (..., L)."""
+    L = grad.shape[-1]
+    spectrum = grad.new_empty(*grad.shape[:-1], L // 2 + 1, 2)
+    transform("inverse_fft_backward", grad, spectrum, L)
+    return spectrum
+
+
+def is_fast(L: int, dtype: torch.dtype) -> bool:
+    """Whether `irfft` can transform to this length and precision."""
+    return dtype == torch.float32 and L >= 4 and L & (L - 1) == 0
+
+
+def transform(function: str, source: Tensor, target: Tensor, L: int) -> None:
+    """Call a function of the library that transforms rows."""
+    M, loops = L // 2, library("fftconv")
+    rows = max(source.numel(), target.numel()) // (L + 2)
+    threads = torch.get_num_threads() if rows * L > 2**14 else 1
+    memory = source.new_empty(threads * L * ctypes.c_int.in_dll(loops, "lanes").value)
+    source = source.contiguous()
+    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (source, target, places(M), node_table(M), memory)]
+    getattr(loops, function)(*pointers[:2], ctypes.c_long(rows), ctypes.c_long(M), *pointers[2:], threads)
+
+
+@functools.lru_cache(maxsize=32)
+def places(M: int) -> Tensor:
+    """Where the tree of x^(2 M) - 1 has frequency f < M: (M, 3) numbers of the real and imaginary part, and a sign.
+
+    Node k = m + j, j < m, a power of two, is root j of x^m - i, with its parts at 2 m + j and 3 m + j. The root is
+    exp(i phi), where the signal has the value of frequency -M phi / pi: the conjugate of that of frequency M phi / pi.
+    """
+    k = torch.arange(1, M)
+    m = 2 ** k.double().log2().floor().long()
+    f = (node_angles(M)[1:] * (M / math.pi)).round().long() % (2 * M)
+    table = torch.zeros(M, 3, dtype=torch.int32)
+    columns = [2 * m + k - m, 3 * m + k - m, torch.where(f < M, -1, 1)]
+    table[torch.where(f < M, f, 2 * M - f)] = torch.stack(columns, 1).int()
+    return table
+
+
 def half_length(L: int) -> int:
     """M, half the length of the transform: the smallest 2^a, 3 2^a or 5 2^a that is even and at least L."""
     return min(r << max(1, math.ceil(math.log2(L / r))) for r in (1, 3, 5))
@@ -112,7 +161,12 @@ def node_table(M: int) -> Tensor:
     Node 1 has c = i = exp(i pi / 2). If c = exp(i phi), the children 2 k and 2 k + 1 have the square roots of c,
     exp(i phi / 2) and its negative. A row has the square roots of the first child's c, of c, and their product.
     """
-    nodes = M & -M  # twice the number of leaves below node 1
+    roots = node_angles(M & -M)[:, None] * torch.tensor([1 / 4, 1 / 2, 3 / 4], dtype=torch.float64)
+    return torch.stack([roots.cos(), roots.sin()], -1).float()
+
+
+def node_angles(nodes: int) -> Tensor:
+    """phi of the nodes of the tree, by number; float64. nodes is a power of two, twice the number of leaves."""
     angle = torch.zeros(max(2, nodes), dtype=torch.float64)
     angle[1] = math.pi / 2
     first = 1
@@ -120,5 +174,4 @@ def node_table(M: int) -> Tensor:
         level = angle[first : 2 * first] / 2
         angle[2 * first : 4 * first] = torch.stack([level, level + math.pi], 1).flatten()
         first *= 2
-    roots = angle[:, None] * torch.tensor([1 / 4, 1 / 2, 3 / 4], dtype=torch.float64)
-    return torch.stack([roots.cos(), roots.sin()], -1).float()
+    return angle

@@ -1,4 +1,5 @@
-// The long convolution of lra/ops/fftconv.py in single precision: transforms of a vector of features at a time.
+// The long convolution of lra/ops/fftconv.py in single precision, and real Fourier transforms of lengths 2^a, a > 1: a
+// vector of features is transformed at a time.
 //
 // A circular convolution of length 2 M is a product of polynomials modulo x^2M - 1. The modulus splits into factors:
 // x^R - 1 = (x^R/2 - 1)(x^R/2 + 1) over the reals; a real polynomial modulo x^2m + 1 is a complex one modulo x^m - i,
@@ -72,8 +73,13 @@ static inline void join2(Block x, long q, Node w) {
     }
 }
 
-// From modulus x^m - c of a node to its smallest factors, and back.
+// From modulus x^m - c of a node to its smallest factors, and back; large blocks one quarter after the other.
 static void split(Block x, long m, const Node* table, long node) {
+    if (m > BLOCK) {
+        split4(x, m / 4, table[node]);
+        for (int i = 0; i < 4; ++i) split(x + i * m / 4, m / 4, table, 4 * node + i);
+        return;
+    }
     long count = 1;
     for (; m % 4 == 0; m /= 4, count *= 4)
         for (long b = 0; b < count; ++b) split4(x + b * m, m / 4, table[node * count + b]);
@@ -81,6 +87,11 @@ static void split(Block x, long m, const Node* table, long node) {
         for (long b = 0; b < count; ++b) split2(x + b * m, m / 2, table[node * count + b]);
 }
 static void join(Block x, long m, const Node* table, long node) {
+    if (m > BLOCK) {
+        for (int i = 0; i < 4; ++i) join(x + i * m / 4, m / 4, table, 4 * node + i);
+        join4(x, m / 4, table[node]);
+        return;
+    }
     long count = 1;
     for (; m % 4 == 0; m /= 4) count *= 4;
     if (m % 2 == 0)
@@ -222,6 +233,29 @@ struct Transform {
     long last() const { return 2 * odd_part(M); }
 };
 
+// Calls move(first position, their number) for squares of at most LANES positions.
+template <class Move> static void squares(long length, Move move) {
+    for (long l = 0; l < length; l += LANES) move(l, std::min<long>(LANES, length - l));
+}
+
+// Calls put(l, vector) for positions l of `count` rows of a matrix, or fills the rows with get(l).
+template <class Put> static void read_rows(const float* from, int count, long stride, long length, Put put) {
+    squares(length, [&](long l, long part) {
+        F square[LANES] = {};
+        for (int i = 0; i < count; ++i) square[i] = load<float>(from + i * stride + l, part);
+        transpose<float>(square);
+        for (long j = 0; j < part; ++j) put(l + j, square[j]);
+    });
+}
+template <class Get> static void write_rows(float* to, int count, long stride, long length, Get get) {
+    squares(length, [&](long l, long part) {
+        F square[LANES] = {};
+        for (long j = 0; j < part; ++j) square[j] = get(l + j);
+        transpose<float>(square);
+        for (int i = 0; i < count; ++i) store<float>(square[i], to + i * stride + l, part);
+    });
+}
+
 // (B, H, L) with these strides, of which that of the features or that of the positions is 1
 struct Array { float* data; long row, feature, position; };
 
@@ -239,11 +273,6 @@ struct Problem {
     int lanes(long h) const { return std::min<long>(LANES, H - h); }
     bool real(long b, long l, bool masked) const { return !masked || !mask || mask[b * L + l]; }
 
-    // Calls move(first position, their number) for squares of at most LANES positions.
-    template <class Move> static void squares(long length, Move move) {
-        for (long l = 0; l < length; l += LANES) move(l, std::min<long>(LANES, length - l));
-    }
-
     // Both halves of x (2 M) get row b of u at the features from h on; zero where `masked` and the mask is False.
     void read(const Array& u, long b, long h, bool masked, F* x) const {
         const float* from = u.data + b * u.row + h * u.feature;
@@ -252,12 +281,7 @@ struct Problem {
         if (u.feature == 1) {
             for (long l = 0; l < L; ++l) put(l, load<float>(from + l * u.position, count));
         } else {
-            squares(L, [&](long l, long length) {
-                F square[LANES] = {};
-                for (int i = 0; i < count; ++i) square[i] = load<float>(from + i * u.feature + l, length);
-                transpose<float>(square);
-                for (long j = 0; j < length; ++j) put(l + j, square[j]);
-            });
+            read_rows(from, count, u.feature, L, put);
         }
         std::fill(x + L, x + M, F{});
         std::fill(x + M + L, x + 2 * M, F{});
@@ -269,12 +293,7 @@ struct Problem {
         if (y.feature == 1) {
             for (long l = 0; l < L; ++l) store<float>(get(l), to + l * y.position, count);
         } else {
-            squares(L, [&](long l, long length) {
-                F square[LANES] = {};
-                for (long j = 0; j < length; ++j) square[j] = get(l + j);
-                transpose<float>(square);
-                for (int i = 0; i < count; ++i) store<float>(square[i], to + i * y.feature + l, length);
-            });
+            write_rows(to, count, y.feature, L, get);
         }
     }
 
@@ -283,13 +302,8 @@ struct Problem {
     void read_kernel(long h, const Transform& transform, F* x) const {
         std::fill(x, x + 2 * M, F{});
         for (long k = 0; k < K; ++k)
-            squares(std::min(L - k, T), [&](long l, long length) {
-                F square[LANES] = {};
-                for (int i = 0; i < lanes(h); ++i)
-                    square[i] = load<float>(kernel + (k * H + h + i) * T + l, length);
-                transpose<float>(square);
-                for (long j = 0; j < length; ++j) x[at(k, l + j)] = scale() * square[j];
-            });
+            read_rows(kernel + (k * H + h) * T, lanes(h), T, std::min(L - k, T),
+                      [&](long l, F v) { x[at(k, l)] = scale() * v; });
         if (D) x[0] += scale() * load<float>(D + h, lanes(h));
         halves(x, 2 * M);
         transform.forward(x);
@@ -298,13 +312,8 @@ struct Problem {
         transform.back(x);
         halves(x, 2 * M);
         for (long k = 0; k < K; ++k)
-            squares(std::min(L - k, T), [&](long l, long length) {
-                F square[LANES] = {};
-                for (long j = 0; j < length; ++j) square[j] = scale() * x[at(k, l + j)];
-                transpose<float>(square);
-                for (int i = 0; i < lanes(h); ++i)
-                    store<float>(square[i], dkernel + (k * H + h + i) * T + l, length);
-            });
+            write_rows(dkernel + (k * H + h) * T, lanes(h), T, std::min(L - k, T),
+                       [&](long l) { return scale() * x[at(k, l)]; });
         store<float>(scale() * x[0], dD + h, lanes(h));
     }
 };
@@ -358,5 +367,52 @@ extern "C" void long_conv_backward(Problem p, Array dy, Array u, Array du, float
         for (long part = 1; part < parts; ++part)
             for (long j = 0; j < size; ++j) sum[j] += sum[part * size + j];
         p.write_kernel(sum, group * LANES, transform, dkernel, dD);
+    });
+}
+
+// where a tree of 2 M numbers has frequency f of a real signal of that length, 0 < f < M; conjugate if `sign` is -1
+struct Place { int re, im, sign; };
+
+// Calls work(memory of the thread, first row, number of rows) for every vector of rows.
+template <class Work> static void for_rows(long rows, long M, F* memory, int threads, Work work) {
+    parallel((rows + LANES - 1) / LANES, threads, [=](long task, int thread) {
+        work(memory + 2 * M * thread, task * LANES, int(std::min<long>(LANES, rows - task * LANES)));
+    });
+}
+
+// spectrum (rows, M + 1, 2) -> signal (rows, 2 M)
+extern "C" void inverse_fft(const float* spectrum, float* signal, long rows, long M, const Place* places,
+                            const Node* table, F* memory, int threads) {
+    Transform transform{M, table};
+    for_rows(rows, M, memory, threads, [=](F* x, long row, int count) {
+        F real{}, ends[2];
+        read_rows(spectrum + row * 2 * (M + 1), count, 2 * (M + 1), 2 * (M + 1), [&](long i, F v) {
+            long f = i / 2;
+            if (i % 2 == 0) real = v;
+            else if (f == 0 || f == M) ends[f > 0] = real;
+            else x[places[f].re] = real, x[places[f].im] = float(places[f].sign) * v;
+        });
+        // 1 and -1 are the roots of x^2 - 1
+        x[0] = 0.5f * (ends[0] + ends[1]), x[1] = 0.5f * (ends[0] - ends[1]);
+        transform.back(x);
+        halves(x, 2 * M);
+        write_rows(signal + row * 2 * M, count, 2 * M, 2 * M, [=](long l) { return 1.0f / M * x[l]; });
+    });
+}
+
+// gradient of the signal (rows, 2 M) -> gradient of the spectrum (rows, M + 1, 2)
+extern "C" void inverse_fft_backward(const float* grad, float* out, long rows, long M, const Place* places,
+                                     const Node* table, F* memory, int threads) {
+    Transform transform{M, table};
+    for_rows(rows, M, memory, threads, [=](F* x, long row, int count) {
+        read_rows(grad + row * 2 * M, count, 2 * M, 2 * M, [=](long l, F v) { x[l] = v; });
+        halves(x, 2 * M);
+        transform.forward(x);
+        write_rows(out + row * 2 * (M + 1), count, 2 * (M + 1), 2 * (M + 1), [=](long i) {
+            long f = i / 2;
+            // a frequency that also represents its conjugate counts twice
+            if (f == 0 || f == M) return i % 2 ? F{} : 0.5f / M * (f ? x[0] - x[1] : x[0] + x[1]);
+            return 1.0f / M * (i % 2 ? float(places[f].sign) * x[places[f].im] : x[places[f].re]);
+        });
     });
 }

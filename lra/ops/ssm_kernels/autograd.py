@@ -8,7 +8,7 @@ outside autograd,
     spectrum_gradients(L, grad, dt, A, B, C, P) -> gradients of dt, A, B, C, P
 
 on contiguous tensors of one precision, complex numbers as a last axis of 2, K = 1 or 2. Other shapes are those of
-lra.ops.ssm_kernels.dispatch.nplr_spectrum.
+lra.ops.ssm_kernels.dispatch.nplr_spectrum. It can replace `irfft` and `irfft_gradient` below by functions of its own.
 """
 
 from types import ModuleType
@@ -74,11 +74,9 @@ class NplrKernelGradient(Gradient):
 
     @staticmethod
     def forward(backend: ModuleType, L: int, grad: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        # transpose of irfft: a frequency that also represents its conjugate counts twice
-        grad = torch.fft.rfft(grad, norm="forward")
-        grad[..., 1 : (L + 1) // 2].mul_(2)
+        grad = getattr(backend, "irfft_gradient", irfft_gradient)(grad)
         dt, A, *others = kernel_arguments(*parameters)
-        d_dt, dA, dB, dC, dP = backend.spectrum_gradients(L, torch.view_as_real(grad), dt, A, *others)
+        d_dt, dA, dB, dC, dP = backend.spectrum_gradients(L, grad, dt, A, *others)
         return d_dt * dt, dA[..., 0] * A[..., 0], dA[..., 1], dB, dC, dP
 
 
@@ -90,7 +88,21 @@ class NplrKernel(BackendFunction):
     @staticmethod
     def forward(backend: ModuleType, L: int, *parameters: Tensor) -> Tensor:
         spectrum = backend.spectrum(L, *kernel_arguments(*parameters))
-        return torch.fft.irfft(torch.view_as_complex(spectrum), n=L)
+        return getattr(backend, "irfft", irfft)(spectrum, L)
+
+
+def irfft(spectrum: Tensor, L: int) -> Tensor:
+    """Signal (..., L) of a spectrum (..., F, 2)."""
+    return torch.fft.irfft(torch.view_as_complex(spectrum), n=L)
+
+
+def irfft_gradient(grad: Tensor) -> Tensor:
+    """Gradient of the spectrum (..., F, 2) from that of the signal (..., L)."""
+    L = grad.shape[-1]
+    spectrum = torch.fft.rfft(grad, norm="forward")
+    # a frequency that also represents its conjugate counts twice
+    spectrum[..., 1 : (L + 1) // 2].mul_(2)
+    return torch.view_as_real(spectrum)
 
 
 def kernel_arguments(log_dt: Tensor, log_decay: Tensor, imag: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:

@@ -11,7 +11,9 @@ import functools
 import torch
 from torch import Tensor
 
+from lra.ops import fftconv_cpp
 from lra.ops.cpp_library import library
+from lra.ops.ssm_kernels import autograd
 from lra.ops.ssm_kernels.reference import discretise
 from lra.ops.ssm_kernels.resolvent import expand_copies, nodes
 
@@ -51,6 +53,16 @@ def spectrum_gradients(L: int, grad: Tensor, *parameters: Tensor) -> list[Tensor
         for i in (1, 2, 4):
             gradients[i] = gradients[i].unflatten(-3, (-1, S)).sum(-4)
     return gradients
+
+
+def irfft(spectrum: Tensor, L: int) -> Tensor:
+    """See lra.ops.ssm_kernels.autograd."""
+    return (fftconv_cpp if fftconv_cpp.is_fast(L, spectrum.dtype) else autograd).irfft(spectrum, L)
+
+
+def irfft_gradient(grad: Tensor) -> Tensor:
+    """See lra.ops.ssm_kernels.autograd."""
+    return (fftconv_cpp if fftconv_cpp.is_fast(grad.shape[-1], grad.dtype) else autograd).irfft_gradient(grad)
 
 
 def without_copies(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor) -> tuple[Tensor, ...]:

@@ -170,3 +170,20 @@ def test_loops_can_be_switched_off():
         without = long_conv(u, kernel)
     assert fftconv.runs_compiled(u, kernel)
     torch.testing.assert_close(without, long_conv(u, kernel))
+
+
+@pytest.mark.parametrize("L", [4, 8, 256, 4096])
+def test_real_transform_of_the_loops_equals_torch(L):
+    if reason := fftconv_cpp.unavailable_reason():
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    spectrum, grad = torch.randn(2, 9, L // 2 + 1, 2, requires_grad=True), torch.randn(2, 9, L)
+    assert fftconv_cpp.is_fast(L, torch.float32)
+    assert not fftconv_cpp.is_fast(L - 1, torch.float32)
+    expected = torch.fft.irfft(torch.view_as_complex(spectrum.double()), n=L)
+    (expected_gradient,) = torch.autograd.grad(expected, spectrum, grad.double())
+    for found, exact in (
+        (fftconv_cpp.irfft(spectrum.detach(), L), expected),
+        (fftconv_cpp.irfft_gradient(grad), expected_gradient),
+    ):
+        assert (found - exact).norm() <= 5e-7 * exact.norm()
