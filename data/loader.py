@@ -22,8 +22,8 @@ Affine = tuple[float | tuple[float, ...], float | tuple[float, ...]]
 class Examples:
     """All examples of a task on one device, and how stored bytes become a model's input.
 
-    x        uint8 (n, L) or (n, L, channels), or (total,) with `offsets`
-    y        int64 (n,)
+    x        uint8 (n, L) or (n, L, channels), or (total,) with `offsets`; or float32 (n, L, channels), taken as it is
+    y        int64 (n,) labels, or float32 (n, outputs) or (n, horizon, outputs) values
     max_len  longest input of a model; longer documents are truncated
     offsets  int64 (documents + 1,): document i is x[offsets[i]:offsets[i + 1]]; None: x has a row for each example
     eos      token after the last one of each document, within max_len; None: no such token
@@ -43,7 +43,8 @@ class Examples:
     def of_arrays(cls, arrays: Mapping[str, np.ndarray], max_len: int, **options: Any) -> "Examples":
         """Examples of prepared arrays, which share the memory-mapped x and offsets."""
         offsets, pairs = (torch.from_numpy(arrays[k]) if k in arrays else None for k in ("offsets", "pairs"))
-        x, y = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]).long()
+        x, y = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
+        y = y.float() if y.is_floating_point() else y.long()
         return cls(x, y, max_len, offsets, pairs=None if pairs is None else pairs.long(), **options)
 
     def document(self, i: int) -> np.ndarray:
@@ -86,6 +87,8 @@ class Examples:
             x = self.x[(start + position).clamp_(max=len(self.x) - 1)].masked_fill_(position >= end, 0)
             if self.eos is not None:
                 x.masked_fill_(position == end, self.eos)
+        if x.is_floating_point():
+            return Batch(x.float(), mask, y)
         if self.affine is None:
             return Batch(x.long(), mask, y)
         a, b = (torch.tensor(number, device=x.device) for number in self.affine)

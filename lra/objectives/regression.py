@@ -1,4 +1,4 @@
-"""Regression and forecasting: mean squared and mean absolute error. B batch, H target positions, C values at each."""
+"""Regression and forecasting: mean squared and mean absolute error. B batch, H target positions, C values."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Regression(Objective):
-    """Outputs and targets are real values (B, H, C). The error of an example is its mean over positions and values.
+    """Outputs and targets are real values (B, H, C) or (B, C); the error of an example is its mean over all of them.
 
     squared, absolute  sums of the examples' errors
     squares            sum of the squares of the squared errors, for their spread
@@ -35,7 +35,13 @@ class Regression(Objective):
         error = (outputs - targets).double().flatten(1)
         squared = error.square().mean(1)
         n = torch.full_like(squared, 1.0).sum()
-        sums = [squared.sum(), error.abs().mean(1).sum(), squared.square().sum(), n / targets.shape[1], n]
+        sums = [
+            squared.sum(),
+            error.abs().mean(1).sum(),
+            squared.square().sum(),
+            n / (targets.shape[1] if targets.dim() == 3 else 1),
+            n,
+        ]
         return torch.stack(sums)
 
     def scores(self, totals: Totals) -> dict[str, float]:

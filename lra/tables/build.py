@@ -11,7 +11,7 @@ from lra.tables.comparison import scale_table, variants_table
 from lra.tables.csv_export import agreement_csv, efficiency_csv, other_csv, paper_csv, scale_csv
 from lra.tables.efficiency import EFFICIENCY_TABLES, efficiency_table
 from lra.tables.formats import latex, markdown
-from lra.tables.other_tasks import OTHER_TABLES, other_table
+from lra.tables.other_tasks import OTHER_TABLES, further_tables, other_table
 from lra.tables.paper import PAPER_TABLES, paper_table
 
 
@@ -39,6 +39,8 @@ def table_files(records: Sequence[Record], published: Published, benches: Sequen
     made += [paper_table(name, records, published) for name in PAPER_TABLES]
     made += [efficiency_table(name, benches, published) for name in EFFICIENCY_TABLES]
     made += [other_table(name, records, published) for name in OTHER_TABLES]
+    further = {name: table for scale in scales for name, table in further_tables(records, scale).items()}
+    made += [other_table(name, records, published, table) for name, table in further.items()]
     made.append(agreement_table(records, published, scales))
     files = {f"{table.name}.md": markdown(table) for table in made}
     files |= {f"{table.name}.tex": latex(table) for table in made}

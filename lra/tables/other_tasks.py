@@ -48,6 +48,7 @@ class OtherTable:
     settings: tuple[Setting, ...]
     models: Mapping[str, str]
     turned: bool = False
+    scale: str = "paper"
 
 
 def forecasts(features: str, column: str, longest: bool = False) -> tuple[Setting, ...]:
@@ -97,16 +98,37 @@ OTHER_TABLES = {
 TASKS_OF_OTHERS = frozenset(setting.task for table in OTHER_TABLES.values() for setting in table.settings)
 
 
-def other_table(name: str, records: Sequence[Record], published: Published) -> Table:
-    """One of OTHER_TABLES."""
-    table = OTHER_TABLES[name]
+def further_tables(records: Sequence[Record], scale: str) -> dict[str, OtherTable]:
+    """A table for each objective with records of a scale that are in no other table: own tasks, small scales."""
+    found: dict[str, dict[str, Setting]] = {}
+    for r in sorted(records, key=lambda r: r.task):
+        if r.scale == scale and r.objective != "classification" and (scale != "paper" or r.task not in TASKS_OF_OTHERS):
+            found.setdefault(r.objective, {})[r.task] = Setting(r.task, r.task, r.task)
+    return {
+        f"{scale}_{name}": OtherTable(
+            f"{name.capitalize()}, scale {scale}: test {' / '.join(m.title for m in objective_of(name).metrics)}",
+            "none",
+            name,
+            tuple(settings.values()),
+            {},
+            scale=scale,
+        )
+        for name, settings in found.items()
+    }
+
+
+def other_table(name: str, records: Sequence[Record], published: Published, table: OtherTable | None = None) -> Table:
+    """One of OTHER_TABLES, or another one."""
+    table = table or OTHER_TABLES[name]
     metrics = objective_of(table.objective).metrics
     tasks = {setting.task for setting in table.settings}
-    used = [r for r in records if r.task in tasks and r.scale == "paper"]
+    used = [r for r in records if r.task in tasks and r.scale == table.scale]
     groups = seed_groups(used)
     lines = list(_lines(table, groups, published, metrics))
     trivial = [_trivial(groups, setting.task, metrics[0]) for setting in table.settings]
-    lines.append((Entry(f"{'Trivial' if table.turned else 'Commonest label'}", published=True), trivial))
+    lines.append(
+        (Entry(f"{'Commonest label' if table.objective == 'classification' else 'Trivial'}", published=True), trivial)
+    )
     if table.turned:
         header = ("Series, horizon", *(label.text for label, _ in lines))
         body = [

@@ -35,7 +35,7 @@ class ExamplePredictions(Callback):
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if batch.y.is_floating_point():
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and batch.y.dim() == 3:
                 self._keep_forecasts(outputs, batch)
             self._seen += len(batch.y)
             return

@@ -17,6 +17,7 @@ from lra.profiling.flops import forward_flops
 from lra.records.record import Record, Status
 from lra.records.run_spec import RunSpec
 from lra.training import cuda_graphs, kernel_snapshots, weights
+from lra.training.allocator import keep_freed_memory
 from lra.training.checkpoint import Checkpoint, Identity, Interrupted
 from lra.training.config import Hardware, Training
 from lra.training.divergence import Diverged, Divergence
@@ -78,6 +79,8 @@ def run(
         val_check_interval=training.validate_every(steps_per_epoch),
     )
     device = trainer.strategy.root_device
+    if device.type == "cpu":
+        keep_freed_memory()
     if hardware.graph:
         cuda_graphs.check_available(device, hardware)
     learner = Learner(

@@ -10,15 +10,22 @@ from pathlib import Path
 
 import hydra
 import pytest
+import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 
 import lra.config.compose  # noqa: F401 (registers the resolvers of the configuration)
 from data import verify
 from data.prepared import DataError
 from helpers.documented_files import write_files
+from lra.nn.classifier import Classifier
+from lra.objectives.objective import objective_of
 from lra.paths import ROOT
+from lra.training.learner import Learner
+from models.s4 import S4
 
-SECTION = (ROOT / "data" / "README.md").read_text().partition("## Add a task")[2].partition("## ")[0]
+PAGE = (ROOT / "data" / "README.md").read_text()
+SECTION = PAGE.partition("## Add a task")[2].partition("## ")[0]
 COMMANDS = re.findall(r"^ {4}(\.venv/bin/python .*)$", SECTION, re.M)
 
 
@@ -49,6 +56,35 @@ def test_example_task_gives_batches(tmp_path, monkeypatch):
     assert "grey" not in " ".join(numbers)  # these are letters
     with pytest.raises(DataError, match="source=toy: majority has no toy data"):
         module.Majority(batch_size=4, root=tmp_path, source="toy").prepare_data()
+
+
+def test_regression_example_trains(tmp_path, monkeypatch):
+    """The task of "Add a regression task" beats its trivial score in a short training."""
+    section = PAGE.partition("## Add a regression task")[2].partition("\n## ")[0]
+    assert write_files(section, tmp_path) == ["data/level.py"]
+    spec = importlib.util.spec_from_file_location("data.level", tmp_path / "data/level.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    task = module.Level(batch_size=50, root=tmp_path / "prepared")
+    task.prepare_data()
+    task.setup()
+    assert task.trivial_score("test") == pytest.approx(1.0, abs=0.2)
+    assert any("SHA-256" in line for line in verify.verify(task))
+    torch.manual_seed(0)
+    net = Classifier(task.spec, d_model=16, n_layers=1, mixer=lambda d_model, max_len: S4(d_model, max_len, d_state=4))
+    learner = Learner(net, optimizer={"lr": 0.01}, objective=objective_of("regression"), schedule="constant", warmup=0)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = pl.Trainer(accelerator="cpu", max_steps=80, **quiet)
+    trainer.fit(learner, datamodule=task)
+    trainer.test(learner, datamodule=task, verbose=False)
+    totals = learner.results["test"]["totals"]
+    assert totals["examples"] == totals["independent"] == 500
+    assert objective_of("regression").beats_trivial(totals, task.trivial_score("test"))
 
 
 @pytest.mark.nightly

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 
@@ -95,6 +96,14 @@ def test_other_tasks_are_not_in_the_tables_of_lra():
     assert tasks == {"listops", "mine"}
     pixels = {s.task for t in OTHER_TABLES.values() if t.objective == "classification" for s in t.settings}
     assert pixels <= set(OTHER_TASKS)
+
+
+def test_own_regression_task_has_a_table():
+    runs = [forecast("s4", "level", 0.1, scale="mini"), forecast("gru", "level", 0.15, scale="mini"), *RUNS]
+    files = table_files(runs, PUBLISHED, [])
+    assert "Regression, scale mini: test MSE / MAE" in files["mini_regression.md"]
+    assert "| S4 here | **0.100 / 0.070** (1) |" in re.sub(" +", " ", files["mini_regression.md"])
+    assert "paper_regression.md" not in files
 
 
 def test_csv_has_every_number():
