@@ -6,7 +6,11 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # exists during installation: after an interruption the environment looks complete, but is not
 UNFINISHED := $(VENV)/.unfinished
-USABLE := { test ! -e $(UNFINISHED) && { $(RUN) -m pip --version || $(RUN) -m ensurepip; }; } >/dev/null 2>&1
+# CPU=1: without the libraries for a GPU; kept by later calls, CPU=0 goes back
+CPU ?= $(shell test -e $(VENV)/.cpu && echo 1)
+AS_ASKED := test $(if $(filter 1,$(CPU)),-e,! -e) $(VENV)/.cpu
+TORCH := torch|torchvision|torchaudio
+USABLE := { test ! -e $(UNFINISHED) && $(AS_ASKED) && { $(RUN) -m pip --version || $(RUN) -m ensurepip; }; } >/dev/null 2>&1
 # makes libraries behave as on a processor without AVX-512 and bfloat16 instructions
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 COMPILER := command -v $(CXX) c++ g++ clang++ >/dev/null
@@ -29,25 +33,35 @@ ARGS ?=
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## create .venv from the locked requirements
+setup: $(READY)  ## create .venv from the locked requirements (CPU=1: without libraries for a GPU)
 
-# also runs if the Python of .venv was removed; a second make waits for the first
-$(READY): requirements.txt pyproject.toml $(shell test -x $(RUN) || echo gone)
+# also runs if the Python of .venv was removed or CPU= asks for the other kind; a second make waits for the first
+$(READY): requirements.txt pyproject.toml $(shell test -x $(RUN) && $(AS_ASKED) || echo gone)
 	@{ exec 9>.venv.tmp; } 2>/dev/null || { echo "make: $(CURDIR) is not writable; hint: clone the repository to a folder you can write to"; exit 2; }; \
 	  ! command -v flock >/dev/null || flock -n 9 || { echo "another make is setting up $(VENV); waiting for it to finish"; flock 9; }; \
 	  $(MAKE) --no-print-directory environment
 
 gone:
 
+UV_INSTALL = $(VENV)/bin/uv pip install $$(test -t 2 || echo --quiet) --python $(RUN)
+# PyTorch's packages for the CPU are on its own index and have no hash here
+INSTALL = $(if $(filter 1,$(CPU)),\
+  awk '/^[^ ]/ { keep = !/^($(TORCH)|triton|nvidia-.*|cuda-.*)==/ } keep' requirements.txt >$(VENV)/.requirements.txt && \
+  $(UV_INSTALL) --require-hashes --no-deps -r $(VENV)/.requirements.txt && \
+  $(UV_INSTALL) --no-deps --torch-backend cpu $$(sed -nE 's/^(($(TORCH))==[^ ]*).*/\1/p' requirements.txt),\
+  $(UV_INSTALL) --require-hashes -r requirements.txt)
+
 environment:
 	@$(USABLE) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "make: found $$($(PYTHON) --version 2>&1), but Python 3.11 to 3.13 is needed; hint: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	@$(USABLE) || $(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "make: could not create $(VENV), see above; hint: if ensurepip is missing, on Debian: apt-get install python3-venv"; exit 2; }
-	@echo "setting up $(VENV) (about 5 GB, once)"
-	@touch $(UNFINISHED); \
+	@echo "setting up $(VENV) ($(if $(filter 1,$(CPU)),without libraries for a GPU,about 5 GB), once)"
+	@test -n "$(CPU)" || command -v nvidia-smi >/dev/null || test "$$(uname)" != Linux || \
+	  echo "make: no NVIDIA GPU found, and 3.4 GB of this are for one; hint: make setup CPU=1"
+	@touch $(UNFINISHED) $(if $(filter 1,$(CPU)),$(VENV)/.cpu); \
 	  PIP_USER=0 $(RUN) -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)" && \
-	  $(VENV)/bin/uv pip install $$(test -t 2 || echo --quiet) --python $(RUN) --require-hashes -r requirements.txt && \
+	  $(INSTALL) && \
 	  $(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e . && rm $(UNFINISHED) || \
 	  { find $(VENV)/lib -maxdepth 2 -name site-packages -newer $(UNFINISHED) | grep -q . || rm -f $(UNFINISHED); \
 	    echo "make: $(VENV) is incomplete, see above; hint: repeat the command to continue" \

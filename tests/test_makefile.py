@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,75 @@ def test_partly_installed_packages_are_replaced(clone, end):
     assert not (clone / ".venv/.ready").exists()
     assert make(clone, "setup").returncode == 0
     assert created(clone)
+
+
+def calls_of_uv(clone: Path) -> list[str]:
+    return [line for line in (clone / "calls").read_text().splitlines() if line.startswith("pip install")]
+
+
+def packages(text: str) -> dict[str, str]:
+    """Name -> its lines in a file of requirements."""
+    return {re.match(r"[\w.-]+", block)[0]: block.strip() for block in re.split(r"\n(?=\S)", text.strip())}
+
+
+def test_setup_without_libraries_for_a_gpu(clone):
+    done = make(clone, "setup", "CPU=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, _ = calls_of_uv(clone)
+    assert "--require-hashes --no-deps -r .venv/.requirements.txt" in first
+    locked = packages((clone / "requirements.txt").read_text())
+    versions = [locked[name].split()[0] for name in ("torch", "torchaudio", "torchvision")]
+    assert second.endswith(f"--no-deps --torch-backend cpu {' '.join(versions)}")
+    installed = packages((clone / ".venv/.requirements.txt").read_text())
+    left_out = locked.keys() - installed.keys()
+    assert left_out >= {"torch", "triton", "nvidia-cudnn-cu13"}
+    assert all(re.match("torch$|torchvision|torchaudio|triton|nvidia-|cuda-", name) for name in left_out)
+    assert installed == {name: lines for name, lines in locked.items() if name not in left_out}
+
+
+def test_installer_takes_the_builds_for_the_cpu(clone, tmp_path):
+    """The real installer, with wheels of a folder in place of PyTorch's index."""
+    make(clone, "setup", "CPU=1")
+    words = calls_of_uv(clone)[1].replace("--python .venv/bin/python", f"--target {tmp_path / 'site'}").split()
+    versions = {name: version for name, version in (word.split("==") for word in words[-3:])}
+    for name, version in versions.items():
+        folder = f"{name}-{version}+cpu.dist-info"
+        with zipfile.ZipFile(tmp_path / f"{name}-{version}+cpu-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}+cpu\n")
+            wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{folder}/RECORD", f"{folder}/METADATA,,\n{folder}/WHEEL,,\n{folder}/RECORD,,\n")
+    environment = {**os.environ, "UV_OFFLINE": "1", "UV_FIND_LINKS": str(tmp_path)}
+    command = [Path(sys.prefix) / "bin/uv", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    installed = {path.name for path in (tmp_path / "site").glob("*.dist-info")}
+    assert installed == {f"{name}-{version}+cpu.dist-info" for name, version in versions.items()}
+
+
+def test_choice_of_the_cpu_is_kept(clone):
+    make(clone, "setup", "CPU=1")
+    assert "Nothing to be done" in make(clone, "setup").stdout
+    os.utime(clone / "requirements.txt", (2e9, 2e9))
+    (clone / "calls").unlink()
+    make(clone, "setup")
+    assert len(calls_of_uv(clone)) == 3
+    assert not created(clone)
+    # the other kind is another environment
+    (clone / "calls").unlink()
+    make(clone, "setup", "CPU=0")
+    assert created(clone)
+    assert len(calls_of_uv(clone)) == 2
+    make(clone, "setup", "CPU=1")
+    assert len(calls_of_uv(clone)) == 5
+
+
+def test_machine_without_a_gpu_is_told_of_the_smaller_setup(clone):
+    assert "hint: make setup CPU=1" in make(clone, "setup").stdout
+    shutil.rmtree(clone / ".venv")
+    write_program(clone / "bin/nvidia-smi", "#!/bin/sh\n")
+    done = make(clone, "setup", PATH=f"{clone / 'bin'}:{os.environ['PATH']}")
+    assert done.returncode == 0
+    assert "CPU=1" not in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="this system has no flock")

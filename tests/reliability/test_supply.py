@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 
 import pytest
 
@@ -17,6 +18,27 @@ def test_every_package_is_locked_by_hash():
     for block in blocks:
         assert re.match(r"[\w.-]+==\S+ [^\n]*\\\n +--hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
     assert "://" not in REQUIREMENTS
+
+
+# name of the package -> name of its module, where they differ
+MODULES = {"hydra-core": "hydra", "pillow": "PIL", "vl-convert-python": "vl_convert"}
+
+
+def test_every_declared_package_is_used():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {
+        re.match(r"[\w-]+", line)[0] for line in project["dependencies"] + project["optional-dependencies"]["train"]
+    }
+    imported = {
+        module.partition(".")[0]
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+    unused = {name for name in declared if MODULES.get(name, name.replace("-", "_")) not in imported}
+    # locked with torch already, for tasks of sound
+    assert unused - {"torchaudio"} == set()
 
 
 UNPICKLING_LIBRARIES = r"(pickle|marshal|shelve|dill|joblib|cloudpickle)\b"

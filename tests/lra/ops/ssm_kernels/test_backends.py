@@ -1,5 +1,6 @@
 """Every kernel backend against the reference, in values and gradients."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -221,6 +222,7 @@ def test_bilinear_pole_at_zero(backend):
     torch.testing.assert_close(gradient, torch.tensor([[0.125 + 0j]]))
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_triton_kernels_when_interpreted():
     """Run the tests above, except the largest, in a child process, because Triton reads the variable on import."""
     child = subprocess.run(

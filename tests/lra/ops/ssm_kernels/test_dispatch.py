@@ -50,7 +50,7 @@ def test_bad_arguments_are_refused():
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels do run on a CPU")
 def test_named_backend_that_cannot_run_raises():
-    with pytest.raises(RuntimeError, match="'triton' cannot run on cpu: it runs on cuda"):
+    with pytest.raises(RuntimeError, match=r"'triton' cannot run on cpu: (it runs on cuda|.* not installed)"):
         nplr_spectrum(*system(), 8, backend="triton")
 
 
