@@ -120,7 +120,7 @@ def test_installer_takes_the_builds_for_the_cpu(clone, tmp_path):
     """The real installer, with wheels of a folder in place of PyTorch's index."""
     make(clone, "setup", "CPU=1")
     words = calls_of_uv(clone)[1].replace("--python .venv/bin/python", f"--target {tmp_path / 'site'}").split()
-    versions = {name: version for name, version in (word.split("==") for word in words[-3:])}
+    versions = dict(word.split("==") for word in words[-3:])
     for name, version in versions.items():
         folder = f"{name}-{version}+cpu.dist-info"
         with zipfile.ZipFile(tmp_path / f"{name}-{version}+cpu-py3-none-any.whl", "w") as wheel:
