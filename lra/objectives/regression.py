@@ -21,7 +21,7 @@ class Regression(Objective):
     name = "regression"
     metrics = (Metric("mse", "MSE", higher_is_better=False), Metric("mae", "MAE", higher_is_better=False))
     totals = ("squared", "absolute", "squares", "independent", "examples")
-    trivial_answer = "the better of repeating the last value and giving the mean"
+    trivial_answer = "giving the training mean, or repeating the last value where that is better"
     level = "trivial"
 
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":

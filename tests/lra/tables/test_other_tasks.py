@@ -102,7 +102,7 @@ def test_own_regression_task_has_a_table():
     runs = [forecast("s4", "level", 0.1, scale="mini"), forecast("gru", "level", 0.15, scale="mini"), *RUNS]
     files = table_files(runs, PUBLISHED, [])
     assert "Regression, scale mini: test MSE / MAE" in files["mini_regression.md"]
-    assert "| S4 here | **0.100 / 0.070** (1) |" in re.sub(" +", " ", files["mini_regression.md"])
+    assert "| S4 here | **0.100 / 0.070 (1)** |" in re.sub(" +", " ", files["mini_regression.md"])
     assert "paper_regression.md" not in files
 
 
