@@ -198,6 +198,7 @@ def test_example_is_shown_once_with_all_answers():
     assert "S4 ✓ 1 75 %" in shown
     assert "LSTM ✗ 0" in shown
     assert "of other data" not in shown
+    assert "whose record keeps its answers" in shown
 
 
 def test_kernels_are_shown_before_and_after(drawn):
