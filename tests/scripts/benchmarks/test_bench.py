@@ -9,6 +9,7 @@ from itertools import accumulate
 import pytest
 import torch
 
+from benchmarks import step
 from helpers.compose import compose
 from lra.profiling import timing
 from lra.profiling.timing import peak_bytes
@@ -149,3 +150,15 @@ def test_layer_errors_are_against_float64():
     value, gradient = bench.relative_errors(Inaccurate(8, 32, d_state=4, backend="reference"), 32)
     assert value == pytest.approx(1e-3, rel=0.05)
     assert gradient == pytest.approx(1e-3, rel=0.2)
+
+
+def test_calibration_stops_by_time(monkeypatch):
+    sizes = []
+
+    def work(n):
+        sizes.append(n)
+        return lambda: n / 2**13, n
+
+    monkeypatch.setattr(step, "seconds", lambda work, device: work())
+    assert step.rate(work, range(3, 14), torch.device("cpu")) == 2**13
+    assert sizes[-2] / 2**13 < step.CALIBRATION < sizes[-1] / 2**13
