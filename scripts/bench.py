@@ -21,6 +21,7 @@ from rich.table import Table
 
 from lra.io.atomic import atomic_write, ensure_writable
 from lra.records.environment import git, now
+from lra.training.allocator import keep_freed_memory
 
 BENCHMARKS = ["attention", "convolution", "kernel", "launch", "layer", "library", "loop", "lssl", "model", "step"]
 IMAGE_FORMATS = (".png", ".svg", ".pdf")
@@ -52,6 +53,8 @@ def main() -> None:
                 ensure_writable(path.parent, f"--{option}=/some/file")
         if getattr(args, "threads", None):
             torch.set_num_threads(args.threads)
+        if getattr(args, "device", "cpu") == "cpu":
+            keep_freed_memory()  # as in training
         rows = args.module.run(args)
         Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
         if args.json:

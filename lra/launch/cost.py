@@ -26,6 +26,7 @@ from lra.config.compose import composed, plain
 from lra.profiling.timing import peak_memory_mib, synchronize
 from lra.records import environment
 from lra.task import Batch
+from lra.training.allocator import keep_freed_memory
 from lra.training.config import Hardware, Training
 from lra.training.learner import Learner
 from lra.training.trainer import silence_libraries
@@ -56,6 +57,8 @@ def measure(words: list[str], patience: float) -> dict[str, Any]:
     module = instantiate(cfg.task)
     net = instantiate(cfg.model, spec=module.spec)
     device = torch.device("cuda" if hardware.accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     timer = StepTimer(net, plain(cfg.optimizer), training, hardware, device)
     started = time.perf_counter() - began
     batches = Batches(module, device)
