@@ -32,6 +32,7 @@ Drawing = alt.LayerChart | alt.FacetChart
 CURVE_POINTS = 60
 WIDTH = 560  # of static pictures, in pixels; the page fits interactive charts to its own width
 ROW_HEIGHT = 16
+BENCH_HEIGHT, NAME_WIDTH, LABEL_HEIGHT = 260, 118, 12
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 STYLE = Path(__file__).with_name("style.css")
 CONFIG: dict[str, Any] = {
@@ -449,11 +450,31 @@ def scaling_figure(title: str, note: str, axis: str, lines: Sequence[dict[str, A
 
     def chart(mouse: bool) -> Drawing:
         shown = alt.Axis(values=ticks, grid=False, format=",d", labelOverlap="greedy")
-        x = alt.X("x:Q", title=axis, axis=shown, scale=alt.Scale(type="log", nice=False, padding=6))
+        room: list[Any] = [6, alt.expr(f"width - {NAME_WIDTH}")]
+        x = alt.X("x:Q", title=axis, axis=shown, scale=alt.Scale(type="log", nice=False, range=room))
         y = alt.Y("y:Q", title=None, scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~g", values=levels))
-        return alt.layer(*line_layers(x, y, axis, title, mouse, dashed=True), data=data(lines)).properties(height=260)
+        layers = line_layers(x, y, axis, title, mouse, dashed=True)
+        names = alt.Chart(data(end_labels(lines, BENCH_HEIGHT))).mark_text(align="left", dx=7, limit=NAME_WIDTH - 8)
+        layers.append(names.encode(x=x, y=y, text="label:N", color=colour(), opacity=strong(1)))
+        return alt.layer(*layers, data=data(lines)).properties(height=BENCH_HEIGHT)
 
     return figure(title, note, chart)
+
+
+def end_labels(lines: Sequence[dict[str, Any]], height: float) -> list[dict[str, Any]]:
+    """Names at the ends of as many lines as have room on a logarithmic axis of this height, those of S4 first."""
+    logs = [math.log(y) for line in lines for y in line["y"]]
+    scale = height / ((max(logs) - min(logs)) or 1.0)
+    first = {"s4": 0, "transformer": 1}
+    taken: list[tuple[float, float]] = []
+    found = []
+    for line in sorted(lines, key=lambda line: first.get(line["model"], 2)):
+        x, y = line["x"][-1], line["y"][-1]
+        at = scale * math.log(y)
+        if not line["dashed"] and all(abs(at - other) > LABEL_HEIGHT for end, other in taken if end == x):
+            taken.append((x, at))
+            found.append({key: line[key] for key in ("model", "label", "family")} | {"x": x, "y": y})
+    return found
 
 
 # convolution kernels

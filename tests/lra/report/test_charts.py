@@ -131,6 +131,14 @@ def test_published_speed_is_drawn_only_as_a_ratio(name, table, compared):
         assert all(value > 0 for line in lines for value in line["y"])
 
 
+def test_names_at_the_ends_of_lines_have_room():
+    ends = {"lstm": 1.0, "gru": 1.01, "s4": 1.02, "luna": 100.0}
+    same = {"family": "other", "dashed": False, "x": [1, 2]}
+    lines = [{"model": model, "label": model, "y": [1.0, end], **same} for model, end in ends.items()]
+    assert [label["label"] for label in charts.end_labels(lines, 260)] == ["s4", "luna"]
+    assert charts.end_labels([{**lines[0], "dashed": True}], 260) == []
+
+
 def test_kernels_are_drawn_before_and_after():
     line = [0.5, -1.0, 0.25, 0.0]
     values = {"before": [line, line], "after": [line, [1.0, 1.0, 1.0, 1.0]]}
