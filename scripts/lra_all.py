@@ -47,6 +47,7 @@ def tasks_of(*tables: str) -> tuple[str, ...]:
 GROUPS = {
     "lra": Group(tuple(TASKS), tuple(name for name in options("model") if name not in forecasters())),
     "pixels": Group(tasks_of("s4_table6"), ("s4", "transformer", "lstm", "gru", "lssl", "dilated_cnn")),
+    "speech": Group(("sc10-raw", "sc10-mfcc"), ("s4", "s4d", "lssl", "performer")),
     "forecasting": Group(tasks_of("s4_table13", "s4_table14"), ("s4", "transformer", "lstm", *forecasters())),
 }
 
@@ -83,7 +84,7 @@ def print_outdated(done: list[GridJob]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="paper", help="of configs/scale; default: paper")
-    parser.add_argument("--group", default="lra", help="default tasks and models: lra, pixels or forecasting")
+    parser.add_argument("--group", default="lra", help="default tasks and models: lra, pixels, speech or forecasting")
     parser.add_argument("--models", default="", help="comma-separated; empty: those of the group, for LRA every model")
     parser.add_argument("--tasks", default="", help="comma-separated, such as etth1-uni-24; empty: the group's")
     parser.add_argument("--seeds", default="0", help="comma-separated")

@@ -2,23 +2,28 @@
 
 import difflib
 import importlib
+import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from torch import Tensor
 
 from lra.config.schema import Data
 from lra.errors import UserError
+from lra.io.redact import portable
 from lra.io.strict_json import StrictModel
 from lra.objectives.objective import objective_of
 from lra.paths import ROOT
 from lra.records import environment
 from lra.records.code import code_fingerprint
-from lra.records.record import MOVED, Git, Hardware, Record, renamed
+from lra.records.record import MOVED, Git, Hardware, Record, config_hash, renamed
 from lra.records.store import load
+from lra.task import Batch, TaskSpec
 from lra.training import weights
 from lra.training.learner import Learner
 from lra.training.trainer import ensure_available, silence_libraries
@@ -32,6 +37,8 @@ class Evaluation(StrictModel):
     checkpoint: str
     record: str | None
     length: int | None
+    rate: float | None
+    results: str | None
     data: Data
     accelerator: str
 
@@ -93,11 +100,57 @@ def set_length(config: dict[str, Any], length: int) -> int | None:
     return before
 
 
-def prepare_layers(net: Any) -> None:
-    """Adapt every layer trained for one length (S4's C, a softmax DSS) to that of the model's inputs."""
+def check_rate(rate: float, spec: TaskSpec) -> None:
+    """UserError if inputs of this task cannot be sampled again at this rate."""
+    if not 0 < rate <= 1:
+        raise UserError(f"rate={rate:g}: not in (0, 1]", hint="rate=0.5")
+    if spec.vocab_size is not None or spec.categories or spec.horizon:
+        raise UserError(f"rate={rate:g}: the input of {spec.name} is no signal", hint="a task such as sc10 or smnist")
+
+
+def prepare_layers(net: Any, length: int, rate: float = 1.0) -> None:
+    """Adapt every layer trained for one length (S4's C, a softmax DSS) or sampling rate to that of the inputs."""
     for module in net.modules():
         if hasattr(module, "prepare"):
-            module.prepare(net.embedding.max_len)
+            module.prepare(length, rate=rate)
+
+
+class ResamplingLearner(Learner):
+    """Tests on inputs sampled at `rate` times their rate, by band-limited interpolation (torchaudio)."""
+
+    def __init__(self, *arguments: Any, rate: float, **others: Any):
+        super().__init__(*arguments, **others)
+        self.ratio = Fraction(rate).limit_denominator(1000)
+
+    def forward(self, batch: Batch) -> Tensor:
+        from torchaudio.functional import resample
+
+        waves = batch.x.transpose(1, 2)
+        x = resample(waves, self.ratio.denominator, self.ratio.numerator).transpose(1, 2)
+        return self.model(x, batch.mask[:, : x.shape[1]])
+
+
+def rate_record(record: Record, rate: float, test: dict[str, Any], command: str) -> Record:
+    """The record of a test at another sampling rate: that of the training with its own task, result and command."""
+    config = record.config | {"evaluation": {"rate": rate}}
+    return record.model_copy(
+        update={
+            "task": f"{record.task}-{rate:g}x",
+            "config": config,
+            "config_hash": config_hash(config),
+            "command": command,
+            "git": environment.git(),
+            "code": code_fingerprint(record.config),
+            "versions": environment.versions(),
+            "test_score": test["score"],
+            "test_totals": test["totals"],
+            "curve": [],
+            "examples": [],
+            "kernels": [],
+            "notes": [*record.notes, f"weights trained at the full sampling rate, tested at {rate:g} of it"],
+            "finished": environment.now(),
+        }
+    )
 
 
 def differences(record: Record, module: Any, hardware: Hardware) -> list[str]:
@@ -160,8 +213,12 @@ def evaluate(options: Evaluation) -> int:
             raise
         reason = str(error).partition("; hint:")[0]
         raise UserError(f"length={options.length}: {reason}", hint="this model only has its own length") from None
-    if options.length is not None:
-        prepare_layers(net)
+    rate = options.rate
+    if rate is not None:
+        check_rate(rate, module.spec)
+        prepare_layers(net, math.ceil(module.spec.max_len * rate), rate)
+    elif options.length is not None:
+        prepare_layers(net, net.embedding.max_len)
     module.prepare_data()
     module.setup()
     trainer = pl.Trainer(
@@ -178,9 +235,19 @@ def evaluate(options: Evaluation) -> int:
     for line in changes:
         print(f"  differs: {line}")
     objective = objective_of(record.objective)
-    learner = Learner(net, optimizer={}, objective=objective)
+    about: dict[str, Any] = {"optimizer": {}, "objective": objective}
+    learner = Learner(net, **about) if rate is None else ResamplingLearner(net, **about, rate=rate)
     trainer.test(learner, datamodule=module, verbose=False)
     test = learner.results["test"]["totals"]
+    if rate is not None:
+        full = objective.result(record.test_totals)
+        print(f"test {objective.result(test)} at {rate:g} of the sampling rate; recorded was {full}")
+        if options.results is not None:
+            command = f"python scripts/evaluate.py checkpoint={portable(str(path.parent))} rate={rate:g}"
+            made = rate_record(record, rate, learner.results["test"], command)
+            made.write(made.path(Path(options.results)))
+            print(f"record: {made.path(Path(options.results))}")
+        return 0
     if options.length is not None:
         found, recorded = objective.result(test), objective.result(record.test_totals)
         before = trained_at or "the length of the benchmark"

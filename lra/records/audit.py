@@ -34,7 +34,7 @@ def audit_records(records: Sequence[Record], commit_is_known: Callable[[str], bo
             yield f"{name}: the config's seed is {seed}"
         if r.code and r.train_seconds and r.total_seconds and r.train_seconds > r.total_seconds:
             yield f"{name}: train_seconds {r.train_seconds:g} exceed total_seconds {r.total_seconds:g}"
-        for word in (r.model, *r.task.split("-")):
+        for word in (r.model, r.task.partition("-")[0]):
             if word not in r.command:
                 yield f"{name}: the command does not name {word}: {r.command}"
     yield from _audit_seeds(records)

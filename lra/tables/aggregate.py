@@ -317,7 +317,7 @@ def aggregate(records: Iterable[Record], published: Published, scale: str, *, va
 
 def is_of_lra(record: Record) -> bool:
     """Whether a record belongs to the tables of LRA: its tasks and classifications that no other table has."""
-    return record.objective == "classification" and record.task not in OTHER_TASKS
+    return record.objective == "classification" and record.task.partition("-")[0] not in OTHER_TASKS
 
 
 def seed_groups(records: Iterable[Record]) -> dict[RowKey, dict[str, SeedGroup]]:

@@ -1,4 +1,4 @@
-"""The S4 paper's tables of other tasks than LRA's: pixel-level images (6, 12) and forecasting (9, 13, 14).
+"""The S4 paper's tables of other tasks than LRA's: speech (5), pixel-level images (6, 12) and forecasting (9, 13, 14).
 
 Published rows with our runs of scale paper below; models without a published row follow. A table of few columns has a
 row for each model; one of many settings is turned, with a column for each model.
@@ -63,6 +63,17 @@ def forecasts(features: str, column: str, longest: bool = False) -> tuple[Settin
 PIXELS = (Setting("sMNIST", "smnist", "sMNIST"), Setting("pMNIST", "pmnist", "pMNIST"))
 PIXEL_MODELS = {"Transformer": "transformer", "LSTM": "lstm", "LSSL": "lssl", "S4": "s4"}
 OTHER_TABLES = {
+    "s4_table5": OtherTable(
+        "S4 paper, Table 5, ten words of Speech Commands: test accuracy in percent",
+        "Table 5",
+        "classification",
+        (
+            Setting("MFCC", "sc10-mfcc", "MFCC (length 161)"),
+            Setting("raw", "sc10-raw", "raw (length 16000)"),
+            Setting("0.5x", "sc10-raw-0.5x", "raw at 0.5x sampling rate, no retraining"),
+        ),
+        {"Transformer": "transformer", "Performer": "performer", "LSSL": "lssl", "S4": "s4"},
+    ),
     "s4_table6": OtherTable(
         "S4 paper, Tables 6 and 12, pixel-level images: test accuracy in percent",
         "Table 6",
