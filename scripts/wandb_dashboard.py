@@ -49,6 +49,7 @@ def curves() -> list[Any]:
     test = wr.SummaryMetric("test/accuracy")
     return [
         wr.LinePlot(title="Validation accuracy", y=["val/accuracy"], **step),
+        wr.LinePlot(title="Validation MSE of forecasts", y=["val/mse"], **step),
         wr.LinePlot(title="Training loss", y=["train/loss"], log_y=True, **step),
         wr.BarPlot(title="Test accuracy", metrics=["test/accuracy"], groupby=wr.Config("row")),
         wr.ScatterPlot(title="Accuracy against speed", x=wr.SummaryMetric("steps_per_second"), y=test, log_x=True),
