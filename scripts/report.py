@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lra.config import result_options
-from lra.io.atomic import atomic_write
+from lra.io.atomic import atomic_write, ensure_writable
 from lra.paths import ROOT
 from lra.records.benchmark import load_bench
 from lra.records.published import load_published
@@ -36,6 +36,7 @@ def main() -> int:
             for path in readme.update(ROOT, aggregate(records, published, scale)):
                 print(path)
             return 0
+        ensure_writable(args.out.parent, "--out=/some/file.html")
         text = page(records, published, scale, load_bench(args.bench))
         atomic_write(args.out, text, hint="--out=/some/file.html")
     except (ValueError, OSError) as error:
