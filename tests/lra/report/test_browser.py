@@ -146,6 +146,7 @@ def test_link_of_a_best_model_opens_its_run(desk):
     click(desk, "document.querySelectorAll('#best .score')[4]")
     run = "document.getElementById(location.hash.slice(1))"
     assert desk.wait(f"{run}.getBoundingClientRect().height > 50")
+    assert 0 <= desk.run(f"{run}.getBoundingClientRect().top") < 300
     assert "accuracy 82.00 % (820 of 1000)" in desk.run(f"{run}.textContent")
     assert desk.run(f"{run}.closest('details').querySelector('summary').textContent").startswith("Pathfinder")
 
