@@ -11,6 +11,9 @@ from lra.objectives.objective import Objective
 from lra.training.learner import Learner, mean_loss_and_totals
 
 
+ENOUGH = 10  # steps between two validations that are closer than every_steps, to measure the speed
+
+
 class LearningCurve(Callback):
     """One row per validation, and the speed between validations.
 
@@ -41,7 +44,7 @@ class LearningCurve(Callback):
         if self._since is not None:
             seconds, steps = now - self._since[0], trainer.global_step - self._since[1]
             self.seconds += seconds
-            if steps >= self.every_steps:
+            if steps >= min(self.every_steps, ENOUGH):
                 self.speeds.append(steps / seconds)
         self._since = now, trainer.global_step
         if sums[-1]:

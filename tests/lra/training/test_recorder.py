@@ -28,6 +28,10 @@ def test_record_describes_run_and_data(tmp_path):
     assert record.steps_per_second == pytest.approx(median(speeds), rel=0.1)
 
 
+def test_speed_is_known_where_validations_are_close(tmp_path):
+    assert train(tmp_path, steps=80).steps_per_second > 0
+
+
 def test_recorded_scores_equal_those_of_the_weights(tmp_path):
     data = Majority()
     record = train(tmp_path, steps=24, data=data)
