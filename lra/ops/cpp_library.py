@@ -65,6 +65,7 @@ def load_or_build(command: list[str], path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
+@functools.cache
 def instruction_set(library: ctypes.CDLL) -> str:
     """Name of the instruction set that the library was built for."""
     name = ctypes.c_char_p.in_dll(library, "instruction_set").value

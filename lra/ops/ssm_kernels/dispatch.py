@@ -25,6 +25,7 @@ from torch.library import CustomOpDef
 
 from lra.errors import UserError
 from lra.ops.autograd_function import call_for_each, operator
+from lra.ops.cpp_library import instruction_set, library
 from lra.ops.precision import without_autocast
 from lra.ops.ssm_kernels import autograd
 from lra.ops.ssm_kernels.resolvent import expand_copies
@@ -268,12 +269,16 @@ def select_backend(backend: str, device: torch.device | str, dtype: torch.dtype 
 def load_backend(function: str, backend: str, device: torch.device, dtype: torch.dtype, rank: int = 1) -> ModuleType:
     """Select the backend, note it for `backends_used`, and import its module."""
     name = select_backend(backend, device, dtype, rank)
-    _backends_used.setdefault(function, set()).add(name)
+    used = f"{name} ({instruction_set(library('fftconv'))})" if name == "compiled" else name
+    _backends_used.setdefault(function, set()).add(used)
     return import_module(f"{PACKAGE}.{BACKENDS[name]}")
 
 
 def backends_used() -> dict[str, list[str]]:
-    """Backends that have run since `reset_backends_used`, by function; a run's record states them."""
+    """Backends that have run since `reset_backends_used`, by function; a run's record states them.
+
+    The C++ loops with their instruction set: "compiled (AVX-512)".
+    """
     return {function: sorted(names) for function, names in _backends_used.items()}
 
 
