@@ -94,10 +94,12 @@ def call(
     table = node_table(M)
     inputs = [None if x is None else x.detach().contiguous() for x in (kernel, D, mask)]
     problem = Problem(*(None if x is None else x.data_ptr() for x in inputs), B, H, L, K, T, M, table.data_ptr())
-    threads = torch.get_num_threads() if B * H * L > 2**14 else 1
     loops = library("fftconv")
+    threads = loops.threads_used(problem, torch.get_num_threads() if B * H * L > 2**14 else 1)
     backward = function == "long_conv_backward"
-    memory = torch.empty(loops.memory_size(problem, ctypes.c_bool(backward), threads), dtype=torch.float32)
+    size = loops.memory_size
+    size.restype = ctypes.c_long
+    memory = torch.empty(size(problem, ctypes.c_bool(backward), threads), dtype=torch.float32)
     pointers = [ctypes.c_void_p(x.data_ptr()) for x in (*outputs, memory)]
     getattr(loops, function)(problem, *(Array(x.data_ptr(), *x.stride()) for x in arrays), *pointers, threads)
 
@@ -126,8 +128,9 @@ def transform(function: str, source: Tensor, target: Tensor, L: int) -> None:
     """Call a function of the library that transforms rows."""
     M, loops = L // 2, library("fftconv")
     rows = max(source.numel(), target.numel()) // (L + 2)
-    threads = torch.get_num_threads() if rows * L > 2**14 else 1
-    memory = source.new_empty(threads * L * ctypes.c_int.in_dll(loops, "lanes").value)
+    lanes = ctypes.c_int.in_dll(loops, "lanes").value
+    threads = min(torch.get_num_threads(), -(-rows // lanes)) if rows * L > 2**14 else 1
+    memory = source.new_empty(threads * L * lanes)
     source = source.contiguous()
     pointers = [ctypes.c_void_p(x.data_ptr()) for x in (source, target, places(M), node_table(M), memory)]
     getattr(loops, function)(*pointers[:2], ctypes.c_long(rows), ctypes.c_long(M), *pointers[2:], threads)

@@ -270,6 +270,7 @@ struct Problem {
     long groups() const { return (H + LANES - 1) / LANES; }
     // Few groups of features are also divided into rows. Not by the number of threads, because sums depend on the parts.
     long parts() const { return std::min(B, std::max<long>(1, 8 / groups())); }
+    long tasks() const { return groups() * parts(); }
     int lanes(long h) const { return std::min<long>(LANES, H - h); }
     bool real(long b, long l, bool masked) const { return !masked || !mask || mask[b * L + l]; }
 
@@ -320,17 +321,18 @@ struct Problem {
 
 extern "C" const int lanes = LANES;
 
-// numbers that `memory` of the two functions below must hold
+// Threads that find work, at most so many; and numbers that `memory` of the two functions below holds for them.
+extern "C" int threads_used(Problem p, int most) { return std::min<long>(most, p.tasks()); }
 extern "C" long memory_size(Problem p, bool backward, int threads) {
     long buffers = threads * (backward ? 4 : 2);
-    if (backward && p.parts() > 1) buffers += p.groups() * p.parts();
+    if (backward && p.parts() > 1) buffers += p.tasks();
     return buffers * 2 * p.M * LANES;
 }
 
 extern "C" void long_conv(Problem p, Array u, Array y, F* memory, int threads) {
     long size = 2 * p.M, parts = p.parts();
     Transform transform{p.M, p.table};
-    parallel(p.groups() * parts, threads, [&](long task, int thread) {
+    parallel(p.tasks(), threads, [&](long task, int thread) {
         F *x = memory + 2 * thread * size, *k = x + size;
         long h = task / parts * LANES, part = task % parts;
         p.read_kernel(h, transform, k);
@@ -347,7 +349,7 @@ extern "C" void long_conv_backward(Problem p, Array dy, Array u, Array du, float
     long size = 2 * p.M, parts = p.parts();
     F* sums = memory + 4 * threads * size;
     Transform transform{p.M, p.table};
-    parallel(p.groups() * parts, threads, [&](long task, int thread) {
+    parallel(p.tasks(), threads, [&](long task, int thread) {
         F *x = memory + 4 * thread * size, *g = x + size, *k = g + size;
         F* sum = parts > 1 ? sums + task * size : k + size;
         long h = task / parts * LANES, part = task % parts;
