@@ -212,7 +212,9 @@ def evaluate(options: Evaluation) -> int:
         if options.length is None:
             raise
         reason = str(error).partition("; hint:")[0]
-        raise UserError(f"length={options.length}: {reason}", hint="this model only has its own length") from None
+        raise UserError(
+            f"length={options.length}: {reason}", hint="leave length= out: the parameters of this model depend on it"
+        ) from None
     rate = options.rate
     if rate is not None:
         check_rate(rate, module.spec)

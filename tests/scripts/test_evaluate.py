@@ -82,7 +82,7 @@ def test_longer_inputs_for_a_state_space_model(tmp_path, monkeypatch, capsys):
     [
         ("0", "not a number of positions"),
         ("1e3", "length is 1000.0"),
-        ("4096", "hint: this model only has its own length"),
+        ("4096", "hint: leave length= out"),
     ],
 )
 def test_impossible_length_is_one_line(length, line, finished, tmp_path, monkeypatch, capsys):
