@@ -125,6 +125,12 @@ class Example(StrictModel):
     text: str | None = None
     picture: Picture | None = None
 
+    @model_validator(mode="after")
+    def _answer_or_forecast(self) -> Self:
+        if (self.forecast is None) == (self.label is None or self.predicted is None):
+            raise ValueError("label and predicted, or a forecast")
+        return self
+
 
 class Kernel(StrictModel):
     """The convolution kernel of one feature before and after training: the weight of an input by its age in positions.

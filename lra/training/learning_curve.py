@@ -10,7 +10,6 @@ from lra.distributed import all_reduce_sum
 from lra.objectives.objective import Objective
 from lra.training.learner import Learner, mean_loss_and_totals
 
-
 ENOUGH = 10  # steps between two validations that are closer than every_steps, to measure the speed
 
 

@@ -18,6 +18,7 @@ from lra.config.compose import composed
 from lra.launch import job, local
 from lra.launch.grid import TAKEN, GridJob, exit_reason, last_line, outcome, outdated, settle
 from lra.launch.lock import acquire
+from lra.launch.sweep import Sweep
 from lra.paths import ROOT
 from lra.records.record import config_hash
 from lra.records.store import load
@@ -294,9 +295,9 @@ def test_sweep_continues_after_a_failure(tmp_path, monkeypatch):
     one = cell(tmp_path)
     arguments = ["-m", "task=listops", "model=fnet", "seed=0,1", "scale=smoke", "training.steps=4,0.5", *one.overrides]
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, f"results={one.results}"])
-    monkeypatch.setattr(train, "failed", [])
+    monkeypatch.setattr(train, "sweep", Sweep())
     train.main()
-    assert [("seed=0" in words, "training.steps=0.5" in words) for words in train.failed] == [
+    assert [("seed=0" in words, "training.steps=0.5" in words) for words in train.sweep.failed] == [
         (True, True),
         (False, True),
     ]

@@ -55,6 +55,8 @@ def as_before(content: dict) -> dict:
     totals = content.pop("test_totals") or {"correct": None, "examples": None}
     content |= {"test_accuracy": content.pop("test_score"), "last_test_accuracy": None}
     content |= {"test_correct": totals["correct"], "n_test": totals["examples"]}
+    for example in content["examples"]:
+        assert example.pop("forecast") is None
     for part in (content, content["data"], *content["curve"]):
         part |= {old: part.pop(new) for new, old in accuracies.items() if new in part}
     return content

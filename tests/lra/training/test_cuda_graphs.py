@@ -10,7 +10,7 @@ from benchmarks.step import random_batch, training_step
 from helpers.compose import classifier, compose, names
 from helpers.fake_cuda_graphs import record
 from helpers.tiny_run import Pool, losses, train
-from lra.ops import scan, selective_scan
+from lra.ops import fftconv, scan, selective_scan
 from lra.ops.ssm_kernels import dispatch
 from lra.task import Batch, TaskSpec
 from lra.training import cuda_graphs
@@ -33,6 +33,7 @@ def fake_graphs(monkeypatch):
     """CPU graphs by the fake recorder, which needs every computation to be an operator of PyTorch."""
     for module in (scan, selective_scan):
         monkeypatch.setattr(module, "runs_compiled", lambda device: False)
+    monkeypatch.setattr(fftconv, "runs_compiled", lambda u, kernel: False)
     monkeypatch.setattr(dispatch, "ORDER", {"cpu": ("reference",)})
     dispatch.reset_backends_used()
     monkeypatch.setattr(cuda_graphs, "cuda_graph_recorder", lambda: record)
