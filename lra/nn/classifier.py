@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from lra.nn.batch_norm import BatchNorm
 from lra.nn.blocks import Backbone, Dropout, Embedding, MakeMixer
 from lra.nn.heads import Head, PositionDecoder
-from lra.ops.linear import speed_up
 from lra.task import TaskSpec
 
 
@@ -77,7 +76,6 @@ class Classifier(nn.Module):
             self.head = PositionDecoder(spec, d_output)
         else:
             self.head = Head(spec, d_output, pool=pool, hidden=head_hidden)
-        speed_up(self)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h, mask = self.embedding(x, mask)

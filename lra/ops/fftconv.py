@@ -65,7 +65,7 @@ def convolve_backward(
 
 def runs_compiled(u: Tensor, kernel: Tensor) -> bool:
     """True where the C++ loops are used; warns once if there is no compiler for them."""
-    if not loops_allowed() or u.device.type != "cpu" or kernel.dtype != torch.float32 or not u.numel():
+    if not _loops_allowed or u.device.type != "cpu" or kernel.dtype != torch.float32 or not u.numel():
         return False
     return has_loops() and fftconv_cpp.suits(u.shape[1])
 
@@ -75,11 +75,6 @@ def has_loops() -> bool:
     if reason := fftconv_cpp.unavailable_reason():
         warnings.warn(f"long convolutions use PyTorch's slower Fourier transforms ({reason})", stacklevel=2)
     return reason is None
-
-
-def loops_allowed() -> bool:
-    """False within `only_torch`."""
-    return _loops_allowed
 
 
 @contextmanager

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from lra.ops.autograd_function import Function, Gradient, call_for_each, leading_batch, operator
-from lra.ops.linear import linear
 from lra.ops.precision import without_autocast
 
 
@@ -74,11 +73,11 @@ def mimo_ssm(u: Tensor, a: Tensor, B: Tensor, C: Tensor) -> Tensor:
     with without_autocast(u.device):
         # real matrix products on concatenated (re, im) instead of complex ones
         into = torch.view_as_real(B.mT.resolve_conj()).flatten(-2)  # (H, 2N)
-        b = torch.view_as_complex(linear(u.to(into.dtype), into.mT).unflatten(-1, (-1, 2)))
+        b = torch.view_as_complex((u.to(into.dtype) @ into).unflatten(-1, (-1, 2)))
         out = torch.view_as_real(C.conj().resolve_conj()).flatten(-2).mT  # (K, 2N, H)
-        y = linear(torch.view_as_real(scan(a[None, None], b)).flatten(-2), out[0].mT)
+        y = torch.view_as_real(scan(a[None, None], b)).flatten(-2) @ out[0]
         if len(C) == 2:
-            y = y + linear(torch.view_as_real(scan(a[None, None], b, reverse=True)).flatten(-2), out[1].mT)
+            y = y + torch.view_as_real(scan(a[None, None], b, reverse=True)).flatten(-2) @ out[1]
     return y.to(u.dtype)
 
 
