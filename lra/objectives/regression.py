@@ -22,7 +22,7 @@ class Regression(Objective):
     metrics = (Metric("mse", "MSE", higher_is_better=False), Metric("mae", "MAE", higher_is_better=False))
     totals = ("squared", "absolute", "squares", "independent", "examples")
     trivial_answer = "giving the training mean, or repeating the last value where that is better"
-    level = "trivial"
+    level = "the trivial score"
 
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         from torch.nn.functional import mse_loss
