@@ -9,12 +9,13 @@ from pathlib import Path
 
 from lra.config import result_options
 from lra.paths import ROOT
-from lra.records.audit import audit_benchmarks, audit_csv, audit_files, audit_records
+from lra.records.audit import audit_benchmarks, audit_csv, audit_files, audit_other_csv, audit_records
 from lra.records.benchmark import Bench, load_bench
 from lra.records.environment import git_command
 from lra.records.published import Published, load_published
 from lra.records.record import Record
 from lra.records.store import scan
+from lra.tables.aggregate import is_of_lra
 from lra.tables.build import scales_of, table_files
 
 # benchmarks of uncommitted code that are accepted until they are measured again; the audit still names them
@@ -91,7 +92,9 @@ def main() -> int:
         for path in sorted(args.tables.glob("*.csv")):
             text = path.read_text(encoding="utf-8")
             # the papers' own tables have the measured numbers of scale paper
-            findings += audit_csv(text, records, str(path)) if text.startswith("scale,model,") else []
+            lra = [r for r in records if is_of_lra(r)]
+            findings += audit_csv(text, lra, str(path)) if text.startswith("scale,model,") else []
+            findings += audit_other_csv(text, records, str(path)) if text.startswith("table,task,metric,") else []
     for finding in findings:
         print(finding)
     wrong = "1 thing does not add up" if len(findings) == 1 else f"{len(findings)} things do not add up"

@@ -120,6 +120,38 @@ def audit_csv(text: str, records: Sequence[Record], where: str) -> Iterator[str]
             yield f"{where}: {key[1]} on {key[3]} has {len(groups[key])} records and no line"
 
 
+# metric -> its value from the totals of a test, written down a second time
+METRICS: dict[str, Callable[[dict[str, float]], float]] = {
+    "accuracy": lambda totals: 100 * totals["correct"] / totals["examples"],
+    "mse": lambda totals: totals["squared"] / totals["examples"],
+    "mae": lambda totals: totals["absolute"] / totals["examples"],
+}
+
+
+def audit_other_csv(text: str, records: Sequence[Record], where: str) -> Iterator[str]:
+    """Recompute the measured lines of a table with several metrics from the records of scale paper."""
+    for line in csv.DictReader(io.StringIO(text)):
+        if line["metric"] not in METRICS or not line["model"]:
+            continue
+        place = f"{where}: {line['model']} on {line['task']}, {line['metric']}"
+        runs = [
+            r
+            for r in records
+            if (r.scale, r.model, r.task, " ".join(r.variant))
+            == ("paper", line["model"], line["task"], line["variant"])
+            and (r.data.kind, r.data.fingerprint) == (line["kind"], line["fingerprint"])
+        ]
+        if str(len(runs)) != line["runs"]:
+            yield f"{place}: {line['runs']} runs, there are {len(runs)} records"
+        values = [METRICS[line["metric"]](r.test_totals) for r in runs if r.status == "ok" and r.test_totals]
+        if line["metric"] == "accuracy":
+            learned = [r for r in runs if r.status == "ok" and r.test_totals and recomputed([r])["learned"]]
+            values = [METRICS["accuracy"](r.test_totals or {}) for r in learned]
+        mean = statistics.fmean(values) if values else None
+        if (line["mean"] == "") != (mean is None) or (mean is not None and abs(float(line["mean"]) - mean) > TOLERANCE):
+            yield f"{place}: mean is {line['mean'] or 'empty'}, the records give {mean}"
+
+
 def _audit_line(line: dict[str, str], runs: Sequence[Record]) -> Iterator[str]:
     if not runs:
         yield "no record"

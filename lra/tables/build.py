@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lra.records.benchmark import Bench
 from lra.records.published import Published
 from lra.records.record import Record
-from lra.tables.aggregate import UNFINISHED, aggregate
+from lra.tables.aggregate import UNFINISHED, aggregate, is_of_lra
 from lra.tables.agreement import agreement_table
 from lra.tables.comparison import scale_table, variants_table
 from lra.tables.csv_export import agreement_csv, efficiency_csv, other_csv, paper_csv, scale_csv
@@ -22,11 +22,11 @@ def scales_of(records: Sequence[Record]) -> list[str]:
 
 
 def main_scale(records: Sequence[Record]) -> str:
-    """The scale to show by default: the largest with an ended run of an unchanged recipe.
+    """The scale to show by default: the largest with an ended run of an unchanged recipe on a task of LRA.
 
     Variants and unfinished runs count only if there is nothing else.
     """
-    unchanged = [r for r in records if not r.variant]
+    unchanged = [r for r in records if not r.variant and is_of_lra(r)]
     ended = [r for r in unchanged if r.status not in UNFINISHED]
     return next(iter(scales_of(ended) or scales_of(unchanged) or scales_of(records)), "paper")
 

@@ -9,6 +9,7 @@ import pytest
 from helpers.made_up_runs import BASE, PUBLISHED, ran, row_of
 from helpers.records import replace
 from lra.objectives.objective import objective_of
+from lra.records.audit import audit_other_csv
 from lra.records.record import Data
 from lra.tables.aggregate import OTHER_TASKS, aggregate, is_of_lra
 from lra.tables.build import table_files
@@ -61,8 +62,8 @@ def test_best_forecast_is_the_smallest_error():
 
 def test_run_that_does_not_beat_the_trivial_answer_is_marked():
     table = other_table("s4_table9", RUNS, PUBLISHED)
-    assert row_of(table, "ETTh1, 720")["S4 here"] == "0.300 / 0.210✗ (1)"
-    assert any(note.startswith("✗: ") for note in table.notes)
+    assert row_of(table, "ETTh1, 720")["S4 here"] == "0.300 / 0.210° (1)"
+    assert any(note.startswith("°: ") for note in table.notes)
 
 
 def test_pixel_images_have_a_row_for_each_model():
@@ -96,6 +97,15 @@ def test_other_tasks_are_not_in_the_tables_of_lra():
     assert tasks == {"listops", "mine"}
     pixels = {s.task for t in OTHER_TABLES.values() if t.objective == "classification" for s in t.settings}
     assert {task.partition("-")[0] for task in pixels} <= set(OTHER_TASKS)
+
+
+def test_audit_recomputes_every_measured_line():
+    text = table_files(RUNS, PUBLISHED, [])["s4_table13.csv"]
+    assert list(audit_other_csv(text, RUNS, "t.csv")) == []
+    for wrong in (text.replace("0.070000", "0.070100"), text.replace(",2,2,0.07", ",3,2,0.07")):
+        assert wrong != text
+        (problem,) = audit_other_csv(wrong, RUNS, "t.csv")
+        assert problem.startswith("t.csv: s4 on etth1-uni-24, mse: ")
 
 
 def test_own_regression_task_has_a_table():
