@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lra.io.strict_json import check, decode, read_text
 from lra.records.published import TASKS
-from lra.records.record import Git, Record
+from lra.records.record import MOVED, Git, Record, renamed
 
 # tables show percentages with four decimals
 TOLERANCE = 6e-5
@@ -74,9 +74,8 @@ def _audit_seeds(records: Iterable[Record]) -> Iterator[str]:
         groups[r.scale, r.model, r.task, tuple(r.variant), r.data.kind, r.data.fingerprint].append(r)
     for first, *others in groups.values():
         for r in others:
-            different = sorted(
-                k for k in {*r.config, *first.config} - {"seed"} if r.config.get(k) != first.config.get(k)
-            )
+            config, known = renamed(r.config, MOVED), renamed(first.config, MOVED)
+            different = sorted(k for k in {*config, *known} - {"seed"} if config.get(k) != known.get(k))
             if different:
                 yield f"{name_of(r)}: config differs from seed {first.seed}'s in {', '.join(different)}"
             if first.code and r.code and r.code.model != first.code.model:
