@@ -202,6 +202,10 @@ def evaluate(options: Evaluation) -> int:
         raise UserError(f"{path}: weights without a record", hint="record=results/runs/....json")
     if record.test_totals is None:
         raise ValueError(f"{path}: the record says {record.status} and has no test result to compare with")
+    if options.rate is not None and options.length is not None:
+        raise UserError(
+            f"rate={options.rate:g} length={options.length}: one at a time", hint="leave out one of the two"
+        )
     trained_at = set_length(record.config, options.length) if options.length is not None else None
     module, net = build(record, str(path), root=options.data.root, source=options.data.source)
     silence_libraries()
@@ -223,6 +227,9 @@ def evaluate(options: Evaluation) -> int:
         prepare_layers(net, net.embedding.max_len)
     module.prepare_data()
     module.setup()
+    if options.results is not None and (module.kind, module.fingerprint) != (record.data.kind, record.data.fingerprint):
+        problem = f"results={options.results}: {module.kind} data {module.fingerprint[:12]} is not that of the training"
+        raise UserError(problem, hint="data.source= and data.root= of the training")
     trainer = pl.Trainer(
         accelerator=options.accelerator,
         devices=1,

@@ -60,8 +60,6 @@ def forecasts(features: str, column: str, longest: bool = False) -> tuple[Settin
     )
 
 
-PIXELS = (Setting("sMNIST", "smnist", "sMNIST"), Setting("pMNIST", "pmnist", "pMNIST"))
-PIXEL_MODELS = {"Transformer": "transformer", "LSTM": "lstm", "LSSL": "lssl", "S4": "s4"}
 OTHER_TABLES = {
     "s4_table5": OtherTable(
         "S4 paper, Table 5, ten words of Speech Commands: test accuracy in percent",
@@ -78,8 +76,12 @@ OTHER_TABLES = {
         "S4 paper, Tables 6 and 12, pixel-level images: test accuracy in percent",
         "Table 6",
         "classification",
-        (*PIXELS, Setting("sCIFAR", "scifar", "sCIFAR (colour)")),
-        PIXEL_MODELS,
+        (
+            Setting("sMNIST", "smnist", "sMNIST"),
+            Setting("pMNIST", "pmnist", "pMNIST"),
+            Setting("sCIFAR", "scifar", "sCIFAR (colour)"),
+        ),
+        {"Transformer": "transformer", "LSTM": "lstm", "LSSL": "lssl", "S4": "s4"},
     ),
     "s4_table9": OtherTable(
         "S4 paper, Table 9, forecasts of one column at the longest horizon: test MSE / MAE",

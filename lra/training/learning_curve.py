@@ -23,7 +23,7 @@ class LearningCurve(Callback):
     def __init__(self, every_steps: int = 50):
         self.every_steps = every_steps
         self.rows: list[dict] = []
-        self.speeds: list[float] = []  # steps per second, one for each `every_steps` steps
+        self.speeds: list[float] = []  # steps per second, since the reading before
         self.seconds = 0.0
         self.last = {"train_loss": math.nan, "train_score": math.nan}
         self._sum: list[float] = []  # of the loss, and the totals, since the last validation

@@ -153,6 +153,17 @@ def test_verdict_compares_correct_and_examples(finished, capsys):
         assert why in capsys.readouterr().out
 
 
+def test_record_at_another_rate_needs_the_data_of_the_training(finished, tmp_path, monkeypatch, capsys):
+    folder, _ = finished
+    path = changed(folder, tmp_path, lambda content: content["data"].update(fingerprint="f" * 64))
+    status, _, line = call(monkeypatch, capsys, f"checkpoint={path}", f"results={tmp_path}/out", *options(folder))
+    assert (status, line.count("\n")) == (2, 1)
+    assert "is not that of the training" in line
+    status, _, line = call(monkeypatch, capsys, f"checkpoint={path}", "rate=0.5", "length=8", *options(folder))
+    assert status == 2
+    assert "one at a time" in line
+
+
 def test_precision_is_the_recorded_one(finished, tmp_path, monkeypatch, capsys):
     given = []
 
