@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image as Pillow
 
 from data.datamodule import TaskData, check_choice, consecutive, random_order
 from data.download import Archive
+from data.next_token import NextTokenTask, Rows
 from data.prepared import DataError, save_arrays
 from data.source import Source, find_folder, sizes
 from lra.console import progress_bar
@@ -108,9 +110,9 @@ class Image(TaskData):
         images = self.stored(images)
         k, n = 32 // self.size, len(images)
         if k > 1:
-            squares = images.reshape(n, self.size, k, self.size, k)
+            squares = images.reshape(n, self.size, k, self.size, k, *images.shape[3:])
             images = ((squares.sum((2, 4), dtype=np.uint32) + k * k // 2) // (k * k)).astype(np.uint8)
-        save_arrays(work, x=images.reshape(n, -1, *images.shape[3:]), y=labels)
+        save_arrays(work, x=images.reshape(n, *self.stored_shape), y=labels)
         return {"parts": parts}
 
     def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:
@@ -132,6 +134,11 @@ class Image(TaskData):
     def stored(self, images: np.ndarray) -> np.ndarray:
         """What is kept of colour images uint8 (n, 32, 32, 3)."""
         return grey(images)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of a stored example."""
+        return self.spec.max_len, *((self.spec.channels,) if self.spec.channels > 1 else ())
 
     def pixels(self, row: int) -> np.ndarray:
         return self.opened.examples.document(row).reshape(self.size, self.size)
@@ -158,8 +165,49 @@ class ColourImage(Image):
         return grey(self.opened.examples.document(row).reshape(1, 32, 32, 3))[0]
 
 
+class Density(NextTokenTask, ColourImage):
+    """CIFAR-10 for density estimation: each of the 3 * 32 * 32 values from those before, row by row, red, green, blue.
+
+    All training images but the last tenth of the S4 repository's split are trained on; the labels are not used.
+    """
+
+    name = "cifar_density"
+
+    def __init__(self, **common: Any):
+        super().__init__(**common)
+        self.affine = None
+        n = 3 * self.size * self.size
+        self.spec = TaskSpec(self.name, n, 256, 257, objective="density", horizon=n, causal=True)
+
+    def make_examples(self, arrays: dict[str, np.ndarray]) -> Rows:
+        return Rows(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]), self.spec.max_len)
+
+    def toy(self) -> Source:
+        """Two colours, one above the other."""
+
+        def write(work: Path) -> dict[str, Any]:
+            rng, counts = np.random.default_rng(self.data_seed), list(self.made_counts().values())
+            n = sum(counts)
+            colours = rng.integers(0, 32, (n, 2, 1, 3), np.uint8) * 8
+            images = np.repeat(np.repeat(colours, 16, 1), 32, 2)
+            return self._save(work, images, rng.integers(0, 10, n, np.uint8), consecutive(counts))
+
+        return Source("toy", "toy", "two colours, one above the other", write)
+
+    def picture(self, values: np.ndarray) -> np.ndarray:
+        """uint8 (side, side, 3) of the values of one image."""
+        return values.astype(np.uint8).reshape(self.size, self.size, 3)
+
+    def pixels(self, row: int) -> np.ndarray:
+        image = self.picture(self.opened.examples.document(row))
+        return grey(image[None])[0]
+
+    def statistics(self) -> dict[str, str]:
+        return {"trivial bits per dimension, test": f"{self.trivial_score('test'):.3f}"}
+
+
 def grey(images: np.ndarray) -> np.ndarray:
-    """ITU-R 601-2 luma of uint8 (n, 32, 32, 3), rounded as Pillow's mode "L" does: uint8 (n, 32, 32)."""
+    """ITU-R 601-2 luma of uint8 (n, H, W, 3), rounded as Pillow's mode "L" does: uint8 (n, H, W)."""
     r, g, b = (images[..., i].astype(np.uint32) for i in range(3))
     return ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16).astype(np.uint8)
 

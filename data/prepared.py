@@ -231,8 +231,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("an entry is of the wrong type")
         if any(len(pair) != 2 for pair in manifest["parts"].values()) or any(type(end) is not int for end in ends):
             raise ValueError("parts are not pairs of whole numbers")
-        series = manifest["parts"].keys() == {"rows"}  # has no labels
-        if not {"x.npy", *([] if series else ["y.npy"])} <= sizes.keys():
+        unlabelled = manifest["parts"].keys() == {"rows"} or "ends.npy" in sizes  # a series, a text
+        if not {"x.npy", *([] if unlabelled else ["y.npy"])} <= sizes.keys():
             raise ValueError("x.npy or y.npy is not listed")
         if any("/" in name or not name.endswith(".npy") for name in sizes):
             raise ValueError("it lists a file that is not an array of the folder")

@@ -22,6 +22,7 @@ class TaskSpec:
     horizon     the last positions of the input, for each of which there is a prediction; 0: one for the whole input
     paired      one label belongs to two documents
     ragged      examples differ in length, so batches have padding
+    causal      no output may depend on a later input: each predicts the token that follows
     """
 
     name: str
@@ -34,6 +35,7 @@ class TaskSpec:
     horizon: int = 0
     paired: bool = False
     ragged: bool = False
+    causal: bool = False
 
     @property
     def width(self) -> int:

@@ -39,6 +39,8 @@ class ExamplePredictions(Callback):
                 self._keep_forecasts(outputs, batch)
             self._seen += len(batch.y)
             return
+        if batch.y.dim() > 1:  # a token for each position
+            return
         here = [i for i in range(len(batch.y)) if self._seen + i in self._wanted]
         if here and trainer.is_global_zero:
             probabilities = torch.softmax(outputs[here].float(), -1).cpu()

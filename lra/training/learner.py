@@ -129,11 +129,11 @@ class Learner(pl.LightningModule):
     def _evaluate(self, batch: Batch) -> Tensor:
         """Add a batch to the metrics; returns the outputs."""
         parts = self.evaluation_parts.map(
-            lambda part, share: self(part).float(), batch, step=self.trainer.global_step + 1
+            lambda part, share: self.compute_loss(part), batch, step=self.trainer.global_step + 1
         )
-        outputs = torch.cat(parts)
-        self.eval_metrics.add(self.objective.loss(outputs, batch.y), outputs, batch.y)
-        return outputs
+        for part in parts:
+            self.eval_metrics.add(*part)
+        return parts[0].outputs if len(parts) == 1 else torch.cat([part.outputs for part in parts])
 
     def on_validation_epoch_start(self) -> None:
         self.eval_metrics.reset()
