@@ -170,7 +170,9 @@ class Language(NextTokenTask):
         begins = [np.full(len(s), a) for s, (a, _) in zip(starts, bounds, strict=True)]
         ends = [np.minimum(s + self.context, b) for s, (_, b) in zip(starts, bounds, strict=True)]
         windows = {"starts": starts, "ends": ends, "begins": begins}
-        columns = {name: torch.from_numpy(np.concatenate(column).astype(np.int64)) for name, column in windows.items()}
+        columns: dict[str, Any] = {
+            name: torch.from_numpy(np.concatenate(column).astype(np.int64)) for name, column in windows.items()
+        }
         return Windows(torch.from_numpy(arrays["x"]), torch.zeros(len(columns["starts"])), self.context, **columns)
 
     def split(self, parts: dict[str, range], edition: str) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ B batch, L length, D model width, V words.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +42,9 @@ class AdaptiveVocabulary(nn.Module):
         self.biases = nn.ParameterList(torch.zeros(size) for size in sizes)
         self.clusters = nn.Linear(d_model, len(sizes) - 1)
         self.start = nn.Parameter(torch.zeros(d_model))
-        for table, width in zip(self.tables, widths, strict=True):
-            nn.init.normal_(table.weight, std=width**-0.5)
-        for projection in self.projections:
-            nn.init.normal_(projection.weight, std=d_model**-0.5)
+        for table, projection, width in zip(self.tables, self.projections, widths, strict=True):
+            nn.init.normal_(cast(Tensor, table.weight), std=width**-0.5)
+            nn.init.normal_(cast(Tensor, projection.weight), std=d_model**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Input ids (...) -> vectors (..., D), of unit variance."""
@@ -65,8 +65,8 @@ class AdaptiveVocabulary(nn.Module):
         return self._logits(hidden, i).float().log_softmax(-1)
 
     def _logits(self, hidden: Tensor, i: int) -> Tensor:
-        narrow = hidden @ self.projections[i].weight.to(hidden.dtype)
-        return F.linear(narrow, self.tables[i].weight.to(hidden.dtype), self.biases[i].to(hidden.dtype))
+        projection, table = (cast(Tensor, part[i].weight).to(hidden.dtype) for part in (self.projections, self.tables))
+        return F.linear(hidden @ projection, table, self.biases[i].to(hidden.dtype))
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target: (B, L, D), (B, L) -> (B, L), 0 where there is none."""
@@ -92,7 +92,7 @@ class AdaptiveVocabulary(nn.Module):
 
 
 class Scores:
-    """The outputs of a model with an adaptive softmax: hidden vectors, whose scores are computed when targets are known.
+    """Outputs of a model with an adaptive softmax: hidden vectors, whose scores are computed when targets are known.
 
     It has the few methods of a tensor that training uses.
     """

@@ -1,7 +1,7 @@
 """Language modelling: cross-entropy of the next token, perplexity and bits. B batch, L positions, V tokens."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lra.objectives import significance
 from lra.objectives.objective import Metric, Objective, Totals
@@ -32,7 +32,7 @@ class Language(Objective):
     """
 
     name = "language"
-    metrics: tuple[Metric, ...] = (PERPLEXITY, BITS)
+    metrics: ClassVar[tuple[Metric, ...]] = (PERPLEXITY, BITS)
     totals = ("nats", "tokens", "means", "squares", "examples")
     trivial_answer = "giving each token its frequency in the training data"
     level = "the trivial score"
