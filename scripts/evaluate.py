@@ -1,6 +1,7 @@
 """Test the weights of a finished run again, and compare with the recorded accuracy.
 
     python scripts/evaluate.py checkpoint=runs/mini/listops/s4/0-1a2b3c4d           # a run's folder, or its file
+    python scripts/evaluate.py checkpoint=hf://me/s4-listops                        # of the Hugging Face Hub; @revision
     python scripts/evaluate.py checkpoint=model.safetensors data.source=/some/dir   # weights from elsewhere
     python scripts/evaluate.py checkpoint=runs/mini/text/s4/0-1a2b3c4d length=2048  # on inputs of up to that length
 

@@ -19,6 +19,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
+from lra import hub
 from lra.config.compose import COMPOSITION_ERRORS, composed, explained
 from lra.config.overrides import die, parse_arguments
 from lra.io.atomic import ensure_writable, write_figure
@@ -192,14 +193,14 @@ def main() -> int:
     parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="of the figures; default: png")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
-        help="folder or model.safetensors of a run; another file: name task, model, scale, seed",
+        help="folder or model.safetensors of a run, or hf://user/name; another file: name task, model, scale, seed",
     )
     parser.add_argument("overrides", nargs="*", help="task=, model=, scale=, seed= as for scripts/train.py")
     args = parser.parse_args()
     try:
         ensure_writable(args.out, "--out=/some/dir")
-        draw(*kernels(args.overrides, args.checkpoint), args.out, args.format)
+        checkpoint = None if args.checkpoint is None else hub.located(args.checkpoint)
+        draw(*kernels(args.overrides, checkpoint), args.out, args.format)
     except (ValueError, OSError, RuntimeError) as error:
         die(error, "plot_s4.py")
     return 0

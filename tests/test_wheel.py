@@ -94,6 +94,16 @@ def test_command_trains_in_the_folder_it_is_called_from(site, project):
     record = json.loads((project / "results/runs/smoke/s4/listops/0.json").read_text())
     assert (record["status"], record["config"]["model"]["mixer"]["_target_"]) == ("ok", "models.s4.S4")
     assert record["git"]["commit"] is None
+    code = """
+import glob
+from lra.launch.evaluation import load_model
+model, data, record = load_model(glob.glob("runs/smoke/listops/s4/*")[0])
+data.prepare_data()
+data.setup()
+batch = next(iter(data.test_dataloader()))
+print(type(model.encoder.blocks[0].mixer).__module__, *model(batch.x, batch.mask).shape)
+"""
+    assert python(project, site, "-c", code).split()[-3:] == ["lra.models.s4", "8", "10"]
 
 
 @pytest.mark.parametrize(("words", "status"), [(["nonsense"], 2), ([], 0)])

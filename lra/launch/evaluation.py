@@ -1,6 +1,5 @@
 """Test the weights of a finished run again and compare with its record."""
 
-import difflib
 import importlib
 import math
 import re
@@ -11,8 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from torch import Tensor
+from torch import Tensor, nn
 
+from lra import hub
 from lra.config.schema import Data
 from lra.errors import UserError
 from lra.io.redact import portable
@@ -27,8 +27,11 @@ from lra.task import Batch, TaskSpec
 from lra.training import weights
 from lra.training.learner import Learner
 from lra.training.trainer import ensure_available, silence_libraries
+from models import __name__ as MODELS
 
 CLASS = re.compile(r"((?:models|data|lra)(?:\.[a-z_0-9]+)+)\.([A-Za-z_0-9]+)")
+# "lra." where a wheel is installed, which has `models` and `data` there
+PREFIX = MODELS.removesuffix("models")
 
 
 class Evaluation(StrictModel):
@@ -59,6 +62,16 @@ def check_trusted(node: Any, where: str) -> None:
         raise ValueError(f"{where} is {node!r}: a recorded configuration is resolved; not loaded")
 
 
+def targets(node: Any) -> set[str]:
+    """All class names (`_target_`) of a config."""
+    if isinstance(node, list):
+        return set().union(*map(targets, node))
+    if not isinstance(node, dict):
+        return set()
+    name = node.get("_target_")
+    return set().union(*map(targets, node.values())) | ({name} if isinstance(name, str) else set())
+
+
 def is_own_class(name: Any) -> bool:
     """Whether this is the full name of a class defined in a file of this repository."""
     found = CLASS.fullmatch(name) if isinstance(name, str) else None
@@ -74,7 +87,8 @@ def build(record: Record, where: str, **data: str) -> tuple[Any, Any]:
     data    root and source
     raises  ValueError, one line, if the configuration is not one, or names anything that is not trusted
     """
-    config = renamed(record.config, MOVED)
+    names = MOVED | {name: PREFIX + name for name in targets(record.config) if not name.startswith("lra.")}
+    config = renamed(record.config, names)
     for section in ("task", "model"):
         if not isinstance(config.get(section), dict):
             raise ValueError(f"{where}: the record's config has no section {section}")
@@ -176,30 +190,36 @@ def commit_name(git: Git) -> str:
     return f"{(git.commit or 'none')[:10]}{' with changes' if git.dirty else ''}"
 
 
-def weights_file(given: Path) -> Path:
-    """The file of weights in a run's folder, or the file itself.
+def read(checkpoint: str, record: str | None = None) -> tuple[Path, dict[str, Tensor], Record]:
+    """File, weights and record of a run's folder, of its file, or of hf://user/name.
 
-    raises  UserError with the nearest finished runs if there is none
+    record  file of the record, for weights without one
     """
-    path = given / "model.safetensors" if given.is_dir() else given
-    if path.is_file():
-        return path
-    if (given / "last.ckpt").is_file():
-        raise UserError(f"{given}: this run is not finished", hint="its command resumes it")
-    finished = sorted(str(found.parent) for found in Path("runs").rglob("model.safetensors"))
-    near = difflib.get_close_matches(str(given), finished, n=3, cutoff=0.0)
-    hint = f"nearest finished runs: {', '.join(near)}" if near else "no run under runs/ is finished"
-    raise UserError(f"{given}: no finished run, and no file of weights", hint=hint)
+    path = weights.file_of(hub.located(checkpoint))
+    values, found = weights.load(path)
+    if record is not None:
+        found = load(Path(record))
+    if found is None:
+        raise UserError(f"{path}: weights without a record", hint="record=results/runs/....json")
+    return path, values, found
+
+
+def load_model(checkpoint: str, **data: str) -> tuple[nn.Module, Any, Record]:
+    """The trained model, in evaluation mode, its task's data module, and the record of its run.
+
+    checkpoint  a run's folder, its model.safetensors, or hf://user/name[@revision]
+    data        root and source of the data module; nothing is read until its prepare_data()
+    raises      UserError, one line
+    """
+    path, values, record = read(checkpoint)
+    module, net = build(record, str(path), **data)
+    weights.fill(net, values, str(path))
+    return net.eval(), module, record
 
 
 def evaluate(options: Evaluation) -> int:
     """Test the weights and print the result; returns the exit status: 0 as recorded, 1 different."""
-    path = weights_file(Path(options.checkpoint))
-    values, record = weights.load(path)
-    if options.record is not None:
-        record = load(Path(options.record))
-    if record is None:
-        raise UserError(f"{path}: weights without a record", hint="record=results/runs/....json")
+    path, values, record = read(options.checkpoint, options.record)
     if record.test_totals is None:
         raise ValueError(f"{path}: the record says {record.status} and has no test result to compare with")
     if options.rate is not None and options.length is not None:
@@ -252,7 +272,9 @@ def evaluate(options: Evaluation) -> int:
         full = objective.result(record.test_totals)
         print(f"test {objective.result(test)} at {rate:g} of the sampling rate; recorded was {full}")
         if options.results is not None:
-            command = f"python scripts/evaluate.py checkpoint={portable(str(path.parent))} rate={rate:g}"
+            online = options.checkpoint.startswith(hub.SCHEME)
+            given = options.checkpoint if online else portable(str(path.parent))
+            command = f"python scripts/evaluate.py checkpoint={given} rate={rate:g}"
             made = rate_record(record, rate, learner.results["test"], command)
             made.write(made.path(Path(options.results)))
             print(f"record: {made.path(Path(options.results))}")

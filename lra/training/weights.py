@@ -4,6 +4,7 @@ The header holds the record (and so the resolved configuration) as JSON under `r
 under `sha256`; the format itself has no checksum, so a flipped bit would go unnoticed.
 """
 
+import difflib
 import hashlib
 import json
 import struct
@@ -18,12 +19,24 @@ from lra.io.atomic import atomic_write
 from lra.records.record import Record, parse
 
 
+class Damaged(UserError):
+    """A file that is not an intact safetensors file, and why."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: not an intact safetensors file ({reason})", hint="copy it again")
+        self.reason = reason
+
+
 def save(path: Path, model: nn.Module, record: Record) -> None:
     """Write weights and record as one atomic write; OSError in one line on a disk error."""
     tensors = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
+    atomic_write(path, serialised(tensors, record), hint="runs=/some/dir", temporary=path.with_suffix(".tmp"))
+
+
+def serialised(tensors: dict[str, Tensor], record: Record) -> bytes:
+    """Content of a file of weights with their record."""
     sha256 = checksum(safetensors.torch.save(tensors))
-    content = safetensors.torch.save(tensors, {"record": record.text(), "sha256": sha256})
-    atomic_write(path, content, hint="runs=/some/dir", temporary=path.with_suffix(".tmp"))
+    return safetensors.torch.save(tensors, {"record": record.text(), "sha256": sha256})
 
 
 def checksum(content: bytes) -> str:
@@ -37,7 +50,7 @@ def checksum(content: bytes) -> str:
 def load(path: Path) -> tuple[dict[str, Tensor], Record | None]:
     """Weights and record of a file. Files from elsewhere may lack the record and the checksum.
 
-    raises  UserError if the file does not exist, is damaged, or is not a safetensors file
+    raises  UserError if the file does not exist; Damaged, one, if it is not an intact safetensors file
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -48,9 +61,24 @@ def load(path: Path) -> tuple[dict[str, Tensor], Record | None]:
         if header.get("sha256", found := checksum(path.read_bytes())) != found:
             raise ValueError("the weights do not match their checksum")
     except Exception as error:  # a damaged header fails in many ways, none of which runs code
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not an intact safetensors file ({reason})", hint="copy it again") from None
+        raise Damaged(path, " ".join(str(error).split())) from None
     return weights, parse(header["record"], where=str(path)) if "record" in header else None
+
+
+def file_of(given: Path) -> Path:
+    """The file of weights in a run's folder, or the file itself.
+
+    raises  UserError with the nearest finished runs if there is none
+    """
+    path = given / "model.safetensors" if given.is_dir() else given
+    if path.is_file():
+        return path
+    if (given / "last.ckpt").is_file():
+        raise UserError(f"{given}: this run is not finished", hint="its command resumes it")
+    finished = sorted(str(found.parent) for found in Path("runs").rglob("model.safetensors"))
+    near = difflib.get_close_matches(str(given), finished, n=3, cutoff=0.0)
+    hint = f"nearest finished runs: {', '.join(near)}" if near else "no run under runs/ is finished"
+    raise UserError(f"{given}: no finished run, and no file of weights", hint=hint)
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
