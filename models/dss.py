@@ -138,9 +138,20 @@ class DSS(FixedLength):
             step = torch.where(growing, -step, step)
         return step.exp(), C
 
-    def default_state(self, batch: int) -> Tensor:
-        """Initial state, zeros (batch, H, N), complex."""
+    def zero_state(self, batch: int) -> Tensor:
+        """Zeros (batch, H, N), complex."""
         return self.system()[2].new_zeros(batch, *self.C.shape[1:3])
+
+    def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
+        a, C = (z.to(torch.complex128) for z in self.discrete)
+        return a, torch.ones_like(a), 2 * C
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs (B, L, H) and the state after the last real position of each row, from a state; without gradient."""
+        y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)
+        y, state = self.carry(y, x, mask, state)
+        return F.glu(self.out(F.gelu(y.mT)), -1), state
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position: x (B, H), state -> y (B, H), next state."""

@@ -19,7 +19,7 @@ from lra.nn.blocks import Dropout
 from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.hippo import check_sampling
 from lra.ops.precision import at_least_float32
-from lra.ops.scan import mimo_ssm
+from lra.ops.scan import mimo_prefill, mimo_ssm
 
 
 def ring(N: int, r_min: float, r_max: float, max_phase: float) -> tuple[Tensor, Tensor]:
@@ -99,9 +99,16 @@ class LRU(Recurrent):
     def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.system()
 
-    def default_state(self, batch: int) -> Tensor:
-        """Initial state, zeros (batch, N), complex."""
+    def zero_state(self, batch: int) -> Tensor:
+        """Zeros (batch, N), complex."""
         return torch.view_as_complex(at_least_float32(self.B)).new_zeros(batch, len(self.nu))
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs (B, L, H) and the state after the last real position of each row, from a state; without gradient."""
+        u = x.masked_fill(~mask[..., None], 0)
+        y, state = mimo_prefill(u, *self.system(), mask, state)
+        return F.glu(self.out(F.gelu(y + self.D.to(u.dtype) * u)), -1), state
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position: x (B, H), state -> y (B, H), next state."""

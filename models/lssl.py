@@ -105,9 +105,20 @@ class LSSL(Recurrent):
     def discretise(self) -> tuple[Tensor, Tensor]:
         return self.system()
 
-    def default_state(self, batch: int) -> Tensor:
-        """Initial state, zeros (batch, H, N)."""
+    def zero_state(self, batch: int) -> Tensor:
+        """Zeros (batch, H, N)."""
         return at_least_float32(self.C).new_zeros(batch, *self.C.shape[1:])
+
+    def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
+        A, B = self.discrete
+        return A.double(), B.double(), self.C[0].double()
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs (B, L, H) and the state after the last real position of each row, from a state; without gradient."""
+        y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)
+        y, state = self.carry(y, x, mask, state)
+        return F.glu(self.out(F.gelu(y.mT)), -1), state
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position, O(H N^2): x (B, H), state -> y (B, H), next state."""

@@ -224,10 +224,24 @@ class S4(FixedLength):
         core = torch.linalg.inv(torch.eye(len(P), dtype=dt.dtype, device=dt.device) + PDP)
         return DiscreteSSM(2 / dt[:, None] + A, D, P, core, 2 * B, self.true_C()[0].to(A.dtype))
 
-    def default_state(self, batch: int) -> Tensor:
-        """Initial state, zeros (batch, H, M), complex."""
+    def zero_state(self, batch: int) -> Tensor:
+        """Zeros (batch, H, M), complex."""
         C = self.system()[3]
         return C.new_zeros(batch, *C.shape[1:])
+
+    def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Dense discrete A, B and C of the real state [Re x, Im x]."""
+        dt, A, B, _, P = self.system()
+        A, B, P = (expand_copies(z.to(torch.complex128), len(dt)) for z in (A, B, P))
+        return *bilinear(*dense(A, B, P), dt.double()), real_row(self.true_C()[0]).squeeze(-2)
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs (B, L, H) and the state after the last real position of each row, from a state; without gradient."""
+        y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)
+        real = None if state is None else torch.cat([state.real, state.imag], -1)
+        y, real = self.carry(y, x, mask, real)
+        return self.mix(self.activation(y.mT)), torch.complex(*real.chunk(2, -1))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position, O(N): x (B, H), state -> y (B, H), next state."""

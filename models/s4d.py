@@ -150,9 +150,20 @@ class S4D(Recurrent):
             return torch.exp(dtA), torch.expm1(dtA) / A * B, C[0]
         return (1 + dtA / 2) / (1 - dtA / 2), dt[:, None] / (1 - dtA / 2) * B, C[0]
 
-    def default_state(self, batch: int) -> Tensor:
-        """Initial state, zeros (batch, H, M), complex."""
+    def zero_state(self, batch: int) -> Tensor:
+        """Zeros (batch, H, M), complex."""
         return self.system()[3].new_zeros(batch, *self.C.shape[1:3])
+
+    def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
+        Ab, Bb, C = (z.to(torch.complex128) for z in self.discrete)
+        return Ab, Bb, 2 * C
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs (B, L, H) and the state after the last real position of each row, from a state; without gradient."""
+        y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)
+        y, state = self.carry(y, x, mask, state)
+        return self.mix(self.activation(y.mT)), state
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position, O(N): x (B, H), state -> y (B, H), next state."""

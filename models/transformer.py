@@ -6,22 +6,31 @@ B batch, L length, D model width, H heads, K width of a head.
 
 from torch import Tensor, nn
 
-from lra.nn.attention import MultiHeadAttention
+from lra.nn.attention import CachedAttention
 
 
-class Attention(MultiHeadAttention):
+class Attention(CachedAttention):
     """Multi-head attention (equation 1, section 3.2.2) of every position to every real position: O(L^2) time.
 
     Without dropout the fused kernels never store the (L, L) matrix. A padded key has weight exactly zero.
+
+    causal  a position attends to itself and earlier ones; steps use a cache of keys and values for max_len positions
     """
 
     def __init__(
-        self, d_model: int, max_len: int, *, n_heads: int = 4, d_qkv: int | None = None, dropout: float = 0.0
+        self,
+        d_model: int,
+        max_len: int,
+        *,
+        n_heads: int = 4,
+        d_qkv: int | None = None,
+        dropout: float = 0.0,
+        causal: bool = False,
     ) -> None:
-        super().__init__(d_model, n_heads, d_qkv, dropout)
+        super().__init__(d_model, max_len, n_heads, d_qkv, dropout, causal)
         self.out = nn.Linear(self.d_qkv, d_model)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = (t.transpose(1, 2) for t in self.qkv_heads(x, mask))  # each (B, H, L, K)
-        y = self.attend(q, k, v, mask[:, None, None])
+        y = self.attend_causally(q, k, v) if self.causal else self.attend(q, k, v, mask[:, None, None])
         return self.out(y.transpose(1, 2).flatten(-2))  # (B, L, D)

@@ -37,6 +37,10 @@ def hashed_config(settings: Settings) -> dict[str, Any]:
     config = {name: settings[name] for name in SECTIONS} | {"precision": settings["trainer"]["precision"]}
     if config["training"].get("minutes") is None:  # newer than the first records
         config["training"] = {key: value for key, value in config["training"].items() if key != "minutes"}
+    mixer = config["model"].get("mixer") or {}
+    if mixer.get("causal") is False:  # newer than the first records
+        mixer = {key: value for key, value in mixer.items() if key != "causal"}
+        config["model"] = config["model"] | {"mixer": mixer}
     if settings["pretrain"] is not None:
         config["pretrain"] = {"kind": settings["pretrain"], **settings["pretraining"]}
     return config

@@ -3,6 +3,8 @@
 B batch, L length, D model width, N blocks of W positions, H heads of width K (H * K = d_qkv), S positions seen.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,6 +63,14 @@ class MultiHeadAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
 
+    def attend_causally(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention of q (B, H, L, K) over k, v (B, H, L, K) up to the same position.
+
+        The padding of a row follows its real positions, which therefore need no mask.
+        """
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+
     def attend_blocks(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
         """Softmax attention of q (B, N, W, H, K) over the allowed (B, N, 1 or W, S) of k, v (B, N, S, H, K)."""
         # softmax over no keys is nan: such a query, which is padding or far from all real keys, may see any key
@@ -68,3 +78,94 @@ class MultiHeadAttention(nn.Module):
         n_blocks = q.shape[1]
         q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B * N, H, W or S, K)
         return self.attend(q, k, v, allowed.flatten(0, 1)[:, None]).transpose(1, 2).unflatten(0, (-1, n_blocks))
+
+
+class KeyValueCache(NamedTuple):
+    """Keys and values (B, H, max_len, K) of the positions so far, and their number in each row (B,).
+
+    New ones are written in place. An older state remains right as long as no newer one is used.
+    """
+
+    keys: Tensor
+    values: Tensor
+    lengths: Tensor
+
+    def extended(self, k: Tensor, v: Tensor, place: Tensor, mask: Tensor | None) -> "KeyValueCache":
+        """With k, v (B, H, L, K) at positions `place` (B, L) where mask (B, L) is True; None: everywhere.
+
+        raises  ValueError past max_len
+        """
+        batch, _, length, _ = k.shape
+        lengths = self.lengths + (length if mask is None else mask.sum(1))
+        if (longest := int(lengths.max())) > (max_len := self.keys.shape[2]):
+            raise ValueError(f"input has {longest} positions, the model was built for max_len {max_len}")
+        row = torch.arange(batch, device=k.device)[:, None].expand(-1, length)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, L, H, K)
+        if mask is not None:
+            row, place, k, v = row[mask], place[mask], k[mask], v[mask]
+        self.keys[row, :, place], self.values[row, :, place] = k, v
+        return KeyValueCache(self.keys, self.values, lengths)
+
+    def attend(self, q: Tensor, place: Tensor, first: Tensor | None = None) -> Tensor:
+        """Softmax attention of q (B, H, L, K) at positions `place` (B, L) to the cached ones from `first` to it."""
+        seen = int(self.lengths.max())
+        other = torch.arange(seen, device=q.device)
+        allowed = other <= place[..., None]  # (B, L, S)
+        if first is not None:
+            allowed &= other >= first[..., None]
+        k, v = self.keys[:, :, :seen], self.values[:, :, :seen]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None])
+
+
+class CachedAttention(MultiHeadAttention):
+    """Softmax attention that is optionally causal and then has steps, with a cache of keys and values.
+
+    max_len  positions that the cache has room for
+    causal   a position attends to itself and earlier ones
+    """
+
+    def __init__(
+        self, d_model: int, max_len: int, n_heads: int, d_qkv: int | None, dropout: float, causal: bool
+    ) -> None:
+        super().__init__(d_model, n_heads, d_qkv, dropout)
+        self.max_len, self.causal = max_len, causal
+
+    def with_position(self, x: Tensor, place: Tensor) -> Tensor:
+        """Queries or keys x (B, H, L, K) at positions `place` (B, L)."""
+        return x
+
+    def first_seen(self, place: Tensor) -> Tensor | None:
+        """First position (B, L) that a query at `place` (B, L) attends to; None: the very first."""
+        return None
+
+    def default_state(self, batch: int) -> KeyValueCache:
+        keys, values = (
+            self.qkv.weight.new_zeros(batch, self.n_heads, self.max_len, self.d_qkv // self.n_heads) for _ in range(2)
+        )
+        return KeyValueCache(keys, values, torch.zeros(batch, dtype=torch.int64, device=keys.device))
+
+    def step(self, x: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
+        """One position, O(L): x (B, D) -> y (B, D) and the cache with its key and value."""
+        y, state = self.prefill(x[:, None], None, state)
+        return y[:, 0], state
+
+    def prefill(
+        self, x: Tensor, mask: Tensor | None, state: KeyValueCache | None = None
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Outputs (B, L, D) and the cache with the keys and values of the real positions.
+
+        raises  RuntimeError for two-sided attention, ValueError past max_len
+        """
+        if not self.causal:
+            raise RuntimeError(f"a two-sided {type(self).__name__} reads the future; hint: causal=True")
+        cache = self.default_state(len(x)) if state is None else state
+        place = cache.lengths[:, None] + torch.arange(x.shape[1], device=x.device)
+        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        q, k, v = (t.transpose(1, 2) for t in self.qkv_heads(x, real))  # each (B, H, L, K)
+        q, k = self.with_position(q, place), self.with_position(k, place)
+        cache, first = cache.extended(k, v, place, mask), self.first_seen(place)
+        if state is None and first is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            y = cache.attend(q, place, first)
+        return self.out(y.transpose(1, 2).flatten(-2)), cache

@@ -2,10 +2,24 @@
 
 B batch, L length, D model width. A *mixer* moves information between positions; most files of `models/` implement one:
 `mixer(d_model, max_len)` returns a module with `forward(x (B, L, D), mask (B, L)) -> (B, L, D)`.
+
+A mixer or encoder is *causal* if no position reads a later one; its attribute `causal` is then True. A causal one may
+also process a sequence in parts, without dropout:
+
+    setup_step()                          before the first step, and after the parameters change; only where it exists
+    default_state(batch)                  state before the first position: nested tuples of tensors, batch first
+    step(x (B, D), state)                 one position: output (B, D) and the next state
+    prefill(x (B, L, D), mask, state)     many positions: outputs (B, L, D) and the state after the last real position
+                                          of each row; without a state, from the start
+
+The real positions of a row come first; a row without any keeps its state. A step may write into the memory of the state
+that it is given: clone a state that is to be continued twice. `Embedding`, `Residual`, `Backbone` and `Classifier` have
+the same methods.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +62,15 @@ class Embedding(nn.Module):
             raise ValueError(f"positions: {positions!r} is not one of none, learned, sinusoidal")
         self.has_positions = positions != "none"
 
+    def embed(self, x: Tensor) -> Tensor:
+        """The content alone, without positions."""
+        if not self.categories:
+            return self.content(x)
+        h = self.content(x[..., : self.channels])
+        for i, table in enumerate(self.categories, self.channels):
+            h = h + table(x[..., i].long())
+        return h
+
     def forward(
         self, x: Tensor, mask: Tensor, hidden: Tensor | None = None, mask_vector: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -55,12 +78,7 @@ class Embedding(nn.Module):
 
         hidden, mask_vector  positions (B, L) whose content is replaced by the vector (D,)
         """
-        if self.categories:
-            h = self.content(x[..., : self.channels])
-            for i, table in enumerate(self.categories, self.channels):
-                h = h + table(x[..., i].long())
-        else:
-            h = self.content(x)
+        h = self.embed(x)
         if hidden is not None and mask_vector is not None:
             h = torch.where(hidden[..., None], mask_vector.to(h.dtype), h)
         if self.class_token is not None:
@@ -71,6 +89,30 @@ class Embedding(nn.Module):
         if self.has_positions:
             h = h + self.positions[: h.shape[1]].to(h.dtype)
         return h * mask[..., None], mask
+
+    def default_state(self, batch: int) -> Tensor:
+        """The number of positions each row has had: zeros (B,)."""
+        return torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B,) tokens or (B, width) values -> (B, D) and the next state."""
+        h, state = self.prefill(x[:, None], torch.ones(len(x), 1, dtype=torch.bool, device=x.device), state)
+        return h[:, 0], state
+
+    def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, L) or (B, L, width) -> (B, L, D) and the next state.
+
+        raises  ValueError where a position code is needed past max_len
+        """
+        start = self.default_state(len(x)) if state is None else state
+        after = start + mask.sum(1)
+        h = self.embed(x)
+        if self.has_positions:
+            if (longest := int(after.max())) > self.max_len:
+                raise ValueError(f"input has {longest} positions, the model was built for max_len {self.max_len}")
+            place = start[:, None] + torch.arange(x.shape[1], device=x.device)
+            h = h + self.positions[place.clamp(max=self.max_len - 1)].to(h.dtype)
+        return h * mask[..., None], after
 
 
 class TrainedLength(nn.Module):
@@ -135,6 +177,14 @@ class Norm(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.norm(x, mask) if self.needs_mask else self.norm(x)
 
+    def by_position(self, x: Tensor) -> Tensor:
+        """Normalise (B, D) or (B, L, D); RuntimeError for batch norm in training, which reads all positions."""
+        if not self.needs_mask:
+            return self.norm(x)
+        if self.training:
+            raise RuntimeError("batch norm has no steps in training; hint: eval()")
+        return self.norm(x[None] if x.dim() == 2 else x, None).view_as(x)
+
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -152,9 +202,14 @@ class FeedForward(nn.Sequential):
             nn.Linear(d_ff, d_model),
         )
 
+    def without_dropout(self, x: Tensor) -> Tensor:
+        return self[3](self[1](self[0](x)))
+
 
 class Residual(nn.Module):
     """x + dropout(layer(norm(x))), or norm(x + dropout(layer(x))) with prenorm=False."""
+
+    layer: Any
 
     def __init__(self, layer: nn.Module, norm: Norm, dropout: Dropout, *, prenorm: bool, takes_mask: bool):
         super().__init__()
@@ -166,6 +221,29 @@ class Residual(nn.Module):
         y = self.layer(y, mask) if self.takes_mask else self.layer(y)
         y = x + self.dropout(y)
         return y if self.prenorm else self.norm(y, mask)
+
+    @property
+    def causal(self) -> bool:
+        return not self.takes_mask or getattr(self.layer, "causal", False)
+
+    def setup_step(self) -> None:
+        if hasattr(self.layer, "setup_step"):
+            self.layer.setup_step()
+
+    def default_state(self, batch: int) -> Any:
+        return self.layer.default_state(batch) if self.takes_mask else ()
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        y = self.norm.by_position(x) if self.prenorm else x
+        y, state = self.layer.step(y, state) if self.takes_mask else (self.layer.without_dropout(y), state)
+        y = x + y
+        return y if self.prenorm else self.norm.by_position(y), state
+
+    def prefill(self, x: Tensor, mask: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        y = self.norm.by_position(x) if self.prenorm else x
+        y, state = self.layer.prefill(y, mask, state) if self.takes_mask else (self.layer.without_dropout(y), ())
+        y = x + y
+        return y if self.prenorm else self.norm.by_position(y), state
 
 
 class Backbone(nn.Module):
@@ -204,3 +282,31 @@ class Backbone(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return x if self.norm is None else self.norm(x, mask)
+
+    def residuals(self) -> list[Residual]:
+        return cast(list[Residual], list(self.blocks))
+
+    @property
+    def causal(self) -> bool:
+        return all(block.causal for block in self.residuals())
+
+    def setup_step(self) -> None:
+        for block in self.residuals():
+            block.setup_step()
+
+    def default_state(self, batch: int) -> tuple[Any, ...]:
+        return tuple(block.default_state(batch) for block in self.residuals())
+
+    def step(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        states = []
+        for block, before in zip(self.residuals(), state, strict=True):
+            x, after = block.step(x, before)
+            states.append(after)
+        return x if self.norm is None else self.norm.by_position(x), tuple(states)
+
+    def prefill(self, x: Tensor, mask: Tensor, state: tuple[Any, ...] | None = None) -> tuple[Tensor, tuple[Any, ...]]:
+        states = []
+        for block, before in zip(self.residuals(), state or [None] * len(self.blocks), strict=True):
+            x, after = block.prefill(x, mask, before)
+            states.append(after)
+        return x if self.norm is None else self.norm.by_position(x), tuple(states)

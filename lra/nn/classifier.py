@@ -1,7 +1,10 @@
 """The classifier: embedding, encoder, head."""
 
 from collections.abc import Callable
+from inspect import signature
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lra.nn.batch_norm import BatchNorm
@@ -44,6 +47,7 @@ class Classifier(nn.Module):
         head_hidden: int = 0,
     ):
         super().__init__()
+        self.encoder: Any
         if (mixer is None) == (encoder is None):
             raise ValueError("model: exactly one of mixer and encoder is needed")
         self.embedding = Embedding(spec, d_model, positions=positions, class_token=pool == "cls")
@@ -71,7 +75,7 @@ class Classifier(nn.Module):
                 activation=activation,
             )
         d_output: int = getattr(self.encoder, "d_output", d_model)
-        self.head: nn.Module
+        self.head: Any
         if spec.horizon:
             self.head = PositionDecoder(spec, d_output)
         else:
@@ -81,3 +85,69 @@ class Classifier(nn.Module):
         h, mask = self.embedding(x, mask)
         h = self.encoder(self.input_dropout(h), mask)
         return self.head(h, mask)
+
+    def not_causal(self) -> str | None:
+        """Why a prediction may depend on later positions, with a hint; None if the model is autoregressive."""
+        if not isinstance(self.head, PositionDecoder):
+            return "the model is not causal: its head pools all positions into one prediction"
+        if self.embedding.class_token is not None:
+            return "the model is not causal: a class token precedes the input; hint: model.pool=last"
+        for module in self.encoder.modules():
+            if isinstance(module, BatchNorm):
+                return "the model is not causal: batch norm reads all positions in training; hint: model.norm=layer"
+        part = "mixer" if isinstance(self.encoder, Backbone) else "encoder"
+        for layer in self.mixing_layers():
+            if not getattr(layer, "causal", False):
+                name = f"the model is not causal: {type(layer).__name__} reads later positions"
+                options = {"causal": "true", "bidirectional": "false"} if hasattr(layer, "causal") else {}
+                known = [f"{key}={value}" for key, value in options.items() if key in signature(type(layer)).parameters]
+                return f"{name}; hint: " + (f"model.{part}.{known[0]}" if known else "model=s4 or model=transformer")
+        return None
+
+    def no_steps(self) -> str | None:
+        """Why a causal model cannot process a sequence step by step; None if it can."""
+        for layer in self.mixing_layers():
+            if not hasattr(layer, "step"):
+                name = type(layer).__name__
+                return f"{name} is a convolution without a recurrence and has no steps; hint: run it on each prefix"
+        return None
+
+    def mixing_layers(self) -> list[nn.Module]:
+        """The layers that move information between positions."""
+        if isinstance(self.encoder, Backbone):
+            return [block.layer for block in self.encoder.residuals() if block.takes_mask]
+        return [self.encoder]
+
+    def setup_step(self) -> None:
+        """Prepare `step` and `prefill`; call it again after the parameters change.
+
+        raises  RuntimeError if the model is not causal, or has no steps
+        """
+        if reason := self.not_causal() or self.no_steps():
+            raise RuntimeError(reason)
+        if hasattr(self.encoder, "setup_step"):
+            self.encoder.setup_step()
+
+    def default_state(self, batch: int) -> tuple[Any, Any]:
+        return self.embedding.default_state(batch), self.encoder.default_state(batch)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: tuple[Any, Any]) -> tuple[Tensor, tuple[Any, Any]]:
+        """One position: x (B,) tokens or (B, width) values -> outputs (B, n_outputs), next state; without dropout.
+
+        raises  ValueError past max_len, for models with position codes or a cache of keys
+        """
+        h, position = self.embedding.step(x, state[0])
+        h, after = self.encoder.step(h, state[1])
+        return self.head.every(h), (position, after)
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, mask: Tensor, state: tuple[Any, Any] | None = None) -> tuple[Tensor, tuple[Any, Any]]:
+        """Many positions: outputs (B, L, n_outputs) and the state after the last real position of each row.
+
+        mask  (B, L) True where real; the real positions of a row come first. A row without any keeps its state.
+        """
+        before = (None, None) if state is None else state
+        h, position = self.embedding.prefill(x, mask, before[0])
+        h, after = self.encoder.prefill(h, mask, before[1])
+        return self.head.every(h), (position, after)

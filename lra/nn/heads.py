@@ -56,4 +56,8 @@ class PositionDecoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, L, D) -> (B, horizon, n_outputs)."""
-        return self.decoder(x[:, -self.horizon :])
+        return self.every(x[:, -self.horizon :])
+
+    def every(self, x: Tensor) -> Tensor:
+        """The prediction at each given position: (..., D) -> (..., n_outputs)."""
+        return self.decoder(x)

@@ -1,13 +1,30 @@
 """Shared by the state-space layers: the recurrent view, and optimiser settings of kernel parameters."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lra.errors import UserError
+from lra.ops.state_passing import Blocks, blocks, pass_state
+
+
+class Discretised:
+    """The result of `discretise`, with what is needed to notice that the parameters have changed since.
+
+    before  copies of the parameters and buffers
+    stamp   cheap signs that they are the same tensors with the same values; None: compare the values
+    blocks  for `prefill`, made when first used
+    """
+
+    def __init__(self, value: Any, before: list[Tensor]):
+        self.value, self.before = value, before
+        self.stamp: tuple[Any, ...] | None = None
+        self.blocks: Blocks | None = None
 
 
 class Recurrent(nn.Module):
@@ -17,35 +34,106 @@ class Recurrent(nn.Module):
     """
 
     bidirectional: bool
-    _discrete: tuple[Any, list[Tensor]] | None = None
+    D: Tensor
+    _discrete: Discretised | None = None
+
+    @property
+    def causal(self) -> bool:
+        """True if no position reads a later one."""
+        return not self.bidirectional
 
     def discretise(self) -> Any:
         raise NotImplementedError
 
+    def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A (H, N) diagonal or (H, N, N), B and C (H, N), in float64, of x_t = A x_(t-1) + B u_t, y_t = Re C x_t."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def setup_step(self) -> None:
-        """Discretise for `step`; call it again after the parameters change.
+        """Discretise for `step` and `prefill`; call it again after the parameters change.
 
         raises  RuntimeError for a two-sided layer
         """
         if self.bidirectional:
             raise RuntimeError(f"a two-sided {type(self).__name__} reads the future; hint: bidirectional=False")
         # copies: a discrete matrix may be a view of a parameter
-        self._discrete = copy.deepcopy((self.discretise(), [p.detach() for p in self.parameters(recurse=False)]))
+        before = [p.detach() for p in self._own_tensors()]
+        self._discrete = Discretised(*copy.deepcopy((self.discretise(), before)))
+        self._discrete.stamp = self._stamp()
 
     @property
     def discrete(self) -> Any:
-        """The result of `discretise`; RuntimeError if a parameter changed since setup_step, or it was not called.
+        """The result of `discretise`; RuntimeError if a parameter changed since setup_step, or it was not called."""
+        return self._current().value
 
-        Values are compared at each step: version counters miss changes by `.data` and fused optimisers, and addresses
-        differ in a copy of the layer.
+    def _current(self) -> Discretised:
+        """Values are compared only where an optimiser has stepped, a tensor's version or address has changed, the mode
+        was set, or a sequence begins (`default_state`, `prefill`). A change through `.data` in the middle of a sequence
+        is noticed when the next one begins.
         """
-        if self._discrete is None:
+        if (found := self._discrete) is None:
             raise RuntimeError("the layer is not discretised; hint: call setup_step()")
-        discrete, before = self._discrete
-        if not all(map(_same, before, self.parameters(recurse=False))):
-            raise RuntimeError("the parameters have changed since setup_step(); hint: call it again")
-        return discrete
+        stamp = self._stamp()
+        if found.stamp != stamp:
+            if not all(map(_same, found.before, self._own_tensors())):
+                raise RuntimeError("the parameters have changed since setup_step(); hint: call it again")
+            found.stamp = stamp
+        return found
+
+    def _own_tensors(self) -> Iterator[Tensor]:
+        tensors = itertools.chain(self._parameters.values(), self._buffers.values())
+        return (tensor for tensor in tensors if tensor is not None)
+
+    def _stamp(self) -> tuple[Any, ...]:
+        signs: list[Any] = [_optimiser_steps]
+        for tensor in self._own_tensors():
+            # a tensor made in inference mode has no version: a new object differs, so that values are compared
+            signs += [object() if tensor.is_inference() else tensor._version, tensor.data_ptr()]
+        return tuple(signs)
+
+    def zero_state(self, batch: int) -> Tensor:
+        raise NotImplementedError
+
+    def default_state(self, batch: int) -> Tensor:
+        """State before the first position: zeros (batch, ...)."""
+        self.begin_sequence()
+        return self.zero_state(batch)
+
+    def begin_sequence(self) -> None:
+        """Compare the values of the parameters at the next step or prefill."""
+        if self._discrete is not None:
+            self._discrete.stamp = None
+
+    def train(self, mode: bool = True) -> Self:
+        self.begin_sequence()
+        return super().train(mode)
+
+    def carry(self, y: Tensor, u: Tensor, mask: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Outputs and last state of a recurrence that starts from a state, from its outputs y (B, H, L) from zero.
+
+        u  (B, L, H) inputs
+        """
+        self.begin_sequence()
+        current = self._current()
+        if current.blocks is None:
+            A, B, C = self.linear_system()
+            dtype = torch.promote_types(self.D.dtype, torch.float32)
+            current.blocks = blocks(A, B, C, dtype.to_complex() if A.is_complex() else dtype)
+        added, state = pass_state(current.blocks, u, mask, state)
+        return y if added is None else y + added.to(y.dtype), state
+
+
+# an optimiser may change parameters in place without changing their version: the fused ones do
+_optimiser_steps = 0
+
+
+def _count_step(*_: Any) -> None:
+    global _optimiser_steps
+    _optimiser_steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 def _same(before: Tensor, now: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Reversing padded sequences. B batch, L length, D width."""
+"""Padded sequences: reversing, the last real position. B batch, L length, D width."""
 
 from typing import Any
 
@@ -13,6 +13,13 @@ def reverse(x: Tensor, mask: Tensor) -> Tensor:
     index = torch.where(mask, mask.sum(1, keepdim=True) - 1 - step, step)  # (B, L)
     # select rows of (B * L, D), which is much faster than an element-wise gather
     return PermuteRows.apply(x, (index + length * torch.arange(batch, device=x.device)[:, None]).flatten())
+
+
+def last_real(x: Tensor, mask: Tensor, otherwise: Tensor) -> Tensor:
+    """x (B, L, ...) at the last real position of each row; `otherwise` (B, ...) for a row without any."""
+    lengths = mask.sum(1)
+    last = x[torch.arange(len(x), device=x.device), (lengths - 1).clamp(min=0)]
+    return torch.where((lengths > 0).view(-1, *[1] * (last.dim() - 1)), last, otherwise)
 
 
 class PermuteRows(torch.autograd.Function):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lra.ops.autograd_function import Function, Gradient, call_for_each, leading_batch, operator
+from lra.ops.padding import last_real
 from lra.ops.precision import without_autocast
 
 
@@ -71,14 +72,36 @@ def mimo_ssm(u: Tensor, a: Tensor, B: Tensor, C: Tensor) -> Tensor:
     returns  (batch, L, H) in the precision of u; computed in that of a, B, C
     """
     with without_autocast(u.device):
-        # real matrix products on concatenated (re, im) instead of complex ones
-        into = torch.view_as_real(B.mT.resolve_conj()).flatten(-2)  # (H, 2N)
-        b = torch.view_as_complex((u.to(into.dtype) @ into).unflatten(-1, (-1, 2)))
-        out = torch.view_as_real(C.conj().resolve_conj()).flatten(-2).mT  # (K, 2N, H)
-        y = torch.view_as_real(scan(a[None, None], b)).flatten(-2) @ out[0]
+        b = mimo_input(u, B)
+        y = mimo_output(scan(a[None, None], b), C[0])
         if len(C) == 2:
-            y = y + torch.view_as_real(scan(a[None, None], b, reverse=True)).flatten(-2) @ out[1]
+            y = y + mimo_output(scan(a[None, None], b, reverse=True), C[1])
     return y.to(u.dtype)
+
+
+def mimo_input(u: Tensor, B: Tensor) -> Tensor:
+    """B u as a real matrix product on (re, im) pairs: u (..., H) real, B (N, H) -> (..., N) complex."""
+    into = torch.view_as_real(B.mT.resolve_conj()).flatten(-2)  # (H, 2N)
+    return torch.view_as_complex((u.to(into.dtype) @ into).unflatten(-1, (-1, 2)))
+
+
+def mimo_output(h: Tensor, C: Tensor) -> Tensor:
+    """Re C h as a real matrix product on (re, im) pairs: h (..., N), C (H, N) -> (..., H) real."""
+    out = torch.view_as_real(C.conj().resolve_conj()).flatten(-2).mT  # (2N, H)
+    return torch.view_as_real(h).flatten(-2) @ out
+
+
+def mimo_prefill(
+    u: Tensor, a: Tensor, B: Tensor, C: Tensor, mask: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`mimo_ssm` of one direction from a state (batch, N), and the state after the last real position of each row.
+
+    mask  (batch, L) bool; the real positions of a row come first, and u is zero at the others
+    """
+    with without_autocast(u.device):
+        states = scan(a[None, None], mimo_input(u, B), state)
+        y = mimo_output(states, C[0]).to(u.dtype)
+    return y, last_real(states, mask, states.new_zeros(states[:, 0].shape) if state is None else state)
 
 
 def runs_compiled(device: torch.device) -> bool:
