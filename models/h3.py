@@ -7,19 +7,28 @@ of its state (half of N), K directions of a kernel.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.nn.ssm import kernel_groups
+from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import log_steps
+from lra.ops.padding import append
 from lra.ops.precision import at_least_float32
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 
 
-class H3(nn.Module):
+class State(NamedTuple):
+    """The last keys (B, taps - 1, D), and states (B, P * P, G, M) of the diagonal state space."""
+
+    window: Tensor
+    h: Tensor
+
+
+class H3(Recurrent):
     """H3 layer; with P > 1 the product of keys and values is an outer product in heads, as in linear attention.
 
     d_state         N: taps of the shift state space, whose B is e_1, and exponentials of the diagonal one, which starts
@@ -48,7 +57,7 @@ class H3(nn.Module):
         if d_model % head_dim:
             raise ValueError(f"head_dim: {head_dim} does not divide d_model {d_model}")
         features, pairs, directions = d_model // head_dim, (d_state + 1) // 2, 1 + bidirectional
-        self.head_dim, self.max_len, self.backend = head_dim, max_len, backend
+        self.head_dim, self.max_len, self.backend, self.bidirectional = head_dim, max_len, backend, bidirectional
         self.maps = nn.Linear(d_model, 3 * d_model)
         # torch's initialisation of a convolution with d_state taps
         taps = torch.empty(directions, d_model, min(d_state, max_len)).uniform_(-1, 1) / math.sqrt(d_state)
@@ -62,10 +71,14 @@ class H3(nn.Module):
         self.out = nn.Linear(d_model, d_model)
         self.optim = kernel_groups(lr, dict.fromkeys(("log_dt", "A_log_decay", "A_imag"), "kernel"))
 
-    def kernel(self, length: int) -> Tensor:
-        """First taps (K, G, L) of the diagonal state space; its B is one, because C can absorb it."""
+    def system(self) -> tuple[Tensor, Tensor, Tensor]:
+        """dt (G,), A (G, M) and C (K, G, M) of the diagonal state space; its B is one, because C can absorb it."""
         log_dt, log_decay, imag, C = map(at_least_float32, (self.log_dt, self.A_log_decay, self.A_imag, self.C))
-        A, C, dt = torch.complex(-log_decay.exp(), imag), torch.view_as_complex(C), log_dt.exp()
+        return log_dt.exp(), torch.complex(-log_decay.exp(), imag), torch.view_as_complex(C)
+
+    def kernel(self, length: int) -> Tensor:
+        """First taps (K, G, L) of the diagonal state space."""
+        dt, A, C = self.system()
         return diagonal_kernel(dt, A, torch.ones_like(A), C, length, discretization="bilinear", backend=self.backend)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -90,3 +103,52 @@ class H3(nn.Module):
         y = long_conv(kv.flatten(0, 2), self.kernel(x.shape[1]), self.D).view_as(kv)
         y = torch.einsum("bpvgl,bgpl->bgvl", y, q)
         return self.out(y.flatten(1, 2).mT)
+
+    def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ab, Bb and C (G, M) by the bilinear rule."""
+        dt, A, C = self.system()
+        dtA = dt[:, None] * A / 2
+        return (1 + dtA) / (1 - dtA), dt[:, None] / (1 - dtA), C[0]
+
+    def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
+        Ab, Bb, C = (z.to(torch.complex128) for z in self.discrete)
+        return Ab, Bb, 2 * C
+
+    def zero_state(self, batch: int) -> State:
+        C = self.system()[2]
+        window = self.maps.weight.new_zeros(batch, self.shift.shape[-1] - 1, self.maps.in_features)
+        return State(window, C.new_zeros(batch, self.head_dim**2, *C.shape[1:]))
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, mask: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Outputs (B, L, D) and the state after the last real position of each row, from a state; without gradient."""
+        before = self.zero_state(len(x)) if state is None else state
+        x = self.maps(x.masked_fill(~mask[..., None], 0)) * mask[..., None]
+        q, k, v = x.chunk(3, dim=-1)
+        joined, window = append(before.window, k, mask)
+        k = long_conv(joined.mT, at_least_float32(self.shift), self.shift_D)[..., before.window.shape[1] :]
+        k, v = (part.unflatten(1, (-1, self.head_dim)) for part in (k, v.mT))  # each (B, G, P, L)
+        kv = torch.einsum("bgkl,bgvl,bl->bkvgl", k, v, mask.to(k.dtype)).flatten(0, 2)  # (B * P * P, G, L)
+        y = long_conv(kv, self.kernel(x.shape[1]), self.D)
+        rows = mask.repeat_interleave(self.head_dim**2, 0)
+        y, h = self.carry(y, kv.mT, rows, None if state is None else before.h.flatten(0, 1))
+        return self.read(q, y.unflatten(0, (len(x), -1))), State(window, h.unflatten(0, (len(x), -1)))
+
+    def read(self, q: Tensor, y: Tensor) -> Tensor:
+        """Outputs (B, L, D) of queries (B, L, D) and the states' outputs (B, P * P, G, L)."""
+        q = q.unflatten(-1, (-1, self.head_dim))  # (B, L, G, P)
+        y = y.unflatten(1, (self.head_dim, self.head_dim))
+        return self.out(torch.einsum("bkvgl,blgk->blgv", y, q).flatten(-2))
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One position: x (B, D), state -> y (B, D), next state."""
+        Ab, Bb, C = self.discrete
+        q, k, v = self.maps(x).chunk(3, dim=-1)
+        keys = torch.cat([state.window, k[:, None]], 1)
+        taps = at_least_float32(self.shift)[0].flip(-1).mT.to(k.dtype)
+        k = (keys * taps).sum(1) + self.shift_D * k
+        k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (k, v))  # (B, G, P)
+        kv = torch.einsum("bgk,bgv->bkvg", k, v).flatten(1, 2)  # (B, P * P, G)
+        h = Ab * state.h + Bb * kv[..., None]
+        y = (2 * (C * h).sum(-1).real + self.D * kv).to(x.dtype)
+        return self.read(q[:, None], y[..., None])[:, 0], State(keys[:, 1:], h)

@@ -6,11 +6,14 @@ those of HGRN, arXiv:2311.04823. One softmax over the layers gives them, so this
 B batch, L length, D model width, H heads, K width of a head (D = H * K), T chunk, n chunks.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.nn.blocks import Dropout, Norm
+from lra.nn.blocks import Dropout, Norm, require_causal
+from lra.ops.precision import at_least_float32
 from lra.ops.scan import scan
 
 # A gate of at least e^-5 keeps the decay over a chunk above e^-80, inside float32's range.
@@ -18,12 +21,15 @@ CHUNK = 16
 LEAST_GATE = 0.0068
 
 
-def expanded_recurrence(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+def expanded_recurrence(
+    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, initial: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """o_t = S_t^T q_t, S_t = diag(f_t) S_(t-1) + k_t v_t^T, by chunks of matrix products: O(L (T + K)) per feature.
 
     q, k, v  (B, L, H, K)
     log_f    (B, L, H, K), in [log LEAST_GATE, 0]
-    returns  (B, L, H, K)
+    initial  S (B, H, K, K) before the first position; None: zero
+    returns  (B, L, H, K), and S after the last position
     """
     length = q.shape[1]
     extra = -length % CHUNK
@@ -37,10 +43,11 @@ def expanded_recurrence(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tenso
     # between chunks: a recurrence over the contribution of each chunk to the state
     end = total[..., -1:, :]
     contribution = (k * (end - total).exp()).mT @ v  # (B, n, H, K, K)
-    states = scan(end.mT.exp(), contribution)
-    before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
+    states = scan(end.mT.exp(), contribution, initial)
+    initial = torch.zeros_like(states[:, 0]) if initial is None else initial
+    before = torch.cat([initial[:, None], states[:, :-1]], dim=1)
     y = scores @ v + decayed @ before
-    return y.transpose(2, 3).flatten(1, 2)[:, :length]
+    return y.transpose(2, 3).flatten(1, 2)[:, :length], states[:, -1]
 
 
 class Recurrence(nn.Module):
@@ -53,15 +60,24 @@ class Recurrence(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, bound: Tensor) -> Tensor:
         """x (B, L, D), bound (D,) the least value of a forget gate -> (B, L, D)."""
+        return self.continued(x, mask, bound, None)[0]
+
+    def continued(self, x: Tensor, mask: Tensor, bound: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """From a state (B, H, K, K), and the state after the last real position of each row.
+
+        Without a state the second result has no meaning for rows with padding.
+        """
         v, q, f = self.maps(x).chunk(3, dim=-1)
         exact = torch.promote_types(x.dtype, torch.float32)
         f = bound + (1 - bound) * f.to(exact).sigmoid()
         # padding adds nothing to the state, so a direction that begins with padding starts from zero
         k = (1 - f) * mask[..., None]
         q, v = q.to(exact).sigmoid(), F.silu(v.to(exact))
+        log_f = f.log() if state is None else f.log() * mask[..., None]  # padding leaves the state as it is
         with torch.autocast(x.device.type, enabled=False):
-            parts = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v, f.log()))
-            return expanded_recurrence(*parts).flatten(-2)
+            q, k, v, log_f = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v, log_f))
+            y, state = expanded_recurrence(q, k, v, log_f, state)
+        return y.flatten(-2), state
 
 
 class Block(nn.Module):
@@ -86,6 +102,13 @@ class Block(nn.Module):
         x = x + self.dropout(self.out(self.norm_state(y)))
         a, b = self.up(self.norm_glu(x, mask)).chunk(2, dim=-1)
         return x + self.dropout(self.down(F.silu(a) * b))
+
+    def prefill(self, x: Tensor, mask: Tensor, bound: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.norm_mix.by_position(x).masked_fill(~mask[..., None], 0)
+        y, state = self.forwards.continued(h, mask, bound, state)
+        x = x + self.out(self.norm_state(y))
+        a, b = self.up(self.norm_glu.by_position(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(a) * b), state
 
 
 class HGRN2(nn.Module):
@@ -115,6 +138,7 @@ class HGRN2(nn.Module):
         super().__init__()
         if d_model % head_dim:
             raise ValueError(f"head_dim: {head_dim} does not divide d_model {d_model}")
+        self.causal, self.state_shape = not bidirectional, (d_model // head_dim, head_dim, head_dim)
         self.shares = nn.Parameter(torch.ones(n_layers, d_model)) if n_layers > 1 else None
         self.blocks = nn.ModuleList(
             Block(d_model, d_ff or d_model, head_dim=head_dim, bidirectional=bidirectional, norm=norm, dropout=dropout)
@@ -133,3 +157,28 @@ class HGRN2(nn.Module):
         for block, bound in zip(self.blocks, self.bounds(x), strict=True):
             x = block(x, mask, bound)
         return self.norm(x, mask)
+
+    def default_state(self, batch: int) -> tuple[Tensor, ...]:
+        """Zeros (B, H, K, K) for each layer."""
+        weight = at_least_float32(next(self.parameters()))
+        return tuple(weight.new_zeros(batch, *self.state_shape) for _ in self.blocks)
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One position: x (B, D), state -> y (B, D), next state."""
+        y, state = self.prefill(x[:, None], x.new_ones(len(x), 1, dtype=torch.bool), state)
+        return y[:, 0], state
+
+    def prefill(
+        self, x: Tensor, mask: Tensor, state: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Outputs (B, L, D) and the state after the last real position of each row.
+
+        raises  RuntimeError for a two-sided encoder
+        """
+        require_causal(self, "bidirectional=False")
+        states = []
+        before = state or self.default_state(len(x))
+        for block, bound, last in zip(cast(list[Block], list(self.blocks)), self.bounds(x), before, strict=True):
+            x, after = block.prefill(x, mask, bound, last)
+            states.append(after)
+        return self.norm.by_position(x), tuple(states)

@@ -96,7 +96,7 @@ class Hyena(nn.Module):
         if order < 2:
             raise ValueError(f"order: {order} has no long convolution; hint: 2 has one")
         width = (order + 1) * d_model
-        self.order = order
+        self.order, self.causal = order, not bidirectional
         # the short filter is padded by short_filter - 1 on both sides: where its output starts
         self.start = short_filter - 1 - ((short_filter - 1) // 2 if bidirectional else short_filter - 1)
         self.maps = nn.Linear(d_model, width)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.nn.attention import MultiHeadAttention
+from lra.nn.blocks import require_causal
 from lra.ops.precision import at_least_float32, without_autocast
 
 CHUNK = 64  # T
@@ -95,8 +96,7 @@ class LinearAttention(MultiHeadAttention):
 
         raises  RuntimeError for two-sided attention
         """
-        if not self.causal:
-            raise RuntimeError("a two-sided LinearAttention reads the future; hint: causal=True")
+        require_causal(self, "causal=True")
         q, k, v = self.qkv_heads(x, mask)
         with without_autocast(x.device):
             q, k, v = map(at_least_float32, (q, k, v))

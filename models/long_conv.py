@@ -54,6 +54,7 @@ class LongConv(nn.Module):
         lr: float | None = 0.001,
     ):
         super().__init__()
+        self.causal = not bidirectional
         self.channels, self.squash, self.kernel_dropout = channels, squash, kernel_dropout
         kernel = initial_kernel(init, (1 + bidirectional) * channels, d_model, max_len)
         self.kernel = nn.Parameter(kernel.view(1 + bidirectional, channels * d_model, max_len))

@@ -7,14 +7,24 @@ B batch, L length, D model width, E = expand * D inner width, N state of a chann
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.nn.blocks import require_causal
 from lra.ops.hippo import log_steps
-from lra.ops.precision import without_autocast
-from lra.ops.selective_scan import selective_scan
+from lra.ops.padding import append
+from lra.ops.precision import at_least_float32, without_autocast
+from lra.ops.selective_scan import scan_in_chunks, selective_scan
+
+
+class State(NamedTuple):
+    """The last d_conv - 1 inputs (B, d_conv - 1, E) of the short convolution, and the state (B, E, N)."""
+
+    window: Tensor
+    h: Tensor
 
 
 class Direction(nn.Module):
@@ -48,6 +58,18 @@ class Direction(nn.Module):
             y = selective_scan(u.to(exact), dt, A, B.to(exact), C.to(exact))
         return y.to(u.dtype) + self.D * u
 
+    def prefill(self, u: Tensor, mask: Tensor, state: State) -> tuple[Tensor, State]:
+        """`forward` from a state, and the state after the last real position of each row."""
+        joined, window = append(state.window, u, mask)
+        u = F.silu(F.conv1d(joined.mT, self.conv.weight, self.conv.bias, groups=u.shape[-1])).mT * mask[..., None]
+        rank, B, C = self.select(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        exact = torch.promote_types(u.dtype, torch.float32)
+        # a step of zero leaves the state as it is
+        dt = F.softplus(self.dt(rank).to(exact)) * mask[..., None]
+        with without_autocast(u.device):
+            y, h = scan_in_chunks(state.h, u.to(exact), dt, -torch.exp(self.log_A.to(exact)), B.to(exact), C.to(exact))
+        return y.to(u.dtype) + self.D * u, State(window, h)
+
 
 class Mamba(nn.Module):
     """Gated block out(silu(z) * SSM(conv(x))), forwards or in both directions.
@@ -80,6 +102,7 @@ class Mamba(nn.Module):
             rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
             return Direction(d_inner, d_state=d_state, d_conv=d_conv, dt_rank=rank, dt_min=dt_min, dt_max=dt_max)
 
+        self.causal = not bidirectional
         self.into = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.forwards = direction()
         self.backwards = direction() if bidirectional else None
@@ -93,3 +116,23 @@ class Mamba(nn.Module):
         if self.backwards is not None:
             y = y + self.backwards(u.flip(1), None if mask is None else mask.flip(1)).flip(1)
         return self.out(y * F.silu(z))
+
+    def default_state(self, batch: int) -> State:
+        A, conv = at_least_float32(self.forwards.log_A), self.forwards.conv
+        window = conv.weight.new_zeros(batch, conv.kernel_size[0] - 1, conv.in_channels)
+        return State(window, A.new_zeros(batch, *A.shape))
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One position: x (B, D), state -> y (B, D), next state."""
+        y, state = self.prefill(x[:, None], x.new_ones(len(x), 1, dtype=torch.bool), state)
+        return y[:, 0], state
+
+    def prefill(self, x: Tensor, mask: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Outputs (B, L, D) and the state after the last real position of each row.
+
+        raises  RuntimeError for a two-sided layer
+        """
+        require_causal(self, "bidirectional=False")
+        u, z = self.into(x.masked_fill(~mask[..., None], 0)).chunk(2, dim=-1)
+        y, state = self.forwards.prefill(u, mask, state or self.default_state(len(x)))
+        return self.out(y * F.silu(z)), state

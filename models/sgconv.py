@@ -62,6 +62,7 @@ class SGConv(nn.Module):
         lr: float | None = 0.001,
     ):
         super().__init__()
+        self.causal = not bidirectional
         n_scales = max(1, 1 + math.ceil(math.log2(max_len / kernel_dim)) - init_scale)
         self.decay_power = decay_power
         self.stretches = [2 ** (max(0, i - 1) + init_scale) for i in range(n_scales)]

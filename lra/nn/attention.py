@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lra.nn.blocks import require_causal
+
 
 def qkv_width(d_model: int, d_qkv: int | None, n_heads: int) -> int:
     """d_qkv, or d_model where it is None; ValueError if the heads do not divide it."""
@@ -156,8 +158,7 @@ class CachedAttention(MultiHeadAttention):
 
         raises  RuntimeError for two-sided attention, ValueError past max_len
         """
-        if not self.causal:
-            raise RuntimeError(f"a two-sided {type(self).__name__} reads the future; hint: causal=True")
+        require_causal(self, "causal=True")
         cache = self.default_state(len(x)) if state is None else state
         place = cache.lengths[:, None] + torch.arange(x.shape[1], device=x.device)
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask

@@ -31,6 +31,12 @@ from lra.task import TaskSpec
 MakeMixer = Callable[[int, int], nn.Module]
 
 
+def require_causal(layer: Any, option: str) -> None:
+    """RuntimeError, with the constructor's option for it, if a layer reads later positions."""
+    if not layer.causal:
+        raise RuntimeError(f"a two-sided {type(layer).__name__} reads the future; hint: {option}")
+
+
 def sinusoids(max_len: int, d_model: int) -> Tensor:
     """Position code (max_len, d_model): sines, then cosines (Vaswani et al. 2017, section 3.5)."""
     position = torch.arange(max_len, dtype=torch.float64)[:, None]
@@ -42,11 +48,21 @@ def sinusoids(max_len: int, d_model: int) -> Tensor:
 class Embedding(nn.Module):
     """Token table, or linear map of real values and a table for each category; plus positions and a class token."""
 
-    def __init__(self, spec: TaskSpec, d_model: int, *, positions: str = "none", class_token: bool = False):
+    def __init__(
+        self,
+        spec: TaskSpec,
+        d_model: int,
+        *,
+        positions: str = "none",
+        class_token: bool = False,
+        vocabulary: nn.Module | None = None,
+    ):
         super().__init__()
         self.vocab_size, self.d_model = spec.vocab_size, d_model
         self.content: nn.Module
-        if spec.vocab_size is None:
+        if vocabulary is not None:
+            self.content = vocabulary
+        elif spec.vocab_size is None:
             self.content = nn.Linear(spec.channels, d_model)
         else:
             self.content = nn.Embedding(spec.vocab_size, d_model)
@@ -247,7 +263,10 @@ class Residual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A stack of mixers, each followed by a feed-forward network if d_ff > 0; a final norm after pre-norm blocks."""
+    """n_layers times a mixer, or `mixers_per_ff` of them, and a feed-forward network if d_ff > 0.
+
+    A final norm follows pre-norm blocks.
+    """
 
     def __init__(
         self,
@@ -263,6 +282,7 @@ class Backbone(nn.Module):
         tie_dropout: bool = False,
         d_ff: int = 0,
         activation: str = "gelu",
+        mixers_per_ff: int = 1,
     ):
         super().__init__()
 
@@ -272,7 +292,8 @@ class Backbone(nn.Module):
 
         self.blocks = nn.ModuleList()
         for _ in range(n_layers):
-            self.blocks.append(residual(mixer(d_model, max_len), takes_mask=True))
+            for _ in range(mixers_per_ff):
+                self.blocks.append(residual(mixer(d_model, max_len), takes_mask=True))
             if d_ff > 0:
                 ffn = FeedForward(d_model, d_ff, activation=activation, dropout=dropout, tie_dropout=tie_dropout)
                 self.blocks.append(residual(ffn, takes_mask=False))

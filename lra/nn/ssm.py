@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lra.errors import UserError
+from lra.nn.blocks import require_causal
 from lra.ops.state_passing import Blocks, blocks, pass_state
 
 
@@ -55,8 +56,7 @@ class Recurrent(nn.Module):
 
         raises  RuntimeError for a two-sided layer
         """
-        if self.bidirectional:
-            raise RuntimeError(f"a two-sided {type(self).__name__} reads the future; hint: bidirectional=False")
+        require_causal(self, "bidirectional=False")
         # copies: a discrete matrix may be a view of a parameter
         before = [p.detach() for p in self._own_tensors()]
         self._discrete = Discretised(*copy.deepcopy((self.discretise(), before)))
@@ -92,10 +92,10 @@ class Recurrent(nn.Module):
             signs += [object() if tensor.is_inference() else tensor._version, tensor.data_ptr()]
         return tuple(signs)
 
-    def zero_state(self, batch: int) -> Tensor:
+    def zero_state(self, batch: int) -> Any:
         raise NotImplementedError
 
-    def default_state(self, batch: int) -> Tensor:
+    def default_state(self, batch: int) -> Any:
         """State before the first position: zeros (batch, ...)."""
         self.begin_sequence()
         return self.zero_state(batch)

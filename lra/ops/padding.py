@@ -15,6 +15,13 @@ def reverse(x: Tensor, mask: Tensor) -> Tensor:
     return PermuteRows.apply(x, (index + length * torch.arange(batch, device=x.device)[:, None]).flatten())
 
 
+def append(window: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """x (B, L, D) after a window (B, W, D) of earlier positions, and the window of the last W real positions."""
+    joined = torch.cat([window.to(x.dtype), x], 1)
+    last = mask.sum(1)[:, None] + torch.arange(window.shape[1], device=x.device)
+    return joined, joined.take_along_dim(last[..., None], 1)
+
+
 def last_real(x: Tensor, mask: Tensor, otherwise: Tensor) -> Tensor:
     """x (B, L, ...) at the last real position of each row; `otherwise` (B, ...) for a row without any."""
     lengths = mask.sum(1)

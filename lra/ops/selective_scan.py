@@ -46,17 +46,23 @@ def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, ma
     if runs_compiled(u.device):
         scanned = selective_scan_op if torch.compiler.is_compiling() else SelectiveScan.apply
         return scanned(u, dt, A, B, C)[0].to(dtype)
+    return scan_in_chunks(u.new_zeros(len(u), *A.shape), u, dt, A, B, C, max_states=max_states)[0].to(dtype)
+
+
+def scan_in_chunks(
+    h: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, max_states: int = MAX_STATES
+) -> tuple[Tensor, Tensor]:
+    """Selective scan from the state h (B, E, N) by `scan`; returns y (B, L, E) and the last state."""
     length = u.shape[1]
     chunk = max(16, max_states // (len(u) * A.numel()))
-    h = u.new_zeros(len(u), *A.shape)
     if length <= chunk:
-        return scan_chunk(h, u, dt, A, B, C)[0].to(dtype)
+        return scan_chunk(h, u, dt, A, B, C)
     outputs = []
     for start in range(0, length, chunk):
         u_, dt_, B_, C_ = (x[:, start : start + chunk] for x in (u, dt, B, C))
         y, h = checkpoint(scan_chunk, h, u_, dt_, A, B_, C_, use_reentrant=False)
         outputs.append(y)
-    return torch.cat(outputs, dim=1).to(dtype)
+    return torch.cat(outputs, dim=1), h
 
 
 def selective_scan_loop(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
