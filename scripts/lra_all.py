@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lra.config.compose import check_command_line
-from lra.config.overrides import die, forecasters, nearest, options, task_words
+from lra.config.overrides import die, forecasters, limited, nearest, options, task_words
 from lra.errors import UserError
 from lra.io.atomic import ensure_writable
 from lra.launch import plan, slurm
@@ -45,9 +45,9 @@ def tasks_of(*tables: str) -> tuple[str, ...]:
 
 
 GROUPS = {
-    "lra": Group(tuple(TASKS), tuple(name for name in options("model") if name not in forecasters())),
+    "lra": Group(tuple(TASKS), tuple(name for name in options("model") if name not in limited())),
     "pixels": Group(tasks_of("s4_table6"), ("s4", "transformer", "lstm", "gru", "lssl", "dilated_cnn")),
-    "speech": Group(("sc10-raw", "sc10-mfcc"), ("s4", "s4d", "lssl", "performer")),
+    "speech": Group(("sc10-raw", "sc10-mfcc"), ("s4", "s4d", "lssl", "performer", "wavegan_d")),
     "forecasting": Group(tasks_of("s4_table13", "s4_table14"), ("s4", "transformer", "lstm", *forecasters())),
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from helpers.compose import CONFIGS, classifier, compose, forecasters, names
+from helpers.compose import CONFIGS, classifier, compose, limited, names
 from lra.config.compose import check_recipe, composed, plain, recipe_of, source_of
 from lra.config.param_budget import fit_to_budget
 from lra.config.schema import check_configuration
@@ -71,7 +71,7 @@ def test_every_key_is_an_argument(model, scale):
 def test_recipes_name_model_task_and_source():
     for recipe in RECIPES:
         model, task = recipe.split("/")
-        assert model in (*MODELS, *forecasters()), recipe
+        assert model in (*MODELS, *limited()), recipe
         assert task in TASKS, recipe
         assert source_of(recipe), recipe
 

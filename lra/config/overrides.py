@@ -63,10 +63,20 @@ def options(group: str) -> list[str]:
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in files if p.name[0] != "_")
 
 
+def of_family(family: str) -> list[str]:
+    """Models whose file names this family."""
+    files = {name: paths.CONFIGS / "model" / f"{name}.yaml" for name in options("model")}
+    return [name for name, file in files.items() if re.search(rf"\bfamily: {family}\b", file.read_text())]
+
+
 def forecasters() -> list[str]:
     """Models that only forecast: those of the family of linear maps."""
-    files = {name: paths.CONFIGS / "model" / f"{name}.yaml" for name in options("model")}
-    return [name for name, file in files.items() if "family: linear" in file.read_text()]
+    return of_family("linear")
+
+
+def limited() -> list[str]:
+    """Models that cannot run on every task of LRA: forecasters, and networks for inputs of one length."""
+    return [*forecasters(), *of_family("fixed_length")]
 
 
 def task_words(name: str) -> list[str]:

@@ -29,7 +29,7 @@ from lra.task import Batch
 from lra.training.allocator import keep_freed_memory
 from lra.training.config import Hardware, Training
 from lra.training.learner import Learner
-from lra.training.trainer import silence_libraries
+from lra.training.trainer import compile_blocks, silence_libraries
 
 # train, validation and test examples of the benchmark, used before the data is prepared
 SIZES = {
@@ -114,8 +114,7 @@ class StepTimer:
     def __init__(self, net: nn.Module, optimizer: dict, training: Training, hardware: Hardware, device: torch.device):
         self.net, self.device, self.hardware = net.to(device), device, hardware
         if hardware.compile:
-            for block in net.encoder.blocks:  # type: ignore[union-attr]
-                block.compile()
+            compile_blocks(net)
         self.learner = Learner(
             net,
             optimizer=optimizer,

@@ -65,14 +65,16 @@ def reference_copy(model: Model) -> Model:
 def forward_flops(model: nn.Module, spec: TaskSpec, longest: int = LONGEST) -> int:
     """Operations on one example (or pair) of min(max_len, longest) positions, counted on the CPU.
 
-    A multiply-add is two operations. Neither the model nor the state of the random generators changes.
+    A model with the attribute `fixed_length` is counted at max_len. A multiply-add is two operations. Neither the model
+    nor the state of the random generators changes.
     """
     model = reference_copy(model)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.RNNBase):
                 setattr(module, name, RNNFlopsStub(child))
-    rows, length = 2 if spec.paired else 1, min(spec.max_len, longest)
+    fixed = hasattr(model, "fixed_length")
+    rows, length = 2 if spec.paired else 1, spec.max_len if fixed else min(spec.max_len, longest)
     x: Tensor = torch.ones(rows, length, dtype=torch.int64)
     if spec.vocab_size is None:
         x = torch.zeros(rows, length, spec.width)

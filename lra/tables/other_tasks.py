@@ -70,7 +70,7 @@ OTHER_TABLES = {
             Setting("raw", "sc10-raw", "raw (length 16000)"),
             Setting("0.5x", "sc10-raw-0.5x", "raw at 0.5x sampling rate, no retraining"),
         ),
-        {"Transformer": "transformer", "Performer": "performer", "LSSL": "lssl", "S4": "s4"},
+        {"Transformer": "transformer", "Performer": "performer", "WaveGAN-D": "wavegan_d", "LSSL": "lssl", "S4": "s4"},
     ),
     "s4_table6": OtherTable(
         "S4 paper, Tables 6 and 12, pixel-level images: test accuracy in percent",

@@ -162,6 +162,10 @@ class SelfPretraining:
             raise UserError(
                 f"pretrain={plan.kind}: needs a single process", hint="leave out trainer.devices and trainer.nodes"
             )
+        if not isinstance(model, Classifier):
+            raise UserError(
+                f"pretrain={plan.kind}: this model has no encoder that predicts its input", hint="leave out pretrain"
+            )
         if data.spec.vocab_size is not None and plan.loss == "l1":
             raise UserError("pretraining.loss=l1: this task's input is tokens", hint="pretraining.loss=cross_entropy")
         if plan.kind == "causal" and not is_causal(model, data.spec):

@@ -26,7 +26,7 @@ from lra.training.learner import Learner
 from lra.training.learning_curve import LearningCurve
 from lra.training.progress_bar import ProgressBar
 from lra.training.recorder import Recorder
-from lra.training.trainer import make_trainer, silence_libraries
+from lra.training.trainer import compile_blocks, make_trainer, silence_libraries
 
 
 def run(
@@ -61,8 +61,7 @@ def run(
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     if hardware.compile:
-        for block in model.encoder.blocks:  # type: ignore[union-attr]
-            block.compile()
+        compile_blocks(model)
     dispatch.reset_backends_used()  # by an earlier run in this process
     steps_per_epoch = len(data.train_dataloader())
     total_steps = training.total_steps(steps_per_epoch)

@@ -11,6 +11,7 @@ from pytorch_lightning.accelerators import Accelerator, CUDAAccelerator, MPSAcce
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from lra.errors import UserError
 from lra.training.checkpoint import AtomicCheckpointIO
@@ -43,6 +44,15 @@ def ensure_available(accelerator: str, option: str) -> None:
     wanted = kinds.get(accelerator)
     if wanted and not any(kind.is_available() for kind in wanted):
         raise UserError(f"{option}={accelerator}: PyTorch finds no {accelerator} here", hint=f"{option}=auto")
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the residual blocks one by one; UserError if the model has none."""
+    blocks = getattr(getattr(model, "encoder", None), "blocks", None)
+    if blocks is None:
+        raise UserError("trainer.compile=true: this model has no residual blocks to compile", hint="leave it out")
+    for block in blocks:
+        block.compile()
 
 
 def make_trainer(

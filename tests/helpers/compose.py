@@ -4,16 +4,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lra.config.compose import composed
-from lra.config.overrides import forecasters, options
+from lra.config.overrides import forecasters, limited, options
 from lra.nn.classifier import Classifier
 from lra.paths import CONFIGS
 
-__all__ = ["CONFIGS", "classifier", "compose", "forecasters", "names"]
+__all__ = ["CONFIGS", "classifier", "compose", "forecasters", "limited", "names"]
 
 
 def names(group: str) -> list[str]:
-    """Choices of a group; models without those that only forecast."""
-    return [name for name in options(group) if name not in forecasters()]
+    """Choices of a group; models without those that cannot run on every task of LRA."""
+    return [name for name in options(group) if name not in limited()]
 
 
 def compose(*overrides: str) -> DictConfig:
