@@ -5,6 +5,7 @@
     python scripts/prepare_data.py generate task=pathfinder64 task.n_train=10000
     python scripts/prepare_data.py verify task=listops          # hashes, labels, duplicates; the first bad example
     python scripts/prepare_data.py show task=pathfinder -n 6 --to pictures.png
+    python scripts/prepare_data.py export task=listops --to listops/ # datasets.load_from_disk reads this folder
 
 Settings are those of scripts/train.py: task=, scale=, data.root=, data.source=, task.<argument>=.
 """
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.datamodule import TaskData
+from data.hugging_face import export
 from data.prepared import DataError
 from data.verify import statistics, verify
 from lra.config.compose import COMPOSITION_ERRORS, composed, explained
@@ -38,6 +40,7 @@ COMMANDS = {
     "generate": "generate the data, even if official data is at hand",
     "verify": "check hashes, labels and duplicates",
     "show": "print statistics and the first test examples",
+    "export": "write prepared data as a data set of Hugging Face's library",
 }
 console = Console(highlight=False)
 
@@ -54,6 +57,8 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         if name == "show":
             command.add_argument("-n", type=int, default=4, help="number of examples")
             command.add_argument("--to", type=Path, metavar="FILE", help="write pictures to a PNG file")
+        elif name == "export":
+            command.add_argument("--to", type=Path, metavar="FOLDER", required=True, help="new folder")
     return parser.parse_args(words)
 
 
@@ -143,6 +148,9 @@ def main(words: list[str] | None = None) -> None:
         if args.command == "verify":
             for line in verify(task):
                 console.print(line, soft_wrap=True, markup=False)
+        elif args.command == "export":
+            task.setup()
+            console.print(f"{args.to}: {export(task, args.to)}", soft_wrap=True)
         else:
             task.setup()
             show(task, figures(task, settings), args.n, args.to)

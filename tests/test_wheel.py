@@ -101,7 +101,7 @@ model, data, record = load_model(glob.glob("runs/smoke/listops/s4/*")[0])
 data.prepare_data()
 data.setup()
 batch = next(iter(data.test_dataloader()))
-print(type(model.encoder.blocks[0].mixer).__module__, *model(batch.x, batch.mask).shape)
+print(next(type(m).__module__ for m in model.modules() if type(m).__name__ == "S4"), *model(batch.x, batch.mask).shape)
 """
     assert python(project, site, "-c", code).split()[-3:] == ["lra.models.s4", "8", "10"]
 
