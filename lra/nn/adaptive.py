@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.objectives.language import NO_TARGET
+from lra.ops.precision import at_least_float32
 
 
 class AdaptiveVocabulary(nn.Module):
@@ -58,11 +59,11 @@ class AdaptiveVocabulary(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Log-probabilities of the first cluster's words and of the other clusters: (n, D) -> (n, words + clusters)."""
-        return torch.cat([self._logits(hidden, 0), self.clusters(hidden)], -1).float().log_softmax(-1)
+        return at_least_float32(torch.cat([self._logits(hidden, 0), self.clusters(hidden)], -1)).log_softmax(-1)
 
     def tail(self, hidden: Tensor, i: int) -> Tensor:
         """Log-probabilities of the words of cluster i, given the cluster: (n, D) -> (n, words)."""
-        return self._logits(hidden, i).float().log_softmax(-1)
+        return at_least_float32(self._logits(hidden, i)).log_softmax(-1)
 
     def _logits(self, hidden: Tensor, i: int) -> Tensor:
         projection, table = (cast(Tensor, part[i].weight).to(hidden.dtype) for part in (self.projections, self.tables))

@@ -1,15 +1,17 @@
 """The classifier: embedding, encoder, head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lra.errors import UserError
+from lra.nn.adaptive import AdaptiveVocabulary
 from lra.nn.batch_norm import BatchNorm
 from lra.nn.blocks import Backbone, Dropout, Embedding, MakeMixer
-from lra.nn.heads import Head, PositionDecoder
+from lra.nn.heads import AdaptiveDecoder, Head, PositionDecoder
 from lra.task import TaskSpec
 
 
@@ -25,6 +27,9 @@ class Classifier(nn.Module):
     pool           mean, last, first or cls (a learned token in front); no effect where positions are predicted
     d_ff           width of the feed-forward networks; 0 for none
     head_hidden    width of the hidden layer of the head; 0 for a linear head (d_model for a pair of documents)
+    mixers_per_ff  mixers before each feed-forward network
+    adaptive       cutoffs, div and dropout of lra.nn.adaptive for a large vocabulary; None: a table and a linear head
+    raises         UserError for a model that reads later positions, on a task whose outputs must not
     """
 
     def __init__(
@@ -45,12 +50,15 @@ class Classifier(nn.Module):
         d_ff: int = 0,
         activation: str = "gelu",
         head_hidden: int = 0,
+        mixers_per_ff: int = 1,
+        adaptive: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.encoder: Any
         if (mixer is None) == (encoder is None):
             raise ValueError("model: exactly one of mixer and encoder is needed")
-        self.embedding = Embedding(spec, d_model, positions=positions, class_token=pool == "cls")
+        vocabulary = None if adaptive is None else AdaptiveVocabulary(spec.n_outputs, d_model, **adaptive)
+        self.embedding = Embedding(spec, d_model, positions=positions, class_token=pool == "cls", vocabulary=vocabulary)
         self.input_dropout = Dropout(input_dropout, tied=tie_dropout)
         max_len = self.embedding.max_len
         if encoder is not None:
@@ -73,13 +81,18 @@ class Classifier(nn.Module):
                 tie_dropout=tie_dropout,
                 d_ff=d_ff,
                 activation=activation,
+                mixers_per_ff=mixers_per_ff,
             )
         d_output: int = getattr(self.encoder, "d_output", d_model)
         self.head: Any
-        if spec.horizon:
+        if vocabulary is not None:
+            self.head = AdaptiveDecoder(spec, vocabulary)
+        elif spec.horizon:
             self.head = PositionDecoder(spec, d_output)
         else:
             self.head = Head(spec, d_output, pool=pool, hidden=head_hidden)
+        if spec.causal and (reason := self.not_causal()):
+            raise UserError(f"{spec.name}: {reason}")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h, mask = self.embedding(x, mask)

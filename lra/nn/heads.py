@@ -1,8 +1,11 @@
 """Heads: pooling and a classifier, or a decoder of positions. B batch, L length, D width."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from lra.nn.adaptive import AdaptiveVocabulary, Scores
 from lra.task import TaskSpec
 
 
@@ -61,3 +64,16 @@ class PositionDecoder(nn.Module):
     def every(self, x: Tensor) -> Tensor:
         """The prediction at each given position: (..., D) -> (..., n_outputs)."""
         return self.decoder(x)
+
+
+class AdaptiveDecoder(PositionDecoder):
+    """An adaptive softmax, whose weights are those of the embedding, at each of the last `spec.horizon` positions."""
+
+    def __init__(self, spec: TaskSpec, vocabulary: AdaptiveVocabulary):
+        nn.Module.__init__(self)
+        self.horizon = spec.horizon
+        self._vocabulary = (vocabulary,)  # a part of the embedding: not registered a second time
+
+    def every(self, x: Tensor) -> Any:
+        """`Scores` of the next word at each position (..., D)."""
+        return Scores(x, self._vocabulary[0])

@@ -7,6 +7,7 @@ B batch, L length, D model width, p pooling factor, e expansion.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -91,13 +92,18 @@ class MultiScale(nn.Module):
             )
             self.up = UpPool(d_model, factor, expand)
             self.last = blocks()
-        self.norm = nn.LayerNorm(d_model) if outermost else None
+        self.norm: nn.LayerNorm | None = nn.LayerNorm(d_model) if outermost else None
 
     @property
     def blocks(self) -> list[nn.Module]:
         """The blocks of all resolutions, in the order of computation."""
         inner = [] if self.inner is None else [*self.inner.blocks, *self.last.blocks]
         return [*self.first.blocks, *inner]
+
+    @property
+    def causal(self) -> bool:
+        parts = [self.first] if self.inner is None else [self.first, self.inner, self.last]
+        return all(part.causal for part in parts)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, D), mask (B, L) -> (B, L, D); what is after the last real position affects nothing before it."""
@@ -109,3 +115,80 @@ class MultiScale(nn.Module):
             y = self.up(self.inner(self.down(padded), coarse))[:, :length]
             x = self.last(x + y, mask)
         return x if self.norm is None else self.norm(x)
+
+    def setup_step(self) -> None:
+        self.first.setup_step()
+        if self.inner is not None:
+            self.inner.setup_step()
+            self.last.setup_step()
+
+    def default_state(self, batch: int) -> tuple[Any, ...]:
+        """States of the blocks, and between the poolings (n_read, group, ahead).
+
+        n_read  positions read, (B,) int64: the same for all rows
+        group   (B, p, D): the positions of the group that is being read
+        ahead   (B, p, D): what the coarser resolution adds to them
+        """
+        if self.inner is None:
+            return (self.first.default_state(batch),)
+        zeros = self.up.weight.new_zeros(batch, self.up.factor, self.up.out_features // self.up.factor)
+        pooling = torch.zeros(batch, dtype=torch.int64, device=zeros.device), zeros, zeros.clone()
+        inner, last = self.inner.default_state(batch), self.last.default_state(batch)
+        return self.first.default_state(batch), pooling, inner, last
+
+    def step(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        """One position; the coarser resolutions step once for each p positions of the finer.
+
+        raises  ValueError where the rows have read different numbers of positions
+        """
+        x, first = self.first.step(x, state[0])
+        if self.inner is None:
+            return x if self.norm is None else self.norm(x), (first,)
+        (n_read, group, ahead), inner, last = state[1:]
+        place = int(n_read[0]) % self.down.factor
+        if (n_read != n_read[0]).any():
+            raise ValueError("rows at different positions cannot step together in a model with pooling")
+        group = group.clone()
+        group[:, place] = x
+        x, last = self.last.step(x + ahead[:, place], last)
+        if place == self.down.factor - 1:
+            y, inner = self.inner.step(self.down(group)[:, 0], inner)
+            ahead = self.up.spread(y[:, None])
+        return x if self.norm is None else self.norm(x), (first, (n_read + 1, group, ahead), inner, last)
+
+    def prefill(self, x: Tensor, mask: Tensor, state: tuple[Any, ...] | None = None) -> tuple[Tensor, tuple[Any, ...]]:
+        """Many positions: whole groups at once, the others step by step.
+
+        raises  ValueError for rows of different lengths
+        """
+        if not mask.all():
+            raise ValueError("rows of different lengths cannot be read together in a model with pooling")
+        state = self.default_state(len(x)) if state is None else state
+        if self.inner is None:
+            x, first = self.first.prefill(x, mask, state[0])
+            return x if self.norm is None else self.norm(x), (first,)
+        factor, outputs = self.down.factor, []
+        before = min(-int(state[1][0][0]) % factor, x.shape[1])  # until the group is full
+        after = before + (x.shape[1] - before) // factor * factor
+        for t in range(before):
+            y, state = self.step(x[:, t], state)
+            outputs.append(y[:, None])
+        if after > before:
+            y, state = self._groups(x[:, before:after], state)
+            outputs.append(y)
+        for t in range(after, x.shape[1]):
+            y, state = self.step(x[:, t], state)
+            outputs.append(y[:, None])
+        return torch.cat(outputs, 1), state
+
+    def _groups(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        """Read whole groups (B, n p, D)."""
+        assert self.inner is not None
+        (n_read, group, ahead), inner, last = state[1:]
+        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        x, first = self.first.prefill(x, real, state[0])
+        y, inner = self.inner.prefill(self.down(x), real[:, :: self.down.factor], inner)
+        spread = torch.cat([ahead, self.up.spread(y)], 1)
+        x, last = self.last.prefill(x + spread[:, : x.shape[1]], real, last)
+        pooling = n_read + x.shape[1], group, spread[:, x.shape[1] :]
+        return x if self.norm is None else self.norm(x), (first, pooling, inner, last)
