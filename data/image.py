@@ -203,7 +203,10 @@ class Density(NextTokenTask, ColourImage):
         return grey(image[None])[0]
 
     def statistics(self) -> dict[str, str]:
-        return {"trivial bits per dimension, test": f"{self.trivial_score('test'):.3f}"}
+        return {
+            "trivial bits per dimension, test": f"{self.trivial_score('test'):.3f}",
+            "by the pixel to the left": f"{self.neighbour_score('test', 3):.3f}",
+        }
 
 
 def grey(images: np.ndarray) -> np.ndarray:

@@ -214,7 +214,7 @@ class Language(NextTokenTask):
             "tokens": " / ".join(f"{n:,}" for n in np.diff(ends).tolist()),
             "vocabulary": str(len(self.words) or 256),
             "trivial perplexity, test": f"{self.trivial_score('test'):.1f}",
-        }
+        } | ({"by the byte before": f"{self.neighbour_score('test', 1):.1f}"} if self.level == "byte" else {})
 
 
 def lines_of(path: Path) -> list[str]:

@@ -77,6 +77,26 @@ class NextTokenTask(TaskData):
             objective_of(self.spec.objective).metric, float(-(other * np.log(frequencies)).sum() / other.sum())
         )
 
+    def neighbour_score(self, split: str, distance: int) -> float:
+        """Of giving each token its frequency after the token `distance` before it, one added to each count.
+
+        The first tokens, which have no such neighbour, are given their own frequencies.
+        """
+        n, examples = self.spec.n_outputs, self.opened.examples
+        counts = {}
+        for name in ("train", split):
+            counts[name] = np.zeros((n + 1) * n, np.int64)
+            for rows in np.array_split(self.opened.index[name], max(1, len(self.opened.index[name]) // 1000)):
+                batch = examples.gather(torch.from_numpy(rows), self.spec.max_len)
+                # the input at a position is the token before it; 0 where there is none
+                before = F.pad(batch.x, (distance - 1, 0))[:, : batch.x.shape[1]]
+                known = batch.y != NO_TARGET
+                counts[name] += np.bincount((before * n + batch.y)[known].numpy(), minlength=len(counts[name]))
+        train, other = (counts[name].reshape(n + 1, n) for name in ("train", split))
+        frequencies = (train + 1) / (train.sum(1, keepdims=True) + n)
+        nats = float(-(other * np.log(frequencies)).sum() / other.sum())
+        return nats_in(objective_of(self.spec.objective).metric, nats)
+
     def _counts(self, split: str, n: int) -> np.ndarray:
         examples: Any = self.opened.examples
         return np.bincount(examples.targets(self.opened.index[split]).numpy(), minlength=n)

@@ -135,3 +135,17 @@ def test_pictures_are_predicted_value_by_value(tmp_path):
     )
     expected = -np.log2(frequencies[found.opened.arrays["x"][found.opened.index["test"]]]).mean()
     assert found.trivial_score("test") == pytest.approx(expected)
+
+
+def test_the_neighbour_score_is_a_table_of_pairs(tmp_path, folder):
+    found = task(tmp_path, source=str(folder), context=5)
+    train, test = (words(TEXTS[name]) for name in ("train", "test"))
+    n, pairs = found.spec.n_outputs, Counter(zip([None, *train], train, strict=False))
+    first = Counter([None, *train][:15])  # the last four words are no whole window
+    pairs = Counter(list(zip([None, *train], train, strict=False))[:15])
+    known = [word if word in first or word in set(train) else "<unk>" for word in test]
+    nats = [
+        -math.log((pairs[before, word] + 1) / (first[before] + n))
+        for before, word in zip([None, *known], known, strict=False)
+    ]
+    assert found.neighbour_score("test", 1) == pytest.approx(math.exp(np.mean(nats)))

@@ -1,17 +1,22 @@
 """Objectives: loss and exact totals against their definitions, and the test of having learned."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from lra.errors import UserError
 from lra.nn.heads import Head, PositionDecoder
+from lra.objectives.language import NO_TARGET
 from lra.objectives.objective import objective_of
 from lra.task import TaskSpec
 
 EXAMPLES = {
     "classification": (torch.randn(60, 5), torch.arange(60) % 5),
     "regression": (torch.randn(60, 7, 2), torch.randn(60, 7, 2)),
+    "language": (torch.randn(60, 7, 5), torch.randint(0, 5, (60, 7))),
+    "density": (torch.randn(60, 7, 5), torch.randint(0, 5, (60, 7))),
 }
 
 
@@ -62,6 +67,25 @@ def test_regression_needs_a_significant_gain(gap, horizon, learned):
     totals = dict(zip(objective.totals, objective.add_up(outputs, torch.zeros_like(outputs)).tolist(), strict=True))
     assert objective.beats_trivial(totals, 1 + gap) == learned
     assert objective.p_equal(totals, totals) == pytest.approx(1.0)
+
+
+def test_perplexity_and_bits_are_those_of_all_tokens():
+    outputs, targets = (part.clone() for part in EXAMPLES["language"])
+    targets[3, 2:] = NO_TARGET
+    known = targets != NO_TARGET
+    nats = nn.functional.cross_entropy(outputs[known].double(), targets[known]).item()
+    language, density = objective_of("language"), objective_of("density")
+    assert language.loss(outputs, targets).item() == pytest.approx(nats, rel=1e-5)
+    for objective, expected in ((language, math.exp(nats)), (density, nats / math.log(2))):
+        totals = dict(zip(objective.totals, objective.add_up(outputs, targets).tolist(), strict=True))
+        assert totals["tokens"] == 60 * 7 - 5
+        assert objective.score(totals) == pytest.approx(expected, rel=1e-5)
+        assert objective.beats_trivial(totals, 1.5 * expected)
+        assert not objective.beats_trivial(totals, 1.001 * expected)
+        assert not objective.beats_trivial(totals, 0.9 * expected)
+        low, high = objective.interval(totals)
+        assert low < expected < high
+    assert set(language.scores(totals)) == {"perplexity", "bits"}
 
 
 def test_unknown_objective_is_one_line():
