@@ -27,6 +27,7 @@ from lra.ops.fftconv import long_conv
 from lra.ops.hippo import check_sampling, log_steps, nplr
 from lra.ops.precision import at_least_float32, without_autocast
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
+from lra.ops.ssm_step import DiscreteSSM
 
 # keeps 1 / sum finite where a complex softmax has sum zero (the paper's section 3.1)
 EPS = 1e-7
@@ -70,13 +71,14 @@ class DSS(FixedLength):
         self.C = nn.Parameter(torch.randn(1 + bidirectional, d_model, d_state, 2))
         self.D = nn.Parameter(torch.randn(d_model))
         self.log_dt = nn.Parameter(log_steps(d_model, dt_min, dt_max))
+        self.activation = nn.GELU()
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.out = nn.Linear(d_model, 2 * d_model)
         self.optim = kernel_groups(lr, dict.fromkeys(("A_real", "A_imag", "log_dt"), "kernel"))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask).mT
-        return F.glu(self.out(self.dropout(F.gelu(y))), -1)
+        return F.glu(self.out(self.dropout(self.activation(y))), -1)
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
         """dt (H,), A (H, N) and C (K, H, N) such that K[l] = 2 Re sum C expm1(dt A) / A exp(l dt A).
@@ -126,8 +128,8 @@ class DSS(FixedLength):
             C = torch.view_as_complex(at_least_float32(self.C))
             self.C.copy_(torch.view_as_real(C * (before / after)))
 
-    def discretise(self) -> tuple[Tensor, Tensor]:
-        """a and C (H, N) of the recurrence h' = a h + u, y = 2 Re C h'."""
+    def discretise(self) -> DiscreteSSM:
+        """The recurrence h' = a h + u, y = 2 Re C h'."""
         dt, A, C = self.system()
         step = dt[:, None] * A
         C = C[0] * torch.expm1(step) / A
@@ -136,26 +138,23 @@ class DSS(FixedLength):
             # forwards again: exp(-(length - 1 - l) dt A), a growing mode of tiny weight
             C = C * torch.where(growing, torch.exp((self.length - 1) * step), 1)
             step = torch.where(growing, -step, step)
-        return step.exp(), C
+        return DiscreteSSM(step.exp(), torch.ones_like(C), C, at_least_float32(self.D))
 
     def zero_state(self, batch: int) -> Tensor:
         """Zeros (batch, H, N), complex."""
         return self.system()[2].new_zeros(batch, *self.C.shape[1:3])
 
     def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
-        a, C = (z.to(torch.complex128) for z in self.discrete)
-        return a, torch.ones_like(a), 2 * C
+        return self.discrete.diagonal()
 
     @torch.no_grad()
     def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Outputs (B, L, H) and the state after the last real position of each row, from a state; without gradient."""
         y = long_conv(x.mT, self.kernel(x.shape[1]), self.D, mask)
         y, state = self.carry(y, x, mask, state)
-        return F.glu(self.out(F.gelu(y.mT)), -1), state
+        return F.glu(self.out(self.activation(y.mT)), -1), state
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position: x (B, H), state -> y (B, H), next state."""
-        a, C = self.discrete
-        state = a * state + x[..., None]
-        y = 2 * (C * state).sum(-1).real + self.D * x
-        return F.glu(self.out(F.gelu(y.to(x.dtype))), -1), state
+        y, state = self.discrete.step(x, state, self.activation)
+        return F.glu(self.out(y), -1), state

@@ -19,6 +19,7 @@ from lra.ops.hippo import log_steps
 from lra.ops.padding import append
 from lra.ops.precision import at_least_float32
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
+from lra.ops.ssm_step import DiscreteSSM
 
 
 class State(NamedTuple):
@@ -104,15 +105,14 @@ class H3(Recurrent):
         y = torch.einsum("bpvgl,bgpl->bgvl", y, q)
         return self.out(y.flatten(1, 2).mT)
 
-    def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ab, Bb and C (G, M) by the bilinear rule."""
+    def discretise(self) -> DiscreteSSM:
+        """The bilinear rule."""
         dt, A, C = self.system()
         dtA = dt[:, None] * A / 2
-        return (1 + dtA) / (1 - dtA), dt[:, None] / (1 - dtA), C[0]
+        return DiscreteSSM((1 + dtA) / (1 - dtA), dt[:, None] / (1 - dtA), C[0], at_least_float32(self.D))
 
     def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
-        Ab, Bb, C = (z.to(torch.complex128) for z in self.discrete)
-        return Ab, Bb, 2 * C
+        return self.discrete.diagonal()
 
     def zero_state(self, batch: int) -> State:
         C = self.system()[2]
@@ -142,13 +142,12 @@ class H3(Recurrent):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One position: x (B, D), state -> y (B, D), next state."""
-        Ab, Bb, C = self.discrete
         q, k, v = self.maps(x).chunk(3, dim=-1)
         keys = torch.cat([state.window, k[:, None]], 1)
         taps = at_least_float32(self.shift)[0].flip(-1).mT.to(k.dtype)
         k = (keys * taps).sum(1) + self.shift_D * k
         k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (k, v))  # (B, G, P)
-        kv = torch.einsum("bgk,bgv->bkvg", k, v).flatten(1, 2)  # (B, P * P, G)
-        h = Ab * state.h + Bb * kv[..., None]
-        y = (2 * (C * h).sum(-1).real + self.D * kv).to(x.dtype)
-        return self.read(q[:, None], y[..., None])[:, 0], State(keys[:, 1:], h)
+        kv = torch.einsum("bgk,bgv->bkvg", k, v).flatten(0, 2)  # (B * P * P, G)
+        y, h = self.discrete.step(kv, state.h.flatten(0, 1))
+        y, h = (part.unflatten(0, (len(x), -1)) for part in (y[..., None], h))
+        return self.read(q[:, None], y)[:, 0], State(keys[:, 1:], h)

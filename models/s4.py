@@ -12,7 +12,7 @@ generating function, a Cauchy sum at each root of unity, and a step of the recur
     Woodbury, inverse FFT                            defines the sums
     C (I - Ab^L), section 3.2                        S4.correct_length, S4.true_C, with the dense matrices below
     convolution with the kernel                      S4.forward: lra.ops.fftconv.long_conv
-    the recurrence, appendix C.2                     DiscreteSSM; S4.discretise, default_state, step
+    the recurrence, appendix C.2                     S4.discretise, step: DiscreteSSM of lra.ops.ssm_step
 
 B batch, L length, H features (the model width), S copies of (A, B, P), M conjugate pairs of the state (half of N),
 K outputs per feature (2 if two-sided), R rank. `A` is always the diagonal part (the paper's Lambda) and Q = P. Only one
@@ -21,7 +21,6 @@ of each conjugate pair is stored, so a real quantity is twice the real part of a
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +32,7 @@ from lra.ops.fftconv import long_conv
 from lra.ops.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
 from lra.ops.precision import at_least_float32
 from lra.ops.ssm_kernels.dispatch import expand_copies, nplr_kernel, system_from_parameters
+from lra.ops.ssm_step import DiscreteSSM
 
 
 def as_real(z: Tensor) -> Tensor:
@@ -61,36 +61,6 @@ def complex_row(row: Tensor) -> Tensor:
     """Inverse of real_row."""
     re, im = row[..., 0, :].chunk(2, -1)
     return torch.complex(re, -im) / 2
-
-
-class DiscreteSSM(NamedTuple):
-    """A bilinear step by diagonal and rank-R factors, O(N): (2/dt - A + P P*) x' = (2/dt + A - P P*) x + 2 B u.
-
-    Appendix C.2. E = 2/dt + A and D = 1 / (2/dt - A) are diagonal, (H, M). The left side is inverted by Woodbury:
-    D - D P core P* D with core = (1 + P* D P)^-1, real (H, R, R). B includes the factor 2; C is without the length
-    correction.
-    """
-
-    E: Tensor
-    D: Tensor
-    P: Tensor
-    core: Tensor
-    B: Tensor
-    C: Tensor
-
-    def step(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """u (B, H), x (B, H, M) -> y (B, H) without the skip D u, next x."""
-        v = self.D * (self.E * x - self.times_P(self.times_P_conj(x)) + self.B * u[..., None])
-        x = v - self.D * self.times_P(torch.einsum("hrs,bhs->bhr", self.core, self.times_P_conj(v)))
-        return 2 * (self.C * x).sum(-1).real, x
-
-    def times_P_conj(self, x: Tensor) -> Tensor:
-        """P* x, real (B, H, R)."""
-        return 2 * torch.einsum("rhm,bhm->bhr", self.P.conj(), x).real
-
-    def times_P(self, y: Tensor) -> Tensor:
-        """P y (B, H, M)."""
-        return torch.einsum("rhm,bhr->bhm", self.P, y.to(self.P.dtype))
 
 
 class S4(FixedLength):
@@ -217,12 +187,24 @@ class S4(FixedLength):
         return torch.linalg.matrix_power(bilinear(*dense(A, B, P), dt.double())[0], self.length)
 
     def discretise(self) -> DiscreteSSM:
-        dt, A, B, _, P = self.system()
+        """The bilinear rule: with the resolvent G = (2/dt - A + P P*)^-1, the discrete A is 4/dt G - 1 and B is 2 G B.
+
+        By Woodbury's identity G = R - R P (1 + P* R P)^-1 P* R with R = 1 / (2/dt - A), diagonal.
+        """
+        dtype = self.system()[1].dtype
+        dt, A, B, _, P = (z.to(torch.float64 if z.is_floating_point() else torch.complex128) for z in self.system())
         A, B, P = (expand_copies(z, len(dt)) for z in (A, B, P))
-        D = 1 / (2 / dt[:, None] - A)
-        PDP = 2 * torch.einsum("rhm,hm,shm->hrs", P.conj(), D, P).real
-        core = torch.linalg.inv(torch.eye(len(P), dtype=dt.dtype, device=dt.device) + PDP)
-        return DiscreteSSM(2 / dt[:, None] + A, D, P, core, 2 * B, self.true_C()[0].to(A.dtype))
+        rate = 2 / dt[:, None]
+        R = 1 / (rate - A)
+        Q = (R * P.conj()).conj()  # Q* x = P* R x
+        PRP = 2 * torch.einsum("rhm,shm->hrs", Q.conj(), P).real
+        core = torch.linalg.inv(torch.eye(len(P), dtype=dt.dtype, device=dt.device) + PRP)
+        P = torch.einsum("hm,rhm,hrs->shm", R, P, core.to(P.dtype))
+        QB = 2 * torch.einsum("rhm,hm->rh", Q.conj(), B).real
+        Bb = 2 * (R * B - torch.einsum("rhm,rh->hm", P, QB.to(P.dtype)))
+        system = (2 * rate * R - 1, Bb, self.true_C()[0], 2 * rate * P, Q)
+        A, B, C, P, Q = (z.to(dtype) for z in system)
+        return DiscreteSSM(A, B, C, at_least_float32(self.D), P, Q)
 
     def zero_state(self, batch: int) -> Tensor:
         """Zeros (batch, H, M), complex."""
@@ -245,5 +227,5 @@ class S4(FixedLength):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position, O(N): x (B, H), state -> y (B, H), next state."""
-        y, state = self.discrete.step(x, state)
-        return self.mix(self.activation((y + self.D * x).to(x.dtype))), state
+        y, state = self.discrete.step(x, state, self.activation)
+        return self.mix(y), state

@@ -23,6 +23,7 @@ from lra.ops.fftconv import long_conv
 from lra.ops.hippo import check_sampling, log_steps, nplr
 from lra.ops.precision import at_least_float32
 from lra.ops.ssm_kernels.dispatch import DISCRETIZATIONS, diagonal_kernel, expand_copies
+from lra.ops.ssm_step import DiscreteSSM
 
 INITS = ("lin", "inv", "legs", "real")
 
@@ -142,21 +143,22 @@ class S4D(Recurrent):
         check_sampling(length, rate)
         self.log_dt.sub_(math.log(rate))
 
-    def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
+    def discretise(self) -> DiscreteSSM:
         dt, A, B, C = self.system()
         A, B = expand_copies(A, len(dt)), expand_copies(B, len(dt))
         dtA = dt[:, None] * A
         if self.discretization == "zoh":
-            return torch.exp(dtA), torch.expm1(dtA) / A * B, C[0]
-        return (1 + dtA / 2) / (1 - dtA / 2), dt[:, None] / (1 - dtA / 2) * B, C[0]
+            Ab, Bb = torch.exp(dtA), torch.expm1(dtA) / A * B
+        else:
+            Ab, Bb = (1 + dtA / 2) / (1 - dtA / 2), dt[:, None] / (1 - dtA / 2) * B
+        return DiscreteSSM(Ab, Bb, C[0], at_least_float32(self.D))
 
     def zero_state(self, batch: int) -> Tensor:
         """Zeros (batch, H, M), complex."""
         return self.system()[3].new_zeros(batch, *self.C.shape[1:3])
 
     def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
-        Ab, Bb, C = (z.to(torch.complex128) for z in self.discrete)
-        return Ab, Bb, 2 * C
+        return self.discrete.diagonal()
 
     @torch.no_grad()
     def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -167,7 +169,5 @@ class S4D(Recurrent):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process one position, O(N): x (B, H), state -> y (B, H), next state."""
-        Ab, Bb, C = self.discrete
-        state = Ab * state + Bb * x[..., None]
-        y = 2 * (C * state).sum(-1).real + self.D * x
-        return self.mix(self.activation(y.to(x.dtype))), state
+        y, state = self.discrete.step(x, state, self.activation)
+        return self.mix(y), state

@@ -107,7 +107,7 @@ def test_cost_of_a_step_is_linear_in_the_state():
         layer.setup_step()
         x, state = torch.randn(2, 4, dtype=torch.float64), layer.default_state(2)
         with ElementCounter() as counter:
-            layer.discrete.step(x, state)
+            layer.discrete.recur(x, state)
         counts.append(counter.count)
     assert counts[1] <= 4 * counts[0]
     assert counts[0] < 2 * 4 * 64**2  # no dense matrix of the state
