@@ -17,6 +17,7 @@ from lra.io.redact import portable
 
 Settings = dict[str, Any]
 SECTIONS = ("task", "model", "optimizer", "training")
+PLATEAU = ("patience", "factor")  # settings of training that this schedule alone reads
 CLASSIFIER = "lra.nn.classifier.Classifier"
 BARE = re.compile(r"(?!(?i:null|true|false|nan|inf)\Z)[A-Za-z_][A-Za-z0-9_./-]*")
 REMOVED = object()
@@ -35,8 +36,10 @@ def settings_of(cfg: DictConfig) -> Settings:
 def hashed_config(settings: Settings) -> dict[str, Any]:
     """The configuration in the layout of records, whose hash identifies a run."""
     config = {name: settings[name] for name in SECTIONS} | {"precision": settings["trainer"]["precision"]}
-    if config["training"].get("minutes") is None:  # newer than the first records
-        config["training"] = {key: value for key, value in config["training"].items() if key != "minutes"}
+    # newer than the first records
+    absent = [key for key in ("minutes", *PLATEAU) if config["training"].get(key) is None]
+    absent += PLATEAU if config["training"].get("schedule") != "plateau" else ()
+    config["training"] = {key: value for key, value in config["training"].items() if key not in absent}
     mixer = config["model"].get("mixer") or {}
     if mixer.get("causal") is False:  # newer than the first records
         mixer = {key: value for key, value in mixer.items() if key != "causal"}
@@ -68,6 +71,8 @@ def unused(settings: Settings) -> dict[str, str | None]:
             found[f"model.{part}.tie_dropout"] = f"model.{part}.dropout=0.1"
     if settings["training"].get("minutes") is not None:
         found |= dict.fromkeys(("training.epochs", "training.steps"), "training.minutes=null")
+    if settings["training"].get("schedule") != "plateau":
+        found |= {f"training.{name}": "training.schedule=plateau" for name in PLATEAU}
     if settings["pretrain"] is None:
         found |= {f"pretraining.{name}": "pretrain=masked or pretrain=causal" for name in settings["pretraining"]}
     return found

@@ -16,7 +16,7 @@ class Training:
 
     epochs, steps     length of the run, exactly one of the two
     minutes           instead of both: the duration of the run (`lra.launch.minutes` makes it a number of steps)
-    schedule, warmup  see `lra.training.optim.schedule`
+    schedule, warmup  see `lra.training.optim.schedule`, also for `patience` and `factor` of the schedule "plateau"
     clip              largest norm of the gradient; None for no clipping
     validations       evaluations on the validation split in the run; None: one per epoch, or 20 in a run of `steps`
     """
@@ -28,6 +28,8 @@ class Training:
     clip: float | None = None
     validations: int | None = None
     minutes: float | None = None
+    patience: int | None = None
+    factor: float | None = None
 
     def __post_init__(self) -> None:
         if self.minutes is None and (self.epochs is None) == (self.steps is None):
@@ -47,6 +49,10 @@ class Training:
             self.check_warmup(int(self.steps))
         if self.schedule not in SCHEDULES:
             raise UserError(f"training.schedule={self.schedule}: not one of {', '.join(SCHEDULES)}")
+        if self.patience is not None and self.patience < 0:
+            raise UserError(f"training.patience={self.patience}: negative")
+        if self.factor is not None and not 0 < self.factor < 1:
+            raise UserError(f"training.factor={self.factor}: not between 0 and 1", hint="training.factor=0.2")
 
     def check_warmup(self, total_steps: int) -> None:
         """UserError if the warm-up does not end before the last step, except for inverse_sqrt, published that way."""

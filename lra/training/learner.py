@@ -10,9 +10,9 @@ from lra.distributed import all_reduce_sum, rank
 from lra.errors import UserError
 from lra.objectives.objective import Objective, objective_of
 from lra.task import Batch
+from lra.training import optim
 from lra.training.cuda_graphs import LEAVE_OUT, GraphReplay, StepOutput
 from lra.training.microbatch import MicroBatches
-from lra.training.optim import adamw, schedule
 
 
 class RunningMetrics(nn.Module):
@@ -50,7 +50,7 @@ class Learner(pl.LightningModule):
 
     objective    loss and metrics
     optimizer    arguments of `lra.training.optim.adamw`
-    schedule     name of a schedule in `lra.training.optim`
+    schedule     name of a schedule in `lra.training.optim`; `patience` and `factor` belong to "plateau"
     warmup       share of all steps if below 1, otherwise a number of steps
     total_steps  optimiser steps of the whole run; the schedule ends there
     clip         largest norm of the gradient; None for no clipping
@@ -66,6 +66,8 @@ class Learner(pl.LightningModule):
         objective: Objective | None = None,
         schedule: str = "cosine",
         warmup: float = 0.1,
+        patience: int | None = None,
+        factor: float | None = None,
         total_steps: int = 1,
         clip: float | None = None,
         split: bool = True,
@@ -74,8 +76,12 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # training_step does it all
         self.model, self.objective = model, objective or objective_of("classification")
-        self.optimizer_arguments, self.schedule, self.warmup = optimizer, schedule, warmup
-        self.total_steps, self.clip = total_steps, clip
+        self.optimizer_arguments = optimizer
+        higher = self.objective.metric.higher_is_better
+        self.schedule = optim.schedule(
+            schedule, total_steps, warmup, patience=patience, factor=factor, higher_is_better=higher
+        )
+        self.clip = clip
         self.graphs = None if graph is None else GraphReplay(self.compute_loss, model, graph)
         forbidden = None if split else "trainer.split=false"
         self.training_parts = MicroBatches("training", forbidden=forbidden if graph is None else "trainer.graph=true")
@@ -140,6 +146,12 @@ class Learner(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_results("val")
+        if isinstance(self.schedule, optim.Plateau):
+            self.schedule.validated(self.results["val"]["score"])
+            for each in self.trainer.lr_scheduler_configs:  # the next step's rate is already set
+                scheduler: Any = each.scheduler
+                for group, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+                    group["lr"] = rate * self.schedule(scheduler.last_epoch)
 
     def on_test_epoch_start(self) -> None:
         if "test" in self.results:
@@ -152,6 +164,8 @@ class Learner(pl.LightningModule):
     def _log_results(self, split: str) -> None:
         loss, totals = mean_loss_and_totals(self.eval_metrics.compute_and_reset(all_reduce_sum), self.objective)
         self.results[split] = {"loss": loss, "totals": totals, "score": self.objective.score(totals)}
+        # Lightning's own count is one behind during a validation
+        self.log("step", float(self.trainer.global_step))
         self.log(f"{split}/loss", loss)
         for name, value in self.objective.scores(totals).items():
             self.log(f"{split}/{name}", value)
@@ -169,6 +183,5 @@ class Learner(pl.LightningModule):
             checkpoint["state_dict"]["train_metrics.sums"].zero_()
 
     def configure_optimizers(self):
-        optimizer = adamw(self.model, **self.optimizer_arguments)
-        factor = schedule(self.schedule, self.total_steps, self.warmup)
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
+        optimizer = optim.adamw(self.model, **self.optimizer_arguments)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)]

@@ -67,23 +67,63 @@ DECAYS: dict[str, Callable[[int, int], float]] = {
     "linear": lambda done, steps: max(0.0, (steps - done) / max(1, steps)),
     "constant": lambda done, steps: 1.0,
 }
-SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
+SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant", "plateau")
+PATIENCE, FACTOR = 20, 0.2  # of a plateau, as in the S4 repository
 
 
-def schedule(name: str, total_steps: int, warmup: float) -> Callable[[int], float]:
+class Plateau:
+    """Warm-up to 1, then lower whenever validation has not improved for a while: torch's ReduceLROnPlateau.
+
+    patience  validations in a row without improvement that are tolerated; the next one multiplies the rate by `factor`
+    An improvement is a score better than the best one by more than a 10,000th of it, torch's default.
+    Without validations, as in a pretraining, the rate stays. LambdaLR saves the attributes with a checkpoint.
+    """
+
+    def __init__(self, warmup_steps: int, *, patience: int, factor: float, higher_is_better: bool):
+        self.warmup_steps, self.patience, self.factor = warmup_steps, patience, factor
+        self.sign = 1 if higher_is_better else -1
+        self.best = -self.sign * math.inf
+        self.without_improvement, self.reductions = 0, 0
+
+    def __call__(self, step: int) -> float:
+        return min(1.0, (step + 1) / max(1, self.warmup_steps)) * self.factor**self.reductions
+
+    def validated(self, score: float) -> None:
+        """Take note of a validation's score."""
+        if self.sign * score > self.sign * self.best * (1 + self.sign * 1e-4):
+            self.best, self.without_improvement = score, 0
+        else:
+            self.without_improvement += 1
+        if self.without_improvement > self.patience:
+            self.reductions, self.without_improvement = self.reductions + 1, 0
+
+
+def schedule(
+    name: str,
+    total_steps: int,
+    warmup: float,
+    *,
+    patience: int | None = None,
+    factor: float | None = None,
+    higher_is_better: bool = True,
+) -> Callable[[int], float]:
     """Factor on the learning rate as a function of the step: linear warm-up to 1, then a decay to the last step.
 
-    warmup  a share of all steps if below 1, otherwise a number of steps
+    warmup            a share of all steps if below 1, otherwise a number of steps
+    patience, factor  of a plateau (None: PATIENCE, FACTOR), whose `validated` takes the scores of validations
     """
     if name not in SCHEDULES:
         raise UserError(f"schedule: {name!r} is not one of {', '.join(SCHEDULES)}")
     warmup_steps = round(warmup * total_steps) if warmup < 1 else int(warmup)
+    if name == "plateau":
+        patience, factor = PATIENCE if patience is None else patience, FACTOR if factor is None else factor
+        return Plateau(warmup_steps, patience=patience, factor=factor, higher_is_better=higher_is_better)
 
-    def factor(step: int) -> float:
+    def factor_at(step: int) -> float:
         if name == "inverse_sqrt":
             return inverse_sqrt(step, warmup_steps)
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         return DECAYS[name](step - warmup_steps, total_steps - warmup_steps)
 
-    return factor
+    return factor_at

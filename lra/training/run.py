@@ -88,6 +88,8 @@ def run(
         objective=objective_of(data.spec.objective),
         schedule=training.schedule,
         warmup=training.warmup,
+        patience=training.patience,
+        factor=training.factor,
         total_steps=total_steps,
         clip=training.clip,
         split=hardware.split,

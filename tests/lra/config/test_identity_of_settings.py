@@ -115,6 +115,7 @@ def test_record_under_an_older_spelling_counts(old, tmp_path):
         (["model.tie_dropout=false"], "model.dropout=0.1"),
         (["pretraining.share=0.1"], "pretrain=masked"),
         (["training.minutes=5", "training.steps=10"], "training.minutes=null"),
+        (["training.patience=5"], "training.schedule=plateau"),
         (["budget=lra", "family.d_model=128"], "model.d_model"),
     ],
 )

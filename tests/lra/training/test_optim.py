@@ -96,6 +96,34 @@ def test_inverse_sqrt_matches_the_lra_repository():
     assert factor(3999) == pytest.approx(1 / math.sqrt(4000))
 
 
+@pytest.mark.parametrize("higher_is_better", [True, False])
+@pytest.mark.parametrize(("patience", "factor"), [(0, 0.5), (2, 0.2), (None, None)])
+def test_plateau_equals_torch(patience, factor, higher_is_better):
+    ours = schedule("plateau", 1000, 0.0, patience=patience, factor=factor, higher_is_better=higher_is_better)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    settings = {"patience": 20 if patience is None else patience, "factor": factor or 0.2, "eps": 0.0}
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max" if higher_is_better else "min", **settings)
+    generator = torch.Generator().manual_seed(0)
+    rates = []
+    for i in range(200):
+        # improvements become rare, and some are below the threshold
+        score = round(0.5 + 0.1 * torch.rand((), generator=generator).item() * (1 if i < 100 else 1.0005), 4)
+        score = math.nan if i == 50 else score
+        ours.validated(score)
+        theirs.step(score)
+        rates.append(ours(i))
+        assert rates[-1] == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert len(set(rates)) > 3
+
+
+def test_plateau_warms_up():
+    factor = schedule("plateau", 100, 10, patience=0)
+    assert [factor(s) for s in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    for score in (0.5, 0.5):
+        factor.validated(score)
+    assert [factor(s) for s in (4, 50)] == pytest.approx([0.1, 0.2])
+
+
 def test_unknown_schedule_is_named():
     with pytest.raises(ValueError, match="cosin"):
         schedule("cosin", 10, 0.1)

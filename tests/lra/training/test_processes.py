@@ -19,6 +19,7 @@ from lra.records.store import load
 
 # ragged batches, batch norm, an odd number of test examples
 RUN = ["task=listops", "model=s4", "scale=smoke", "task.n_test=17", "training.steps=60", "training.validations=6"]
+RUN += ["training.schedule=plateau", "training.patience=0"]
 PAIR = ["trainer=ddp", "trainer.devices=2"]
 
 

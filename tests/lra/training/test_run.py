@@ -11,6 +11,7 @@ from helpers.tiny_run import Majority, Pool, StopsAt, losses, train
 from lra.ops.cpp_library import instruction_set, library
 from lra.training.checkpoint import discard
 from lra.training.config import Hardware, Training
+from lra.training.optim import schedule
 from lra.training.run import check_settings
 from models.s4 import S4
 
@@ -78,6 +79,25 @@ def test_interrupted_run_resumes_bit_for_bit(tmp_path, at):
     assert (second.test_totals, second.val_score) == (undisturbed.test_totals, undisturbed.val_score)
 
 
+def test_plateau_lowers_the_rate_and_resumes_bit_for_bit(tmp_path):
+    def run(folder, mixer=Pool):
+        return train(tmp_path / folder, mixer=mixer, lr=1e-3, schedule="plateau", warmup=0.0, patience=0, factor=0.5)
+
+    undisturbed = run("undisturbed")
+    expected = schedule("plateau", 40, 0.0, patience=0, factor=0.5)
+    for point in undisturbed.curve:
+        expected.validated(point.val_score)
+        assert point.lr == pytest.approx(1e-3 * expected(point.step))
+    assert expected.reductions > 1
+    for steps in (13, 17, 3):  # the second ends with a validation, after which the rate falls
+        StopsAt.at, StopsAt.seen = steps, 0
+        assert run("stopped", StopsAt).status == "interrupted"
+        StopsAt.at = None
+    second = run("stopped", StopsAt)
+    assert losses(second) == losses(undisturbed)
+    assert [p.lr for p in second.curve] == [p.lr for p in undisturbed.curve]
+
+
 class Noisy(StopsAt):
     """Draws noise from Python's generator and from NumPy's."""
 
@@ -137,6 +157,8 @@ def test_steps_are_derived(given, total, every):
         (Training, {"steps": 1, "clip": 0}, "training.clip=0: not positive"),
         (Training, {"steps": 1, "validations": 0}, "training.validations=0: not positive"),
         (Training, {"steps": 1, "warmup": -0.1}, "training.warmup=-0.1: negative"),
+        (Training, {"steps": 1, "patience": -1}, "training.patience=-1: negative"),
+        (Training, {"steps": 1, "factor": 1.0}, "training.factor=1.0: not between 0 and 1; hint: training.factor=0.2"),
         (Training, {"steps": 1, "schedule": "flat"}, "training.schedule=flat: not one of"),
         (Hardware, {"devices": 0}, "trainer.devices=0: less than 1"),
         (Hardware, {"accelerator": "abacus"}, "trainer.accelerator=abacus: not one of"),
