@@ -23,6 +23,7 @@ from torch import nn
 
 from data.loader import Loader
 from lra.config.compose import composed, plain
+from lra.objectives.objective import objective_of
 from lra.profiling.timing import peak_memory_mib, synchronize
 from lra.records import environment
 from lra.task import Batch
@@ -37,6 +38,9 @@ SIZES = {
     "text": (22_500, 2_500, 25_000),
     "retrieval": (147_086, 18_090, 17_437),
     "image": (45_000, 5_000, 10_000),
+    "scifar": (45_000, 5_000, 10_000),
+    "smnist": (54_000, 6_000, 10_000),
+    "pmnist": (54_000, 6_000, 10_000),
 }
 PICTURES = (160_000, 20_000, 20_000)
 TOY = 64
@@ -59,7 +63,7 @@ def measure(words: list[str], patience: float) -> dict[str, Any]:
     device = torch.device("cuda" if hardware.accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
-    timer = StepTimer(net, plain(cfg.optimizer), training, hardware, device)
+    timer = StepTimer(net, plain(cfg.optimizer), training, hardware, device, module.spec.objective)
     started = time.perf_counter() - began
     batches = Batches(module, device)
     batch, evaluation = module.batch_size, module.eval_batch_size
@@ -111,13 +115,22 @@ def measure_steps(timer: "StepTimer", batches: "Batches", batch: int, patience: 
 class StepTimer:
     """Times training steps and evaluations of a model on a given batch."""
 
-    def __init__(self, net: nn.Module, optimizer: dict, training: Training, hardware: Hardware, device: torch.device):
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: dict,
+        training: Training,
+        hardware: Hardware,
+        device: torch.device,
+        objective: str,
+    ):
         self.net, self.device, self.hardware = net.to(device), device, hardware
         if hardware.compile:
             compile_blocks(net)
         self.learner = Learner(
             net,
             optimizer=optimizer,
+            objective=objective_of(objective),
             schedule=training.schedule,
             warmup=training.warmup,
             total_steps=10**6,

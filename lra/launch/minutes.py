@@ -54,7 +54,8 @@ def measure(
     silence_libraries()
     states = random_states()
     device = make_trainer(hardware, folder=folder, max_steps=1, callbacks=[], logger=False).strategy.root_device
-    work, batches = StepTimer(copy.deepcopy(model), optimizer, training, hardware, device), Batches(data, device)
+    work = StepTimer(copy.deepcopy(model), optimizer, training, hardware, device, data.spec.objective)
+    batches = Batches(data, device)
     step = work.train(batches.of(data.batch_size), MEASURED_STEPS)
     batch = work.evaluate(batches.of(data.eval_batch_size))
     set_random_states(states)

@@ -9,6 +9,7 @@ from lra.config.compose import composed
 from lra.errors import UserError
 from lra.launch import job, minutes
 from lra.records.store import load
+from lra.task import TaskSpec
 from lra.training.config import Hardware, Training
 
 
@@ -29,9 +30,17 @@ def test_run_has_the_estimated_steps_and_says_so(words, tmp_path):
     assert any(note.startswith("training.minutes=0.02: ") for note in record.notes)
 
 
+def test_any_objective_and_schedule_can_be_timed(words, tmp_path):
+    made_up = [word for word in words if not word.startswith(("task=", "model="))]
+    more = ["task=etth1", "model=s4", "task.context=20", "training.schedule=plateau"]
+    assert job.one(**composed([*more, *made_up])) == 0
+    (path,) = (tmp_path / "results").rglob("*.json")
+    assert load(path).objective == "regression"
+
+
 def test_estimate_fills_the_time_and_is_kept(tmp_path, monkeypatch):
     class Data:
-        batch_size, eval_batch_size = 4, 8
+        batch_size, eval_batch_size, spec = 4, 8, TaskSpec("test", 8, 2, 3)
 
     class StepTimer:
         def __init__(self, *_):
