@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from helpers.finished_run import small_run
+from helpers.wandb_server import wandb_server
 from lra import tracking
 from lra.paths import ROOT
 from lra.records.run_spec import RunSpec
@@ -154,8 +155,8 @@ def answering(reply) -> http.server.ThreadingHTTPServer:
     return server
 
 
-def online(monkeypatch, screen, port: int):
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+def online(monkeypatch, screen, url: str):
+    monkeypatch.setenv("WANDB_BASE_URL", url)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(tracking, "CONNECT_SECONDS", 3)
     monkeypatch.setattr(tracking, "UPLOAD_SECONDS", 3)
@@ -166,7 +167,7 @@ def test_without_network_a_run_is_kept_offline(monkeypatch, screen):
     server = answering(lambda body: (200, {}))
     server.shutdown()
     server.server_close()
-    tracker = online(monkeypatch, screen, server.server_port)
+    tracker = online(monkeypatch, screen, f"http://127.0.0.1:{server.server_port}")
     folder = tracking.folder_of(tracker.run)
     use(tracker)
     (line,) = printed(screen)
@@ -177,33 +178,19 @@ def test_without_network_a_run_is_kept_offline(monkeypatch, screen):
 
 def test_with_revoked_key_a_run_is_kept_offline(monkeypatch, screen):
     server = answering(lambda body: (401, {"errors": [{"message": "user is not logged in"}]}))
-    use(online(monkeypatch, screen, server.server_port))
+    use(online(monkeypatch, screen, f"http://127.0.0.1:{server.server_port}"))
     (line,) = printed(screen)
     assert "user is not logged in" in line
     assert "kept offline" in line
     server.shutdown()
 
 
-def accepted(body: str) -> tuple[int, dict]:
-    """Answer of the real server to a run that starts."""
-    if "UpsertBucket" not in body:
-        viewer = {"id": "v", "entity": "me", "username": "me", "flags": "{}"}
-        return 200, {"data": {"viewer": viewer, "serverInfo": {"features": []}}}
-    project = {"id": "p", "name": "lra", "entity": {"id": "e", "name": "me"}}
-    name = json.loads(body)["variables"]["name"]
-    bucket = {"id": "x", "name": name, "displayName": "n", "description": None, "config": "{}", "sweepName": None}
-    bucket |= {"project": project, "historyLineCount": 0}
-    return 200, {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
-
-
 def test_lost_network_does_not_delay_the_end(monkeypatch, screen):
-    server = answering(accepted)
-    tracker = online(monkeypatch, screen, server.server_port)
-    assert tracker.address == f"http://127.0.0.1:{server.server_port}/me/lra/runs/{tracker.run.id}"
-    tracker.log_metrics({"val/accuracy": 0.1}, step=1)
-    time.sleep(0.5)
-    server.shutdown()
-    server.server_close()
+    with wandb_server() as service:
+        tracker = online(monkeypatch, screen, service.url)
+        assert tracker.address == f"{service.url}/me/lra/runs/{tracker.run.id}"
+        tracker.log_metrics({"val/accuracy": 0.1}, step=1)
+        time.sleep(0.5)
     began = time.monotonic()
     use(tracker)
     assert time.monotonic() - began < 30
@@ -213,12 +200,10 @@ def test_lost_network_does_not_delay_the_end(monkeypatch, screen):
 
 
 def test_run_after_a_failed_one_is_online(monkeypatch, screen):
-    server = answering(accepted)
-    online(monkeypatch, screen, server.server_port).safely("logging", lambda: 1 / 0)
-    assert online(monkeypatch, screen, server.server_port).address.startswith("http://127.0.0.1")
-    assert printed(screen) == ["W&B: logging failed (division by zero); the run continues without it"]
-    server.shutdown()
-    server.server_close()
+    with wandb_server() as service:
+        online(monkeypatch, screen, service.url).safely("logging", lambda: 1 / 0)
+        assert online(monkeypatch, screen, service.url).address.startswith("http://127.0.0.1")
+        assert printed(screen) == ["W&B: logging failed (division by zero); the run continues without it"]
 
 
 def test_online_without_key_or_unknown_mode_is_refused(screen):

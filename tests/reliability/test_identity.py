@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import wandb
 
 from data import listops, pathfinder, prepared, retrieval
 from data.prepared import DataError
@@ -17,6 +18,7 @@ from data.verify import verify
 from helpers.made_up_runs import PUBLISHED, ran, row_of
 from helpers.official_folders import official_listops, official_pathfinder, official_retrieval, ready
 from helpers.tiny_run import StopsAt, losses, train
+from helpers.wandb_server import wandb_server
 from lra import paths, tracking
 from lra.config.compose import cell_of, composed
 from lra.launch import job
@@ -31,6 +33,7 @@ from lra.tables.comparison import scale_table
 from lra.tables.formats import Table
 from lra.training.config import Hardware
 from lra.training.learner import Learner
+from scripts import wandb_pull
 
 
 @pytest.fixture
@@ -230,19 +233,60 @@ def test_times_add_up_over_restarts(tmp_path):
 
 
 def test_resumed_run_continues_its_wandb_run(command, monkeypatch):
-    monkeypatch.setenv("WANDB_DIR", str(command.place))
-    logged = []
-    log = tracking.Tracker._log
-    monkeypatch.setattr(tracking.Tracker, "_log", lambda self, values: (logged.append(values), log(self, values)))
-    assert command("wandb.mode=offline", stop_at=5)[0] == STOPPED
-    first = command.record().wandb
-    before = max(v["val/best"] for v in logged if "val/best" in v)
-    (state,) = (command.place / "runs").rglob("last.ckpt")
-    logged.clear()
-    assert command("wandb.mode=offline")[0] == 0
-    assert command.record().wandb == first
-    assert all(v["val/best"] >= before for v in logged if "val/best" in v)
-    assert not state.with_name("wandb-id").exists()
+    # what a stand-in of the service has received, as the real client sent it
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(command.place))
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    words = ["wandb.mode=online", "wandb.histograms=true", "wandb.artifacts=true", "wandb.tags=[night]"]
+    words.append("training.steps=52")  # the training loss is logged every 50
+    with wandb_server() as service:
+        monkeypatch.setenv("WANDB_BASE_URL", service.url)
+        wandb.teardown()
+        status, printed = command(*words, stop_at=30)
+        assert status == STOPPED
+        assert "W&B:" not in printed
+        (run,) = service.runs.values()
+        assert json.loads(run.files["record.json"])["status"] == "interrupted"
+        before = len(run.history)
+        status, printed = command(*words)
+        monkeypatch.setattr(sys, "argv", ["wandb_pull.py", "me/lra", "--results", str(command.place / "pulled")])
+        pulled = wandb_pull.main()
+        wandb.teardown()
+    assert (status, pulled, service.unknown) == (0, 0, [])
+    assert "W&B:" not in printed
+    record = command.record()
+    # one run, whose steps continue
+    (name,) = service.runs
+    assert record.wandb == f"{service.url}/me/lra/runs/{name}"
+    assert run.exit == 0
+    assert len(run.history) > before > 0
+    steps = [row["step"] for row in run.history]
+    assert steps == sorted(steps)
+    assert [row["_step"] for row in run.history] == list(range(len(steps)))
+    names = {key for row in run.history for key in row if not key.startswith("_")}
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/best", "lr", "examples"} <= names
+    assert any(key.startswith("gradients/encoder.blocks.0") for key in names)
+    best = [row["val/best"] for row in run.history if "val/best" in row]
+    assert best == sorted(best)
+    curve = {point.step: point for point in record.curve}
+    sent = {row["step"]: row["val/loss"] for row in run.history if "val/loss" in row}
+    assert sent == pytest.approx({step: point.val_loss for step, point in curve.items() if step in sent})
+    assert len(sent) == 4
+    summary = {key: run.summary[key] for key in tracking.summary_of(record)}
+    assert summary == tracking.summary_of(record)
+    assert run.files["record.json"].decode() == record.text()
+    (copy,) = (command.place / "pulled").rglob("*.json")
+    assert copy.read_text() == record.text()
+    assert run.config["config"]["value"] == record.config
+    assert run.config["data_fingerprint"]["value"] == record.data.fingerprint
+    assert run.fields["groupName"] == "smoke/listops/mine [training.steps=52 training.validations=4]"
+    assert run.fields["tags"] == ["listops", "mine", "smoke", "toy", "night"]
+    (weights,) = (content for name, content in service.artifacts.items() if service.types[name] == "model")
+    (file,) = (command.place / "runs").rglob("model.safetensors")
+    assert not file.with_name("wandb-id").exists()
+    assert weights["model.safetensors"] == file.read_bytes()
+    table = next(content for name, content in service.artifacts.items() if name.endswith("examples"))
+    assert len(json.loads(table["examples.table.json"])["data"]) == len(record.examples)
 
 
 def test_result_on_other_data_does_not_count_as_finished(command):
