@@ -25,7 +25,7 @@ from lra.nn.ssm import FixedLength, kernel_groups
 from lra.ops.autograd_function import can_branch
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import check_sampling, log_steps, nplr
-from lra.ops.precision import at_least_float32, without_autocast
+from lra.ops.precision import at_least_float32, exact, without_autocast
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 from lra.ops.ssm_step import DiscreteSSM
 
@@ -130,7 +130,7 @@ class DSS(FixedLength):
 
     def discretise(self) -> DiscreteSSM:
         """The recurrence h' = a h + u, y = 2 Re C h'."""
-        dt, A, C = self.system()
+        dt, A, C = map(exact, self.system())
         step = dt[:, None] * A
         C = C[0] * torch.expm1(step) / A
         if self.form == "softmax":
@@ -138,7 +138,7 @@ class DSS(FixedLength):
             # forwards again: exp(-(length - 1 - l) dt A), a growing mode of tiny weight
             C = C * torch.where(growing, torch.exp((self.length - 1) * step), 1)
             step = torch.where(growing, -step, step)
-        return DiscreteSSM(step.exp(), torch.ones_like(C), C, at_least_float32(self.D))
+        return DiscreteSSM(step.exp(), torch.ones_like(C), C, self.D)
 
     def zero_state(self, batch: int) -> Tensor:
         """Zeros (batch, H, N), complex."""

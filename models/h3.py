@@ -17,7 +17,7 @@ from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import log_steps
 from lra.ops.padding import append
-from lra.ops.precision import at_least_float32
+from lra.ops.precision import at_least_float32, exact
 from lra.ops.ssm_kernels.dispatch import diagonal_kernel
 from lra.ops.ssm_step import DiscreteSSM
 
@@ -107,9 +107,9 @@ class H3(Recurrent):
 
     def discretise(self) -> DiscreteSSM:
         """The bilinear rule."""
-        dt, A, C = self.system()
+        dt, A, C = map(exact, self.system())
         dtA = dt[:, None] * A / 2
-        return DiscreteSSM((1 + dtA) / (1 - dtA), dt[:, None] / (1 - dtA), C[0], at_least_float32(self.D))
+        return DiscreteSSM((1 + dtA) / (1 - dtA), dt[:, None] / (1 - dtA), C[0], self.D)
 
     def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.discrete.diagonal()

@@ -30,7 +30,7 @@ from lra.nn.blocks import ACTIVATIONS, Dropout
 from lra.nn.ssm import FixedLength, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
-from lra.ops.precision import at_least_float32
+from lra.ops.precision import at_least_float32, exact
 from lra.ops.ssm_kernels.dispatch import expand_copies, nplr_kernel, system_from_parameters
 from lra.ops.ssm_step import DiscreteSSM
 
@@ -191,8 +191,7 @@ class S4(FixedLength):
 
         By Woodbury's identity G = R - R P (1 + P* R P)^-1 P* R with R = 1 / (2/dt - A), diagonal.
         """
-        dtype = self.system()[1].dtype
-        dt, A, B, _, P = (z.to(torch.float64 if z.is_floating_point() else torch.complex128) for z in self.system())
+        dt, A, B, _, P = map(exact, self.system())
         A, B, P = (expand_copies(z, len(dt)) for z in (A, B, P))
         rate = 2 / dt[:, None]
         R = 1 / (rate - A)
@@ -202,9 +201,7 @@ class S4(FixedLength):
         P = torch.einsum("hm,rhm,hrs->shm", R, P, core.to(P.dtype))
         QB = 2 * torch.einsum("rhm,hm->rh", Q.conj(), B).real
         Bb = 2 * (R * B - torch.einsum("rhm,rh->hm", P, QB.to(P.dtype)))
-        system = (2 * rate * R - 1, Bb, self.true_C()[0], 2 * rate * P, Q)
-        A, B, C, P, Q = (z.to(dtype) for z in system)
-        return DiscreteSSM(A, B, C, at_least_float32(self.D), P, Q)
+        return DiscreteSSM(2 * rate * R - 1, Bb, self.true_C()[0], self.D, 2 * rate * P, Q)
 
     def zero_state(self, batch: int) -> Tensor:
         """Zeros (batch, H, M), complex."""
@@ -213,9 +210,9 @@ class S4(FixedLength):
 
     def linear_system(self) -> tuple[Tensor, Tensor, Tensor]:
         """Dense discrete A, B and C of the real state [Re x, Im x]."""
-        dt, A, B, _, P = self.system()
-        A, B, P = (expand_copies(z.to(torch.complex128), len(dt)) for z in (A, B, P))
-        return *bilinear(*dense(A, B, P), dt.double()), real_row(self.true_C()[0]).squeeze(-2)
+        dt, A, B, _, P = map(exact, self.system())
+        A, B, P = (expand_copies(z, len(dt)) for z in (A, B, P))
+        return *bilinear(*dense(A, B, P), dt), real_row(self.true_C()[0]).squeeze(-2)
 
     @torch.no_grad()
     def prefill(self, x: Tensor, mask: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:

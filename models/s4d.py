@@ -21,7 +21,7 @@ from lra.nn.blocks import ACTIVATIONS, Dropout
 from lra.nn.ssm import Recurrent, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import check_sampling, log_steps, nplr
-from lra.ops.precision import at_least_float32
+from lra.ops.precision import at_least_float32, exact
 from lra.ops.ssm_kernels.dispatch import DISCRETIZATIONS, diagonal_kernel, expand_copies
 from lra.ops.ssm_step import DiscreteSSM
 
@@ -144,14 +144,14 @@ class S4D(Recurrent):
         self.log_dt.sub_(math.log(rate))
 
     def discretise(self) -> DiscreteSSM:
-        dt, A, B, C = self.system()
+        dt, A, B, C = map(exact, self.system())
         A, B = expand_copies(A, len(dt)), expand_copies(B, len(dt))
         dtA = dt[:, None] * A
         if self.discretization == "zoh":
             Ab, Bb = torch.exp(dtA), torch.expm1(dtA) / A * B
         else:
             Ab, Bb = (1 + dtA / 2) / (1 - dtA / 2), dt[:, None] / (1 - dtA / 2) * B
-        return DiscreteSSM(Ab, Bb, C[0], at_least_float32(self.D))
+        return DiscreteSSM(Ab, Bb, C[0], self.D)
 
     def zero_state(self, batch: int) -> Tensor:
         """Zeros (batch, H, M), complex."""

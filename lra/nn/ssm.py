@@ -1,8 +1,8 @@
 """Shared by the state-space layers: the recurrent view, and optimiser settings of kernel parameters."""
 
 import copy
-import itertools
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -75,22 +75,22 @@ class Recurrent(nn.Module):
         if (found := self._discrete) is None:
             raise RuntimeError("the layer is not discretised; hint: call setup_step()")
         stamp = self._stamp()
-        if found.stamp != stamp:
+        if stamp is None or found.stamp != stamp:
             if not all(map(_same, found.before, self._own_tensors())):
                 raise RuntimeError("the parameters have changed since setup_step(); hint: call it again")
             found.stamp = stamp
         return found
 
-    def _own_tensors(self) -> Iterator[Tensor]:
-        tensors = itertools.chain(self._parameters.values(), self._buffers.values())
-        return (tensor for tensor in tensors if tensor is not None)
+    def _own_tensors(self) -> list[Tensor]:
+        return [t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None]
 
-    def _stamp(self) -> tuple[Any, ...]:
-        signs: list[Any] = [_optimiser_steps]
-        for tensor in self._own_tensors():
-            # a tensor made in inference mode has no version: a new object differs, so that values are compared
-            signs += [object() if tensor.is_inference() else tensor._version, tensor.data_ptr()]
-        return tuple(signs)
+    def _stamp(self) -> tuple[Any, ...] | None:
+        """None where tensors made in inference mode, which have no version, make it impossible."""
+        tensors = self._own_tensors()
+        try:
+            return _optimiser_steps, *map(_version, tensors), *map(Tensor.data_ptr, tensors)
+        except RuntimeError:
+            return None
 
     def zero_state(self, batch: int) -> Any:
         raise NotImplementedError
@@ -123,6 +123,8 @@ class Recurrent(nn.Module):
         added, state = pass_state(current.blocks, u, mask, state)
         return y if added is None else y + added.to(y.dtype), state
 
+
+_version = operator.attrgetter("_version")
 
 # an optimiser may change parameters in place without changing their version: the fused ones do
 _optimiser_steps = 0

@@ -12,6 +12,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def exact(x: Tensor) -> Tensor:
+    """x in float64, or complex128 if it is complex."""
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Switch autocast off; it does not exist for the device "meta"."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

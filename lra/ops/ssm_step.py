@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.ops.cpp_library import library
+from lra.ops.precision import at_least_float32, exact
 
 REAL_TYPES = {torch.float32: "float", torch.float64: "double"}
 # numbers of a state below which threads cost more than they save
@@ -27,12 +28,16 @@ class DiscreteSSM:
     A, B, C  complex (H, M), A diagonal
     D        real (H,)
     P, Q     complex (R, H, M); Q* x is the sum over both of each pair, 2 Re(conj(Q) x)
+
+    All are rounded to the precision of D, at least float32.
     """
 
     def __init__(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor, P: Tensor | None = None, Q: Tensor | None = None):
-        none = A.new_empty(0, *A.shape)
+        none, real = A.new_empty(0, *A.shape), at_least_float32(D).dtype
         parts = (A, B, C, D, none if P is None else P, none if Q is None else Q)
-        self.A, self.B, self.C, self.D, self.P, self.Q = (part.detach() for part in parts)
+        self.A, self.B, self.C, self.D, self.P, self.Q = (
+            part.detach().to(real.to_complex() if part.is_complex() else real) for part in parts
+        )
         self.packed: tuple[Tensor, Tensor] | None = None
 
     def step(self, u: Tensor, x: Tensor, activation: nn.Module | None = None) -> tuple[Tensor, Tensor]:
@@ -63,8 +68,7 @@ class DiscreteSSM:
     def diagonal(self) -> tuple[Tensor, Tensor, Tensor]:
         """A, B and C in float64 of x' = A x + B u, y = Re C x', for a system without low-rank part."""
         assert not len(self.P)
-        A, B, C = (z.to(torch.complex128) for z in (self.A, self.B, self.C))
-        return A, B, 2 * C
+        return exact(self.A), exact(self.B), 2 * exact(self.C)
 
     def runs_compiled(self, u: Tensor, x: Tensor) -> bool:
         if u.device.type != "cpu" or u.dtype not in REAL_TYPES or self.D.dtype != u.dtype or x.dtype != self.A.dtype:

@@ -1,7 +1,7 @@
 """Time the S4 authors' implementation, a checkout of state-spaces/s4, in a separate process.
 
-As a command: s4_repo.py CHECKOUT {kernel,layer,step} {cuda,keops,plain} DEVICE THREADS REPEATS B H N L [SIZES], where
-SIZES is a JSON object. It needs einops in addition to our requirements.
+As a command: s4_repo.py CHECKOUT {kernel,layer,step,stepping} {cuda,keops,plain} DEVICE THREADS REPEATS B H N L
+[SIZES], where SIZES is a JSON object. It needs einops in addition to our requirements.
 
 cuda   its CUDA extension, built before in the checkout (extensions/kernels)
 keops  its KeOps path; on a CPU we make pykeops use the CPU, since it asks for a GPU and fails otherwise
@@ -68,6 +68,9 @@ def main() -> None:
         sizes = argparse.Namespace(H=H, N=N, L=L, **json.loads(sys.argv[11]))
         print(json.dumps(training_step(s4, device, repeats, sizes)))
         return
+    if what == "stepping":
+        print(json.dumps(stepping(s4, device, repeats, B=B, H=H, N=N, L=L, **json.loads(sys.argv[11]))))
+        return
     block = s4.S4Block(
         H, bidirectional=True, d_state=N, n_ssm=1, l_max=L, transposed=True, init="legs", mode="nplr", dt_min=1e-3,
         dt_max=1e-1,
@@ -88,6 +91,45 @@ def main() -> None:
         "peak MiB": both.peak_bytes / 2**20,
     }  # fmt: skip
     print(json.dumps(numbers | ({"peak / kernel": both.peak_bytes / (8 * H * L)} if what == "kernel" else {})))
+
+
+def stepping(s4: Any, device: str, repeats: int, *, B: int, H: int, N: int, L: int, mode: str) -> dict:
+    """Its causal block, step by step. mode: of its `setup_step` for S4, or "s4d" for its S4D."""
+    kind = {"mode": "diag"} if mode == "s4d" else {"mode": "nplr", "init": "legs"}
+    block = s4.S4Block(H, d_state=N, n_ssm=1, l_max=L, transposed=True, dt_min=1e-3, dt_max=1e-1, **kind)
+    block = block.to(device).eval()
+    block.layer.kernel(L=L)  # sets the length of its C, which setup_step needs
+    block.setup_step(**({} if mode == "s4d" else {"mode": mode}))
+    return time_steps(block.step, block.default_state, lambda x: block(x.mT)[0].mT, device, repeats, (B, H, L))
+
+
+def time_steps(
+    step: Any, default_state: Any, forward: Any, device: str, repeats: int, sizes: tuple[int, int, int]
+) -> dict:
+    """Median microseconds of a step of B rows, and the error of L steps against the forward pass of (2, L, H)."""
+    import torch
+
+    from lra.profiling.timing import timed
+
+    B, H, L = sizes
+    count = 100
+    with torch.no_grad():
+        torch.manual_seed(0)
+        x = torch.randn(2, L, H, device=device)
+        state, stepped = default_state(2), []
+        for position in x.unbind(1):
+            y, state = step(position, state)
+            stepped.append(y)
+        whole = forward(x)
+        error = (torch.stack(stepped, 1) - whole).norm() / whole.norm()
+        u, state = torch.randn(B, H, device=device), default_state(B)
+
+        def steps() -> None:
+            nonlocal state
+            for _ in range(count):
+                _, state = step(u, state)
+
+        return {"us": 1e6 * timed(steps, device, repeats=repeats).seconds / count, "error": error.item()}
 
 
 def training_step(s4: Any, device: str, repeats: int, c: argparse.Namespace) -> dict:

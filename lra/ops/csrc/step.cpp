@@ -13,10 +13,13 @@ using Z = Complex<T>;
 
 extern "C" const int lanes = W<T>;
 
-static inline T sum(V<T> v) {
-    T total = 0;
-    for (int i = 0; i < W<T>; ++i) total += v[i];
-    return total;
+template <int BY, int... I> static inline V<T> rotated(V<T> v, std::integer_sequence<int, I...>) {
+    return shuffle<T, (I + BY) % W<T>...>(v, v);
+}
+template <int BY = W<T> / 2> static inline T sum(V<T> v) {
+    v += rotated<BY>(v, Lanes<T>());
+    if constexpr (BY > 1) return sum<BY / 2>(v);
+    return v[0];
 }
 
 static inline T gelu(T x) { return T(0.5) * x * (T(1) + std::erf(x * T(0.70710678118654752440))); }
