@@ -10,7 +10,7 @@ from lra.records.record import Record
 from lra.tables import comparison
 from lra.tables.aggregate import Cell, aggregate
 from lra.tables.agreement import agreements
-from lra.tables.efficiency import efficiency
+from lra.tables.efficiency import comparable, efficiency
 from lra.tables.other_tasks import other_csv_lines
 from lra.tables.paper import PAPER_TABLES, printed_rows
 
@@ -120,7 +120,7 @@ def paper_csv(name: str, records: Sequence[Record], published: Published) -> str
 
 def efficiency_csv(name: str, benches: Sequence[Bench], published: Published) -> str:
     """One of EFFICIENCY_TABLES: a line for each cell, published and measured here."""
-    results = efficiency(name, benches, published)
+    results = comparable(efficiency(name, benches, published))
     lines: list[Line] = []
     for row, column in dict.fromkeys([*results.printed, *results.measured]):
         printed, measured = results.printed.get((row, column)), results.measured.get((row, column))

@@ -8,7 +8,7 @@ and optionally "notes", lines added later that are printed below the table.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lra.records.benchmark import Bench
 from lra.records.published import Published, Quantity
@@ -18,10 +18,17 @@ from lra.tables.formats import Entry, Table
 # how benchmark files and published tables name a column: "memory, length 1024", "steps/s, 2K"
 COLUMN = re.compile(r"(?P<quantity>.+), (?P<axis>[a-z]*) ?(?P<position>\d+)(?P<thousands>K?)")
 EFFICIENCY_TABLES = {
-    "lra_table2": ("LRA Table 2", "LRA paper, Table 2: training on byte-level Text (paper: batch 32, 4x4 TPU v3)"),
+    "lra_table2": (
+        "LRA Table 2",
+        "LRA paper, Table 2: training on byte-level Text, times the Transformer's (paper: batch 32, 4x4 TPU v3)",
+    ),
     "s4_table2": ("S4 Table 2", "S4 paper, Table 2: one layer, training step and memory against LSSL (paper: A100)"),
     "s4_table3": ("S4 Table 3", "S4 paper, Table 3: speed and memory relative to the Transformer (paper: A100)"),
 }
+RATIO = "x"
+# table in absolute units -> the row that each source's values are divided by, so that two machines compare
+BASES = {"lra_table2": "Transformer"}
+RATIOS = {"steps/s": "speed", "GB": "memory"}
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,41 @@ def efficiency(name: str, benches: Sequence[Bench], published: Published) -> Eff
     return Efficiency(name, title, tuple(columns), printed, measured, tuple(used))
 
 
+def comparable(results: Efficiency) -> Efficiency:
+    """The table in numbers that may be printed next to those of another machine: ratios between two rows of one source.
+
+    A table with a base row is divided by it, column by column; what has no base is left out. In other tables, published
+    values that are no ratios are left out.
+    """
+    base = BASES.get(results.name)
+    if base is None:
+        printed = {cell: quantity for cell, quantity in results.printed.items() if quantity.unit == RATIO}
+        return replace(results, printed=printed)
+    names = {c.name: c.name.replace(c.quantity, RATIOS[c.quantity]) for c in results.columns}
+    printed = {
+        (row, names[column]): replace(
+            quantity,
+            column=names[column],
+            value=round(quantity.value / reference.value, 2),
+            unit=RATIO,
+            verified=quantity.verified and reference.verified,
+        )
+        for (row, column), quantity in results.printed.items()
+        if (reference := results.printed.get((base, column))) is not None
+    }
+    measured = {
+        (row, names[column]): replace(ours, value=ours.value / own.value, unit=RATIO)
+        for (row, column), ours in results.measured.items()
+        if (own := results.measured.get((base, column))) is not None
+    }
+    kept = {column for _, column in (*printed, *measured)}
+    columns = tuple(BenchColumn.of(name, RATIO) for name in names.values() if name in kept)
+    return replace(results, columns=columns, printed=printed, measured=measured)
+
+
 def efficiency_table(name: str, benches: Sequence[Bench], published: Published) -> Table:
     """One of EFFICIENCY_TABLES: published rows, each with ours below."""
-    results = efficiency(name, benches, published)
+    results = comparable(efficiency(name, benches, published))
     columns, printed, measured = results.columns, results.printed, results.measured
     body: list[tuple[Entry, ...]] = []
     for row in dict.fromkeys(row for row, _ in [*printed, *measured]):
@@ -94,6 +133,8 @@ def efficiency_table(name: str, benches: Sequence[Bench], published: Published) 
     notes = [f"here: {comparison.machine(b.hardware)}, {b.started[:10]}, {b.command}" for b in used]
     notes += ["Commit: " + comparison.tally(comparison.commit_name(b.git) for b in used)] if used else []
     notes += [note for b in used for note in b.notes]
+    if used and name in BASES:
+        notes.append(f"In {' and '.join(RATIOS)}: results/bench/{name}.json and the page")
     notes = notes or ["Nothing measured here yet: make bench"]
     header = ("Model", *(c.name if c.unit == c.quantity else f"{c.name} [{c.unit}]" for c in columns))
     return Table(name, results.title, header, tuple(body), (*notes, *comparison.sign_notes(body)))

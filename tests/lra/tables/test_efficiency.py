@@ -8,10 +8,11 @@ import pytest
 
 from helpers.made_up_runs import BASE, PUBLISHED, row_of
 from helpers.records import replace
+from lra.paths import RESULTS
 from lra.records.benchmark import Bench, Figure, load_bench
 from lra.records.published import Quantity
 from lra.tables.csv_export import efficiency_csv
-from lra.tables.efficiency import EFFICIENCY_TABLES, Measured, efficiency_table, entry
+from lra.tables.efficiency import EFFICIENCY_TABLES, Measured, comparable, efficiency, efficiency_table, entry
 
 
 def figure(value: float, length: int = 4096) -> Figure:
@@ -75,6 +76,31 @@ def test_csv_has_published_and_measured_values():
     line = next(line for line in lines if (line["row"], line["column"]) == ("S4", "speed, length 4096"))
     assert (line["published"], line["measured"], line["unit"], line["device"]) == ("5.19", "6.123", "x", "cpu")
     assert sum(bool(line["measured"]) for line in lines) == 1
+
+
+@pytest.mark.parametrize("name", EFFICIENCY_TABLES)
+def test_values_of_two_machines_are_compared_as_ratios_only(name):
+    benches = load_bench(RESULTS / "bench")
+    shown = comparable(efficiency(name, benches, PUBLISHED))
+    assert shown.printed
+    assert {quantity.unit for quantity in shown.printed.values()} == {"x"}
+    lines = list(csv.DictReader(io.StringIO(efficiency_csv(name, benches, PUBLISHED))))
+    assert {line["unit"] for line in lines if line["published"]} == {"x"}
+
+
+def test_speed_is_divided_by_the_transformer_of_the_same_source():
+    figures = [("Transformer", 4.0), ("Performer", 3.0), ("Performer, 16K", 1.0)]
+    rows = [
+        Figure(row=row.split(",")[0], column=f"steps/s, {'16K' if '16K' in row else '4K'}", value=value, unit="steps/s")
+        for row, value in figures
+    ]
+    table = efficiency_table("lra_table2", [replace(BENCH, table="LRA Table 2", rows=rows)], PUBLISHED)
+    # the paper: 8 and 1.4 steps a second
+    assert row_of(table, "Performer (paper)")["speed, 4K [x]"] == "5.71"
+    assert row_of(table, "↳ here: Performer")["speed, 4K [x]"] == "0.750"
+    assert row_of(table, "Transformer (paper)")["speed, 1K [x]"] == "1?"
+    # no Transformer of this length: nothing to compare with
+    assert "speed, 16K [x]" not in table.header
 
 
 def test_columns_are_sorted_by_length():
