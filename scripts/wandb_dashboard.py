@@ -17,10 +17,12 @@ from typing import Any
 
 from lra import tracking
 from lra.config.overrides import die
+from lra.objectives.objective import Objective, objective_of, objectives
 from lra.records.published import TASKS
+from lra.tables.other_tasks import OTHER_TABLES
 
 COLUMNS = [
-    "summary:test/accuracy",
+    *(f"summary:test/{name}" for name in dict.fromkeys(objective.metric.name for objective in objectives())),
     "summary:val/best",
     "summary:status",
     "config:task.value",
@@ -41,28 +43,29 @@ def project(text: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def curves() -> list[Any]:
-    """Panels of learning curves, and of accuracy against cost."""
+def curves(objective: Objective) -> list[Any]:
+    """Panels of learning curves, of the test's metrics, and of the first one against cost."""
     import wandb_workspaces.reports.v2 as wr
 
     step = {"x": "step", "groupby": wr.Config("row"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-    test = wr.SummaryMetric("test/accuracy")
+    first, test = objective.metric.title, wr.SummaryMetric(f"test/{objective.metric.name}")
+    bars = [(m, {"metrics": [f"test/{m.name}"], "groupby": wr.Config("row")}) for m in objective.metrics]
     return [
-        wr.LinePlot(title="Validation accuracy", y=["val/accuracy"], **step),
-        wr.LinePlot(title="Validation MSE of forecasts", y=["val/mse"], **step),
+        *(wr.LinePlot(title=f"Validation {m.title}", y=[f"val/{m.name}"], **step) for m in objective.metrics),
         wr.LinePlot(title="Training loss", y=["train/loss"], log_y=True, **step),
-        wr.BarPlot(title="Test accuracy", metrics=["test/accuracy"], groupby=wr.Config("row")),
-        wr.ScatterPlot(title="Accuracy against speed", x=wr.SummaryMetric("steps_per_second"), y=test, log_x=True),
-        wr.ScatterPlot(title="Accuracy against size", x=wr.SummaryMetric("parameters"), y=test, log_x=True),
+        *(wr.BarPlot(title=f"Test {m.title}", **about) for m, about in bars),
+        wr.ScatterPlot(title=f"Test {first}, speed", x=wr.SummaryMetric("steps_per_second"), y=test, log_x=True),
+        wr.ScatterPlot(title=f"Test {first}, size", x=wr.SummaryMetric("parameters"), y=test, log_x=True),
         wr.WeavePanelSummaryTable(table_name="examples"),
     ]
 
 
 def workspace(entity: str, name: str) -> Any:
-    """The saved view: runs grouped by scale, task, model and variant, our panels first."""
+    """The saved view: runs grouped by scale, task, model and variant; a section of panels for each objective."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
+    main = objective_of("classification")
     rate = wr.LinePlot(title="Learning rate", x="step", y=["lr"])
     speed = wr.LinePlot(title="Steps a second", x="step", y=["steps_per_second"])
     return ws.Workspace(
@@ -70,7 +73,10 @@ def workspace(entity: str, name: str) -> Any:
         project=name,
         name="Long Range Arena",
         sections=[
-            ws.Section(name="Results", panels=curves(), is_open=True),
+            *(
+                ws.Section(name=objective.name.capitalize(), panels=curves(objective), is_open=objective == main)
+                for objective in sorted(objectives(), key=lambda each: each != main)
+            ),
             ws.Section(name="Training", panels=[rate, speed], is_open=True),
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=50),
@@ -84,7 +90,10 @@ def workspace(entity: str, name: str) -> Any:
 
 
 def report(entity: str, name: str, scale: str) -> Any:
-    """The report on one scale, with a chapter for each task; without variants and unfinished runs."""
+    """The report on one scale, without variants and unfinished runs.
+
+    A chapter for each task of LRA, and for each table of other tasks, except a table that another one contains.
+    """
     import wandb_workspaces.reports.v2 as wr
 
     intro = (
@@ -92,19 +101,27 @@ def report(entity: str, name: str, scale: str) -> Any:
         "the records: python scripts/wandb_pull.py, then make tables report."
     )
     blocks: list[Any] = [wr.TableOfContents(), wr.P(text=intro)]
-    for task, title in TASKS.items():
+    chapters = [(title, objective_of("classification"), [task]) for task, title in TASKS.items()]
+    tasks_of = {name: {setting.task for setting in table.settings} for name, table in OTHER_TABLES.items()}
+    chapters += [
+        (table.title.split(":")[0], objective_of(table.objective), sorted(tasks_of[name]))
+        for name, table in OTHER_TABLES.items()
+        if not any(tasks_of[name] < others for others in tasks_of.values())
+    ]
+    for title, objective, tasks in chapters:
+        metric = objective.metric
         runs = wr.Runset(
             name=title,
-            filters=f"Config('task') = '{task}' and Config('scale') = '{scale}' and {UNCHANGED}",
-            groupby=["config.model"],
-            order=[wr.OrderBy("summary.test/accuracy", ascending=False)],
+            filters=f"Config('task') in {tasks} and Config('scale') = '{scale}' and {UNCHANGED}",
+            groupby=["config.task", "config.model"],
+            order=[wr.OrderBy(wr.SummaryMetric(f"test/{metric.name}"), ascending=not metric.higher_is_better)],
         )
-        blocks += [wr.H1(text=title), wr.PanelGrid(runsets=[runs], panels=curves())]
+        blocks += [wr.H1(text=title), wr.PanelGrid(runsets=[runs], panels=curves(objective))]
     return wr.Report(
         entity=entity,
         project=name,
         title=f"Long Range Arena, scale {scale}",
-        description="Test accuracy of sequence models on six tasks, learning curves, speed and size.",
+        description="Test results of sequence models on LRA and the S4 paper's other tasks, curves, speed and size.",
         blocks=blocks,
         width="fluid",
     )

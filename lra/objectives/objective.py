@@ -113,6 +113,13 @@ class Objective(ABC):
         return ", ".join(f"{metric.title} {metric.with_unit(scores[metric.name])}" for metric in self.metrics)
 
 
+def objectives() -> list[Objective]:
+    """Every objective of lra/objectives, by name."""
+    names = [path.stem for path in sorted(Path(__file__).parent.glob("[!_]*.py"))]
+    modules = [importlib.import_module(f"lra.objectives.{name}") for name in names]
+    return [module.OBJECTIVE for module in modules if hasattr(module, "OBJECTIVE")]
+
+
 @cache
 def objective_of(name: str) -> Objective:
     """The objective in lra/objectives/<name>.py; UserError if there is none."""

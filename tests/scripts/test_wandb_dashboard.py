@@ -8,12 +8,16 @@ import pytest
 
 from helpers.made_up_runs import ran
 from lra import tracking
+from lra.objectives.objective import objectives
 from lra.paths import ROOT
 from lra.records.published import TASKS
+from lra.tables.other_tasks import OTHER_TABLES, TASKS_OF_OTHERS
 from scripts import wandb_dashboard
 
 SOURCES = "".join((ROOT / name).read_text() for name in ("lra/tracking.py", "lra/training/learning_curve.py"))
-LOGGED = {"val/accuracy", *tracking.summary_of(ran("s4", "listops", 500))}  # metrics have the objective's names
+METRICS = {metric.name for objective in objectives() for metric in objective.metrics}  # as the learner logs them
+LOGGED = {f"{split}/{name}" for split in ("val", "test") for name in METRICS}
+LOGGED |= {*tracking.summary_of(ran("s4", "listops", 500))}
 
 
 def call(monkeypatch, capsys, *words) -> tuple[int, str, str]:
@@ -32,12 +36,32 @@ def sent(monkeypatch, capsys) -> tuple[dict, dict]:
     return content["workspace"], content["report"]
 
 
-def test_report_has_a_chapter_for_each_task(monkeypatch, capsys):
+def chapters(report: dict) -> list[tuple[str, list[str], str, set[str]]]:
+    """(title, tasks, key that runs are ordered by, metrics in panels) of each chapter."""
+    found, title = [], ""
+    for block in report["spec"]["blocks"]:
+        if block["type"] == "heading":
+            title = block["children"][0]["text"]
+        for runs in block.get("metadata", {}).get("runSets", []):
+            tasks = [task for f in runs["filters"]["filters"] if f["key"]["name"] == "task" for task in f["value"]]
+            order = ":".join(runs["sort"]["keys"][0]["key"].values())
+            panels = json.dumps(block["metadata"]["panelBankSectionConfig"])
+            found.append((title, tasks, order, set(re.findall(r"(?:val|test)/\w+", panels))))
+    return found
+
+
+def test_every_task_has_a_chapter_with_the_metrics_of_its_objective(monkeypatch, capsys):
     _, report = sent(monkeypatch, capsys)
+    found = chapters(report)
+    assert [title for title, *_ in found[: len(TASKS)]] == list(TASKS.values())
+    assert {task for _, tasks, *_ in found for task in tasks} == {*TASKS, *TASKS_OF_OTHERS}
+    objective = {s.task: t.objective for t in OTHER_TABLES.values() for s in t.settings}
+    for _, tasks, order, panels in found:
+        (name,) = {objective.get(task, "classification") for task in tasks}
+        metrics = [metric.name for each in objectives() if each.name == name for metric in each.metrics]
+        assert order == f"summary:test/{metrics[0]}"
+        assert panels == {f"{split}/{metric}" for split in ("val", "test") for metric in metrics}
     text = json.dumps(report)
-    for task, title in TASKS.items():
-        assert f'"{title}"' in text
-        assert f'"value": "{task}"' in text
     assert '"value": "mini"' in text
     assert '"value": "paper"' not in text
 
@@ -48,8 +72,8 @@ def test_runs_of_other_tasks_scales_and_variants_are_never_averaged(monkeypatch,
     keys = re.search(r'"grouping": \[(.*?)\]', json.dumps(workspace))[1]
     assert re.findall(r'"name": "(\w+)', keys) == ["scale", "task", "model", "variant"]
     text = json.dumps(report)
-    assert text.count('"name": "variant"') >= len(TASKS)
-    assert text.count('"value": "ok"') == len(TASKS)
+    assert text.count('"name": "variant"') >= len(chapters(report))
+    assert text.count('"value": "ok"') == len(chapters(report))
 
 
 def test_panels_show_logged_metrics(monkeypatch, capsys):
@@ -58,6 +82,8 @@ def test_panels_show_logged_metrics(monkeypatch, capsys):
         assert f'"{name}"' in SOURCES or name in LOGGED, name
         assert name in workspace, name
         assert name in report, name
+    sections = {metric for metric in METRICS if f"val/{metric}" in workspace and f"test/{metric}" in workspace}
+    assert sections == METRICS
     for column in wandb_dashboard.COLUMNS:
         kind, _, name = column.partition(":")
         assert f'"{name.removesuffix(".value")}"' in SOURCES or name in LOGGED, column
