@@ -102,7 +102,7 @@ class KeyValueCache(NamedTuple):
         if (longest := int(lengths.max())) > (max_len := self.keys.shape[2]):
             raise ValueError(f"input has {longest} positions, the model was built for max_len {max_len}")
         row = torch.arange(batch, device=k.device)[:, None].expand(-1, length)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, L, H, K)
+        k, v = (part.transpose(1, 2).to(self.keys.dtype) for part in (k, v))  # (B, L, H, K)
         if mask is not None:
             row, place, k, v = row[mask], place[mask], k[mask], v[mask]
         self.keys[row, :, place], self.values[row, :, place] = k, v
@@ -116,7 +116,7 @@ class KeyValueCache(NamedTuple):
         if first is not None:
             allowed &= other >= first[..., None]
         k, v = self.keys[:, :, :seen], self.values[:, :, :seen]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None])
+        return F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=allowed[:, None])
 
 
 class CachedAttention(MultiHeadAttention):

@@ -160,6 +160,10 @@ class Classifier(nn.Module):
 
         mask  (B, L) True where real; the real positions of a row come first. A row without any keeps its state.
         """
+        if not x.shape[1]:  # the encoders take at least one position
+            nothing = self.embedding.embed(x)
+            nothing = nothing.new_empty(len(x), 0, getattr(self.encoder, "d_output", nothing.shape[-1]))
+            return self.head.every(nothing), self.default_state(len(x)) if state is None else state
         before = (None, None) if state is None else state
         h, position = self.embedding.prefill(x, mask, before[0])
         h, after = self.encoder.prefill(h, mask, before[1])

@@ -125,8 +125,34 @@ def test_steps_continue_after_prefill(model):
 
 
 @pytest.mark.parametrize("model", sorted(STEPPED))
+def test_an_empty_part_changes_nothing(model):
+    net = build(model)
+    net.setup_step()
+    x, mask = tokens(L, L)
+    y, state = net.prefill(x[:, :0], mask[:, :0])
+    assert y.shape == (2, 0, 5)
+    tree_map(close, state, net.default_state(2))
+    _, state = net.prefill(x[:, :9], mask[:, :9], state)
+    _, again = net.prefill(x[:, :0], mask[:, :0], state)
+    tree_map(close, again, state)
+
+
+@pytest.mark.parametrize("model", ["gru", "linear_transformer", "mamba", "rope_transformer", "s4", "transformer"])
+def test_steps_under_autocast_are_close(model):
+    net = build(model, dtype=torch.float32)
+    net.setup_step()
+    x, mask = tokens(L, L)
+    exact = net(x, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        first, state = net.prefill(x[:, :30], mask[:, :30])
+        second, _ = step_through(net, x[:, 30:], mask[:, 30:], state)
+    error = torch.cat([first, second], 1).float() - exact
+    assert error.norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("model", sorted(STEPPED))
 def test_steps_and_training_alternate(model):
-    """Steps after a step of a fused optimiser use the new parameters or are refused; dropout has no effect on steps."""
+    """After a step of a fused optimiser setup_step takes the new parameters; dropout has no effect on steps."""
     net = build(model)
     x, mask = tokens(L, L)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, fused=True)
