@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lra.config.overrides import check_choices, die, options
+from lra.config.overrides import check_choices, die, limited, options
 from lra.errors import UserError
 from lra.io.atomic import atomic_write
 from lra.launch.grid import cells_of
@@ -25,7 +25,9 @@ from lra.records.published import TASKS
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="paper", choices=options("scale"), help="default: paper")
-    parser.add_argument("--models", default="s4,transformer", help="comma-separated; all: every model")
+    parser.add_argument(
+        "--models", default="s4,transformer", help="comma-separated; all: every model that runs on every task"
+    )
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
@@ -35,7 +37,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("results/runs"), help="folder of records")
     parser.add_argument("overrides", nargs="*", help="more arguments of scripts/train.py, for every cell")
     args = parser.parse_args()
-    models = options("model") if args.models == "all" else args.models.split(",")
+    models = [m for m in options("model") if m not in limited()] if args.models == "all" else args.models.split(",")
     tasks = args.tasks.split(",")
     try:
         check_choices("model", models)

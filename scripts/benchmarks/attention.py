@@ -30,8 +30,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks import options
 from benchmarks.options import Row
 from lra.config.compose import composed
+from lra.config.overrides import limited, options
 from lra.io.atomic import write_figure
-from lra.paths import CONFIGS, RESULTS
+from lra.paths import RESULTS
 from lra.profiling.parameters import count_built, count_parameters, fitting_width
 from lra.profiling.timing import peak_bytes
 from lra.records.benchmark import Bench, Figure
@@ -67,7 +68,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def all_models() -> list[str]:
-    return sorted(p.stem for p in (CONFIGS / "model").glob("[!_]*.yaml") if p.stem != REFERENCE)
+    return [name for name in options("model") if name not in (REFERENCE, *limited())]
 
 
 @dataclass

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import attention as bench
+from helpers.compose import names
 from lra.paths import RESULTS
 from lra.records.benchmark import load_bench
 from lra.records.published import load_published
@@ -95,6 +96,10 @@ def test_published_names(model, row):
         (row, "steps/s, 4K", 4.0),
         (row, "GB, 4K", 0.9),
     ]
+
+
+def test_all_models_are_those_that_run_on_every_task():
+    assert sorted([*bench.all_models(), bench.REFERENCE]) == names("model")
 
 
 def test_models_that_do_not_fit_are_skipped(capsys):
