@@ -25,9 +25,7 @@ from lra.records.published import TASKS
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="paper", choices=options("scale"), help="default: paper")
-    parser.add_argument(
-        "--models", default="s4,transformer", help="comma-separated; all: every model that runs on every task"
-    )
+    parser.add_argument("--models", default="s4,transformer", help="comma-separated; all: all that run on every task")
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")

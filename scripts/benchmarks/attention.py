@@ -29,8 +29,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import options
 from benchmarks.options import Row
+from lra.config import overrides
 from lra.config.compose import composed
-from lra.config.overrides import limited, options
 from lra.io.atomic import write_figure
 from lra.paths import RESULTS
 from lra.profiling.parameters import count_built, count_parameters, fitting_width
@@ -68,7 +68,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def all_models() -> list[str]:
-    return [name for name in options("model") if name not in (REFERENCE, *limited())]
+    return [name for name in overrides.options("model") if name not in (REFERENCE, *overrides.limited())]
 
 
 @dataclass
