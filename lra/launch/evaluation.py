@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lra import hub
 from lra.config.schema import Data
 from lra.errors import UserError
-from lra.io.redact import portable
 from lra.io.strict_json import StrictModel
 from lra.objectives.objective import objective_of
 from lra.paths import ROOT
@@ -144,15 +143,19 @@ class ResamplingLearner(Learner):
         return self.model(x, batch.mask[:, : x.shape[1]])
 
 
-def rate_record(record: Record, rate: float, test: dict[str, Any], command: str) -> Record:
-    """The record of a test at another sampling rate: that of the training with its own task, result and command."""
+def rate_record(record: Record, rate: float, test: dict[str, Any]) -> Record:
+    """The record of a test at another sampling rate: that of the training with its own task, result and command.
+
+    The command names the folder in which the training's command leaves its weights.
+    """
+    folder = f"runs/{record.scale}/{record.task}/{record.model}/{record.seed}-{record.config_hash[:8]}"
     config = record.config | {"evaluation": {"rate": rate}}
     return record.model_copy(
         update={
             "task": f"{record.task}-{rate:g}x",
             "config": config,
             "config_hash": config_hash(config),
-            "command": command,
+            "command": f"python scripts/evaluate.py checkpoint={folder} rate={rate:g}",
             "git": environment.git(),
             "code": code_fingerprint(record.config),
             "versions": environment.versions(),
@@ -272,10 +275,7 @@ def evaluate(options: Evaluation) -> int:
         full = objective.result(record.test_totals)
         print(f"test {objective.result(test)} at {rate:g} of the sampling rate; recorded was {full}")
         if options.results is not None:
-            online = options.checkpoint.startswith(hub.SCHEME)
-            given = options.checkpoint if online else portable(str(path.parent))
-            command = f"python scripts/evaluate.py checkpoint={given} rate={rate:g}"
-            made = rate_record(record, rate, learner.results["test"], command)
+            made = rate_record(record, rate, learner.results["test"])
             made.write(made.path(Path(options.results)))
             print(f"record: {made.path(Path(options.results))}")
         return 0

@@ -11,6 +11,7 @@ from helpers.made_up_runs import ran
 from lra.errors import UserError
 from lra.launch.evaluation import ResamplingLearner, check_rate, prepare_layers, rate_record
 from lra.nn.classifier import Classifier
+from lra.records.audit import audit_records
 from lra.task import Batch, TaskSpec
 from models.gru import GRU
 from models.s4 import S4
@@ -77,9 +78,12 @@ def test_impossible_rate_is_refused(rate):
 def test_record_of_another_rate_is_its_own(tmp_path):
     record = ran("s4", "sc10-raw", 900)
     test = {"score": 0.5, "totals": {"correct": 500, "examples": 1000}}
-    made = rate_record(record, 0.5, test, "python scripts/evaluate.py checkpoint=runs/paper/sc10-raw/s4/0 rate=0.5")
+    made = rate_record(record, 0.5, test)
     made.write(made.path(tmp_path))
     assert made.path(tmp_path) == tmp_path / "paper/s4/sc10-raw-0.5x/0.json"
     assert (made.test_score, made.curve, made.kernels) == (0.5, [], [])
     assert made.config_hash != record.config_hash
     assert "tested at 0.5 of it" in made.notes[-1]
+    folder = f"runs/paper/sc10-raw/s4/0-{record.config_hash[:8]}"
+    assert made.command == f"python scripts/evaluate.py checkpoint={folder} rate=0.5"
+    assert [problem for problem in audit_records([made], lambda commit: True) if "command" in problem] == []
