@@ -1,5 +1,7 @@
 """State-space layers in other people's code: half precision, meta device, torch.func, torch.compile, torch.export."""
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -164,6 +166,85 @@ def test_exports_with_any_batch_size(layer):
     program = torch.export.export(ours, (x, mask), dynamic_shapes=({0: batch}, {0: batch}))
     x, mask = inputs(5)
     torch.testing.assert_close(program.module()(x, mask), ours(x, mask))
+
+
+@LAYERS
+def test_direction_is_an_option(layer):
+    x, _ = inputs(2, dtype=torch.float64)
+    later = x.clone()
+    later[:, -1] += 1
+    causal, two_sided = (build(layer, bidirectional=both).double().eval() for both in (False, True))
+    torch.testing.assert_close(causal(x)[:, :-1], causal(later)[:, :-1], rtol=0, atol=1e-12)
+    assert (two_sided(x)[:, 0] - two_sided(later)[:, 0]).abs().max() > 1e-6
+
+
+@LAYERS
+def test_longer_input_continues_the_shorter_one(layer):
+    ours = build(layer, bidirectional=False).double().eval()
+    x = torch.randn(2, 40, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = ours(x[:, :24])
+    if layer is S4:
+        with pytest.raises(ValueError, match=r"prepared for 24 positions, input has 40; hint: call prepare\(40\)"):
+            ours(x)
+        ours.prepare(40)
+    torch.testing.assert_close(ours(x)[:, :24], expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("layer", RECURRENT, ids=lambda layer: layer.__name__)
+def test_rate_of_held_samples(layer):
+    # the bilinear rule of these two is exact to the order of the step
+    options = {"dt_max": 0.01} if layer in (S4, LSSL) else {}
+    ours = build(layer, bidirectional=False, **options).double().eval()
+    coarse = torch.randn(2, 12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    # the same signal at twice the rate: each sample is held for two positions
+    expected = ours(coarse.repeat_interleave(2, 1))[:, 1::2]
+    unadapted = (ours(coarse) - expected).norm()
+    ours.prepare(24, rate=0.5)
+    adapted = (ours(coarse) - expected).norm()
+    assert adapted <= (0.05 if options else 1e-9) * unadapted
+
+
+@LAYERS
+def test_weights_of_any_length_are_loaded(layer):
+    short, long = (build(layer, seed, max_len=max_len).double() for seed, max_len in ((0, 24), (1, 40)))
+    long.load_state_dict(short.state_dict())
+    x, mask = inputs(2, dtype=torch.float64)
+    torch.testing.assert_close(long(x, mask), short(x, mask), rtol=1e-6, atol=1e-9)
+
+
+@LAYERS
+def test_copies_are_equal_and_independent(layer):
+    ours, (x, mask) = build(layer), inputs(2)
+    expected = ours(x, mask)
+    for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert getattr(copied, "optim", None) == getattr(ours, "optim", None)
+        assert torch.equal(copied(x, mask), expected)
+        with torch.no_grad():
+            for p in copied.parameters():
+                p.add_(0.1)
+        assert not torch.equal(copied(x, mask), expected)
+    assert torch.equal(ours(x, mask), expected)
+
+
+@pytest.fixture(scope="module")
+def process_group(tmp_path_factory):
+    store = torch.distributed.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@LAYERS
+def test_distributed_data_parallel_reduces_every_gradient(layer, process_group):
+    ours, alone, (x, mask) = build(layer), build(layer), inputs(2)
+    parallel = torch.nn.parallel.DistributedDataParallel(ours)
+    # a second backward pass would raise if the first had left a parameter without a gradient
+    for _ in range(2):
+        for module in (parallel, alone):
+            module.zero_grad()
+            module(x, mask).square().mean().backward()
+    for (name, p), q in zip(ours.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
 
 
 def selective_scan_arguments(batch, length, channels, states):
