@@ -44,13 +44,16 @@ class RNNFlopsStub(nn.Module):
         super().__init__()
         self.rnn = rnn
 
-    def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
         if not self.rnn.batch_first:
             raise ValueError("FLOPs of a recurrent layer are counted with batch_first=True only")
         for name, weight in self.rnn.named_parameters():
             if name.startswith("weight"):
                 nn.functional.linear(x.new_zeros(*x.shape[:2], weight.shape[1]), weight)
-        return x.new_zeros(*x.shape[:2], self.rnn.hidden_size * (1 + self.rnn.bidirectional)), None
+        directions = 1 + self.rnn.bidirectional
+        last = x.new_zeros(self.rnn.num_layers * directions, len(x), self.rnn.hidden_size)
+        is_lstm = isinstance(self.rnn, nn.LSTM)
+        return x.new_zeros(*x.shape[:2], directions * self.rnn.hidden_size), (last, last) if is_lstm else last
 
 
 def reference_copy(model: Model) -> Model:
