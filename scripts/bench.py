@@ -23,7 +23,20 @@ from lra.io.atomic import atomic_write, ensure_writable
 from lra.records.environment import git, now
 from lra.training.allocator import keep_freed_memory
 
-BENCHMARKS = ["attention", "convolution", "kernel", "launch", "layer", "library", "loop", "lssl", "model", "step"]
+BENCHMARKS = [
+    "attention",
+    "convolution",
+    "generate",
+    "kernel",
+    "launch",
+    "layer",
+    "library",
+    "loop",
+    "lssl",
+    "model",
+    "step",
+    "stepping",
+]
 IMAGE_FORMATS = (".png", ".svg", ".pdf")
 
 

@@ -75,8 +75,8 @@ def forecasters() -> list[str]:
 
 
 def limited() -> list[str]:
-    """Models that cannot run on every task of LRA: forecasters, and networks for inputs of one length."""
-    return [*forecasters(), *of_family("fixed_length")]
+    """Models that are not run on every task of LRA: forecasters, networks for one length, those made for density."""
+    return [*forecasters(), *of_family("fixed_length"), *of_family("multiscale")]
 
 
 def task_words(name: str) -> list[str]:

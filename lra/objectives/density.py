@@ -11,7 +11,7 @@ class Density(Language):
     """As language modelling; a token is one dimension of the signal, such as the red value of a pixel."""
 
     name = "density"
-    metrics: ClassVar[tuple[Metric, ...]] = (replace(BITS, title="bits per dimension"),)
+    metrics: ClassVar[tuple[Metric, ...]] = (replace(BITS, title="bits per dimension", decimals=2),)
     trivial_answer = "giving each value its frequency in the training data"
 
 

@@ -142,6 +142,11 @@ def _s4_tables(path: Path) -> list[Quantity]:
     names = {"Table 2 (S4 vs LSSL)": "S4 Table 2", "Table 3 (relative to Transformer)": "S4 Table 3"}
     found = []
     for where, line in _lines(path):
+        if line["column"] == "generation speed ratio":
+            table, _, data = line["table"].partition(" (")
+            column = f"{table}, {data.split()[0].rstrip(')')}"
+            value = _number(where, line["value"])
+            found.append(Quantity("S4 generation", line["row"], column, value, line["unit"], _verified(line)))
         known = line["table"] in names or NUMBER.fullmatch(line["value"])
         if known:  # some cells of other tables are words
             value, table = _number(where, line["value"]), names.get(line["table"], line["table"])

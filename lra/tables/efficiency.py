@@ -23,6 +23,10 @@ EFFICIENCY_TABLES = {
         "LRA paper, Table 2: training on byte-level Text, times the Transformer's (paper: batch 32, 4x4 TPU v3)",
     ),
     "s4_table2": ("S4 Table 2", "S4 paper, Table 2: one layer, training step and memory against LSSL (paper: A100)"),
+    "s4_generation": (
+        "S4 generation",
+        "S4 paper, Tables 7 and 8: speed of generation, times that of the Transformer without a cache of keys",
+    ),
     "s4_table3": ("S4 Table 3", "S4 paper, Table 3: speed and memory relative to the Transformer (paper: A100)"),
 }
 RATIO = "x"

@@ -1,5 +1,6 @@
-"""The S4 paper's tables of other tasks than LRA's: speech (5), pixel-level images (6, 12) and forecasting (9, 13, 14).
+"""The S4 paper's tables of other tasks than LRA's.
 
+Speech (5), pixel-level images (6, 12), density of images (7), language (8) and forecasting (9, 13, 14).
 Published rows with our runs of scale paper below; models without a published row follow. A table of few columns has a
 row for each model; one of many settings is turned, with a column for each model.
 """
@@ -38,8 +39,9 @@ class Setting:
 class OtherTable:
     """A printed table: title, the words with which results/published/s4_tables.csv names it, settings, our models.
 
-    models  printed row -> our model
-    turned  settings are rows
+    models   printed row -> our model
+    turned   settings are rows
+    printed  how many of the objective's metrics are shown; None: all
     """
 
     title: str
@@ -49,6 +51,11 @@ class OtherTable:
     models: Mapping[str, str]
     turned: bool = False
     scale: str = "paper"
+    printed: int | None = None
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return objective_of(self.objective).metrics[: self.printed]
 
 
 def forecasts(features: str, column: str, longest: bool = False) -> tuple[Setting, ...]:
@@ -82,6 +89,21 @@ OTHER_TABLES = {
             Setting("sCIFAR", "scifar", "sCIFAR (colour)"),
         ),
         {"Transformer": "transformer", "LSTM": "lstm", "LSSL": "lssl", "S4": "s4"},
+    ),
+    "s4_table7": OtherTable(
+        "S4 paper, Table 7, density of CIFAR-10: test bits per dimension",
+        "Table 7",
+        "density",
+        (Setting("CIFAR-10", "cifar_density", "test bits per dimension"),),
+        {"Transformer": "transformer", "Linear Transformer": "linear_transformer", "S4 (base)": "s4_unet"},
+    ),
+    "s4_table8": OtherTable(
+        "S4 paper, Table 8, WikiText-103: test perplexity of words",
+        "Table 8",
+        "language",
+        (Setting("WikiText-103", "wikitext103", "test perplexity"),),
+        {"Transformer": "transformer", "S4": "s4"},
+        printed=1,
     ),
     "s4_table9": OtherTable(
         "S4 paper, Table 9, forecasts of one column at the longest horizon: test MSE / MAE",
@@ -133,7 +155,7 @@ def further_tables(records: Sequence[Record], scale: str) -> dict[str, OtherTabl
 def other_table(name: str, records: Sequence[Record], published: Published, table: OtherTable | None = None) -> Table:
     """One of OTHER_TABLES, or another one."""
     table = table or OTHER_TABLES[name]
-    metrics = objective_of(table.objective).metrics
+    metrics = table.metrics
     tasks = {setting.task for setting in table.settings}
     used = [r for r in records if r.task in tasks and r.scale == table.scale]
     groups = seed_groups(used)
@@ -232,7 +254,7 @@ def _notes(table: OtherTable, used: Sequence[Record]) -> list[str]:
 def other_csv_lines(name: str, records: Sequence[Record], published: Published) -> Iterator[dict[str, object]]:
     """A line for each setting, metric and model, published or measured at scale paper."""
     table = OTHER_TABLES[name]
-    metrics = objective_of(table.objective).metrics
+    metrics = table.metrics
     groups = seed_groups(r for r in records if r.scale == "paper")
     printed = {(q.row, q.column): q for q in published.quantities if q.table.startswith(f"{table.source} ")}
     for setting, metric in itertools.product(table.settings, metrics):

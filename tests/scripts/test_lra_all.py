@@ -18,5 +18,5 @@ def test_groups_name_tasks_and_models_that_exist(group):
 def test_lra_has_its_tasks_and_every_model_that_can_classify():
     assert GROUPS["lra"].tasks == tuple(TASKS)
     assert sorted(GROUPS["lra"].models) == names("model")
-    assert set(limited()) == {*forecasters(), "wavegan_d"}
+    assert set(limited()) == {*forecasters(), "wavegan_d", "s4_unet"}
     assert set(forecasters()) == {"dlinear", "nlinear"} <= set(GROUPS["forecasting"].models)

@@ -1,0 +1,134 @@
+"""Generation, token after token: S4, the Transformer with and without a cache of keys, the Linear Transformer.
+
+Models of equal width and depth with a feed-forward network in each block, and S4 as a U-Net, at the lengths of the S4
+paper's tables 7 (3072 values of an image) and 8. A token's cost is measured at positions spread over the sequence,
+after a prefix of random tokens was read, and added up along the straight lines between them. Without a cache, a token
+costs a forward pass over all positions before it.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import options
+from benchmarks.options import Row
+from lra.nn.classifier import Classifier
+from lra.nn.generation import Sampling, scores_of
+from lra.nn.multiscale import MultiScale
+from lra.profiling.parameters import count_parameters
+from lra.task import TaskSpec
+from models.linear_transformer import LinearAttention
+from models.s4 import S4
+from models.transformer import Attention
+
+TABLE = "S4 generation"
+ENOUGH = 0.2  # seconds over which a step is averaged
+S4_MIXER = partial(S4, bidirectional=False)
+WAYS: dict[str, dict[str, Any]] = {
+    "Transformer": {"mixer": partial(Attention, n_heads=8, causal=True), "positions": "sinusoidal"},
+    "Transformer with a cache": {"mixer": partial(Attention, n_heads=8, causal=True), "positions": "sinusoidal"},
+    "Linear Transformer": {"mixer": partial(LinearAttention, n_heads=8, causal=True), "positions": "sinusoidal"},
+    "S4": {"mixer": S4_MIXER},
+    "S4 (U-Net)": {"encoder": partial(MultiScale, mixer=S4_MIXER, pool=(3, 4, 4), d_ff=4)},
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--L", type=options.positive, nargs="+", default=[1024, 3072], help="tokens of a sequence")
+    parser.add_argument("--B", type=options.positive, nargs="+", default=[1, 16], help="sequences at a time")
+    parser.add_argument("--H", type=options.positive, default=256, help="width of the models")
+    parser.add_argument("--layers", type=options.positive, default=8, help="blocks")
+    parser.add_argument("--tokens", type=options.positive, default=256, help="different tokens")
+    parser.add_argument("--points", type=options.positive, default=5, help="positions at which a token is timed")
+    parser.add_argument("--way", nargs="+", choices=WAYS, default=[way for way in WAYS if way != "S4 (U-Net)"])
+    options.arguments(parser, repeats=3)
+
+
+def run(args: argparse.Namespace) -> list[Row]:
+    rows = []
+    for L, B in itertools.product(args.L, args.B):
+        places = [round(i * (L - 1) / max(1, args.points - 1)) for i in range(args.points)]
+        for way in args.way:
+            torch.manual_seed(0)
+            spec = TaskSpec("tokens", L, args.tokens, args.tokens + 1, objective="density", horizon=L, causal=True)
+            model = build(way, spec, args).to(args.device).eval()
+            costs = [token_seconds(model, way, B, place, args) for place in places]
+            total = sum((b - a) * (s + t) / 2 for (a, s), (b, t) in itertools.pairwise(zip(places, costs, strict=True)))
+            total += costs[0] if len(places) == 1 else 0
+            rows.append({
+                "way": way, "L": L, "B": B, "parameters": count_parameters(model),
+                "first token ms": 1e3 * costs[0], "last token ms": 1e3 * costs[-1],
+                "tokens/s": B * (L - 1) / total, "sequences/s": B * (L - 1) / total / L,
+            })  # fmt: skip
+            print(f"{way} L {L} B {B}: {rows[-1]['tokens/s']:.0f} tokens/s", flush=True)
+    slow = {(row["L"], row["B"]): row["tokens/s"] for row in rows if row["way"] == "Transformer"}
+    for row in rows:
+        if (row["L"], row["B"]) in slow:
+            row["times the Transformer"] = row["tokens/s"] / slow[row["L"], row["B"]]
+            best = max(speed for (L, _), speed in slow.items() if row["L"] == L)
+            row["times its fastest batch"] = row["tokens/s"] / best
+    return rows
+
+
+def build(way: str, spec: TaskSpec, args: argparse.Namespace) -> Classifier:
+    """The U-Net begins at a quarter of the width, since pooling widens it, with a quarter of the blocks each time."""
+    if way == "S4 (U-Net)":
+        return Classifier(spec, d_model=args.H // 4, n_layers=max(1, args.layers // 4), **WAYS[way])
+    return Classifier(spec, d_model=args.H, n_layers=args.layers, d_ff=4 * args.H, **WAYS[way])
+
+
+@torch.no_grad()
+def token_seconds(model: Classifier, way: str, B: int, place: int, args: argparse.Namespace) -> float:
+    """Seconds to draw the token at position `place` of all B sequences; the median over rounds."""
+    x = torch.randint(1, args.tokens + 1, (B, place + 1), device=args.device)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    sampling, generator = Sampling(), torch.Generator().manual_seed(0)
+    if way == "Transformer":
+
+        def work() -> Tensor:
+            return sampling.draw(scores_of(model(x, mask))[:, -1], generator)
+
+        return median_seconds(work, args, 1)
+    model.setup_step()
+    state = model.prefill(x[:, :-1], mask[:, :-1])[1] if place else model.default_state(B)
+
+    def step() -> Tensor:
+        outputs, _ = model.step(x[:, -1], state)  # the state stays at its position
+        return sampling.draw(scores_of(outputs), generator)
+
+    begin = time.perf_counter()
+    step()
+    return median_seconds(step, args, max(1, round(ENOUGH / (time.perf_counter() - begin))))
+
+
+def median_seconds(work: Callable[[], Tensor], args: argparse.Namespace, times: int) -> float:
+    """Seconds of one call, averaged over `times` calls, the median over rounds."""
+    found = []
+    for _ in range(args.repeats):
+        begin = time.perf_counter()
+        for _ in range(times):
+            result = work()
+        result.cpu()  # waits for the device
+        found.append((time.perf_counter() - begin) / times)
+    return statistics.median(found)
+
+
+def figures(rows: list[Row]) -> list[Row]:
+    """Speeds relative to the Transformer without a cache: with one sequence, and each with its fastest batch."""
+    cells = []
+    for way, L in dict.fromkeys((row["way"], row["L"]) for row in rows):
+        found = [row for row in rows if (row["way"], row["L"]) == (way, L)]
+        for row in found:
+            if row["B"] == 1 and "times the Transformer" in row:
+                cells.append((way, f"one sequence, length {L}", row["times the Transformer"]))
+        ratios = [row["times its fastest batch"] for row in found if "times its fastest batch" in row]
+        if ratios:
+            cells.append((way, f"fastest batch, length {L}", max(ratios)))
+    return [{"row": row, "column": column, "value": value, "unit": "x"} for row, column, value in cells]
