@@ -7,7 +7,6 @@ the addresses it was given. An operation that is not known here fails the reques
 import contextlib
 import gzip
 import http.server
-import itertools
 import json
 import sys
 import threading
@@ -49,16 +48,15 @@ class Run:
 
 
 class Service:
-    """Runs by name, artifacts by name and type -> {file: content}."""
+    """Runs by name, artifacts by name -> {file: content}, and types of artifacts by name."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.artifacts: dict[str, dict[str, bytes]] = {}
         self.types: dict[str, str] = {}
-        self.uploads: dict[str, bytes] = {}
+        self.views: dict[str, dict] = {}  # workspaces and reports by their type
         self.unknown: list[str] = []
         self.url = ""
-        self.numbers = itertools.count(1)
 
     def graphql(self, operation: str, given: dict) -> dict | None:
         """The data of an answer; None for an operation that is not known."""
@@ -136,6 +134,17 @@ class Service:
         ]
         files = {"edges": [{"node": node, "cursor": node["id"]} for node in nodes], "pageInfo": LAST}
         return {"project": {"internalId": "1", "run": {"fileCount": len(nodes), "files": files}}}
+
+    def GetProjects(self, entity, **_):
+        node = {"id": "p", "name": "lra", "entityName": entity, "createdAt": "", "isBenchmark": False, "user": None}
+        return {"models": {"edges": [{"node": node, "cursor": "p"}], "pageInfo": LAST}}
+
+    def upsertView(self, **given):
+        self.views[given["type"]] = {**given, "spec": json.loads(given["spec"])}
+        project = {"id": "p", "name": given["projectName"], "entityName": given["entityName"]}
+        return {"upsertView": {"view": {**given, "id": "view", "project": project}, "inserted": True}}
+
+    UpsertView2 = upsertView
 
     def ArtifactType(self, **_):
         return {"project": {"artifact": None}}

@@ -5,8 +5,10 @@ import re
 import sys
 
 import pytest
+import wandb
 
 from helpers.made_up_runs import ran
+from helpers.wandb_server import wandb_server
 from lra import tracking
 from lra.objectives.objective import objectives
 from lra.paths import ROOT
@@ -90,17 +92,21 @@ def test_panels_show_logged_metrics(monkeypatch, capsys):
         assert kind in ("summary", "config")
 
 
-def test_both_are_saved_and_addresses_printed(monkeypatch, capsys):
-    import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
-
-    saved = []
-    for kind in (wr.Report, ws.Workspace):
-        monkeypatch.setattr(kind, "save", lambda self: saved.append(type(self).__name__))
-        monkeypatch.setattr(kind, "url", property(lambda self: f"https://wandb.ai/{self.entity}/{self.project}"))
-    monkeypatch.setattr(tracking, "has_key", lambda: True)
-    assert call(monkeypatch, capsys, "me/lra") == (0, "https://wandb.ai/me/lra\n" * 2, "")
-    assert saved == ["Workspace", "Report"]
+def test_both_are_saved_and_addresses_printed(monkeypatch, capsys, tmp_path):
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with wandb_server() as service:
+        monkeypatch.setenv("WANDB_BASE_URL", service.url)
+        wandb.teardown()
+        status, out, _ = call(monkeypatch, capsys, "me/lra", "--scale", "mini")
+        wandb.teardown()
+    assert (status, service.unknown) == (0, [])
+    view, report = out.splitlines()
+    assert view.startswith(f"{service.url}/me/lra?nw=")
+    assert report.startswith(f"{service.url}/me/lra/reports/Long-Range-Arena,-scale-mini--")
+    assert service.views["project-view"]["displayName"] == "Long Range Arena"
+    assert '"value": "mini"' in json.dumps(service.views["runs"]["spec"])
 
 
 @pytest.mark.parametrize("failure", ["no key", "no network", "no project"])
