@@ -4,6 +4,7 @@
     python scripts/evaluate.py checkpoint=hf://me/s4-listops                        # of the Hugging Face Hub; @revision
     python scripts/evaluate.py checkpoint=model.safetensors data.source=/some/dir   # weights from elsewhere
     python scripts/evaluate.py checkpoint=runs/mini/text/s4/0-1a2b3c4d length=2048  # on inputs of up to that length
+    python scripts/evaluate.py checkpoint=runs/paper/wikitext2/s4/0-5e6f7a8b carry=true  # windows know the text before
 
 The file holds the weights and, in its header, the record with the resolved configuration. That configuration may name
 classes of this repository and nothing else. Exit status 0: the same number of right answers as recorded, or another

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from lra import hub
 from lra.config.schema import Data
 from lra.errors import UserError
 from lra.io.strict_json import StrictModel
+from lra.nn.generation import scores_of
 from lra.objectives.objective import objective_of
 from lra.paths import ROOT
 from lra.records import environment
@@ -40,6 +42,7 @@ class Evaluation(StrictModel):
     record: str | None
     length: int | None
     rate: float | None
+    carry: bool
     results: str | None
     data: Data
     accelerator: str
@@ -143,6 +146,37 @@ class ResamplingLearner(Learner):
         return self.model(x, batch.mask[:, : x.shape[1]])
 
 
+class CarryingLearner(Learner):
+    """Tests windows of a text in their order, each with the state that the one before has left."""
+
+    state: Any = None
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self.model.setup_step()  # type: ignore[operator]
+        self.state = None
+
+    def forward(self, batch: Batch) -> Tensor:
+        rows = []
+        for x, mask in zip(batch.x.split(1), batch.mask.split(1), strict=True):
+            try:
+                outputs, self.state = self.model.prefill(x, mask, self.state)  # type: ignore[operator]
+            except ValueError as error:  # past the positions that the model knows
+                raise UserError(f"carry=true: {error}", hint="a state-space model") from None
+            rows.append(scores_of(outputs))
+        return torch.cat(rows)
+
+
+def check_carry(module: Any, net: Any) -> None:
+    """UserError if no state can be carried from one input to the next."""
+    if module.spec.objective != "language":
+        raise UserError(f"carry=true: the inputs of {module.spec.name} do not follow one another", hint="carry=false")
+    if (n := module.requested["test"]) is not None:
+        raise UserError(f"carry=true: task.n_test={n} drew windows that do not follow one another", hint="carry=false")
+    if reason := net.no_steps():
+        raise UserError(f"carry=true: {reason}")
+
+
 def rate_record(record: Record, rate: float, test: dict[str, Any]) -> Record:
     """The record of a test at another sampling rate: that of the training with its own task, result and command.
 
@@ -225,10 +259,9 @@ def evaluate(options: Evaluation) -> int:
     path, values, record = read(options.checkpoint, options.record)
     if record.test_totals is None:
         raise ValueError(f"{path}: the record says {record.status} and has no test result to compare with")
-    if options.rate is not None and options.length is not None:
-        raise UserError(
-            f"rate={options.rate:g} length={options.length}: one at a time", hint="leave out one of the two"
-        )
+    changes_input = {"rate": options.rate, "length": options.length, "carry": options.carry or None}
+    if len(given := [f"{name}={value}" for name, value in changes_input.items() if value is not None]) > 1:
+        raise UserError(f"{' '.join(given)}: one at a time", hint="leave out the others")
     trained_at = set_length(record.config, options.length) if options.length is not None else None
     module, net = build(record, str(path), root=options.data.root, source=options.data.source)
     silence_libraries()
@@ -248,6 +281,8 @@ def evaluate(options: Evaluation) -> int:
         prepare_layers(net, math.ceil(module.spec.max_len * rate), rate)
     elif options.length is not None:
         prepare_layers(net, net.embedding.max_len)
+    if options.carry:
+        check_carry(module, net)
     module.prepare_data()
     module.setup()
     if options.results is not None and (module.kind, module.fingerprint) != (record.data.kind, record.data.fingerprint):
@@ -269,6 +304,8 @@ def evaluate(options: Evaluation) -> int:
     objective = objective_of(record.objective)
     about: dict[str, Any] = {"optimizer": {}, "objective": objective}
     learner = Learner(net, **about) if rate is None else ResamplingLearner(net, **about, rate=rate)
+    if options.carry:
+        learner = CarryingLearner(net, **about)
     trainer.test(learner, datamodule=module, verbose=False)
     test = learner.results["test"]["totals"]
     if rate is not None:
@@ -278,6 +315,10 @@ def evaluate(options: Evaluation) -> int:
             made = rate_record(record, rate, learner.results["test"])
             made.write(made.path(Path(options.results)))
             print(f"record: {made.path(Path(options.results))}")
+        return 0
+    if options.carry:
+        found, recorded = objective.result(test), objective.result(record.test_totals)
+        print(f"test {found} with the state of the text before; recorded was {recorded} without")
         return 0
     if options.length is not None:
         found, recorded = objective.result(test), objective.result(record.test_totals)

@@ -1,13 +1,16 @@
 """scripts/evaluate.py reproduces the recorded accuracy, lists differences, and runs no code that a file names."""
 
 import json
+import math
 import re
 import struct
 import sys
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
+from data import language
 from helpers.finished_run import small_run
 from lra.launch import evaluation
 from lra.paths import CONFIGS
@@ -253,3 +256,37 @@ def test_wrong_option_is_one_line(words, line, monkeypatch, capsys):
     status, _, err = call(monkeypatch, capsys, *words)
     assert (status, err.count("\n")) == (2, 1)
     assert line in err
+
+
+def test_a_carried_state_equals_reading_the_text_step_by_step(tmp_path, monkeypatch, capsys):
+    place = tmp_path / "given" / "wikitext-2"
+    place.mkdir(parents=True)
+    for name in ("train", "valid", "test"):
+        (place / f"wiki.{name}.tokens").write_text("the dog waits .\n" * 10)
+    monkeypatch.setitem(language.SIZES, "wikitext2", (50, dict.fromkeys(("train", "val", "test"), 50)))
+    source = f"data.source={place.parent}"
+    words = ("task=wikitext2", "task.level=byte", "task.context=16", source, "training.steps=1")
+    small_run(tmp_path, *words, "model=s4", "family.bidirectional=false", "family.norm=layer")
+    given = (f"checkpoint={tmp_path / 'run'}", f"data.root={tmp_path / 'data'}", source, "accelerator=cpu")
+    status, out, _ = call(monkeypatch, capsys, *given, "carry=true")
+    assert status == 0
+    model, task, _ = evaluation.load_model(str(tmp_path / "run"), root=str(tmp_path / "data"), source=str(place.parent))
+    task.prepare_data()
+    task.setup()
+    begin, end = task.opened.manifest["parts"]["test"]
+    tokens = torch.from_numpy(task.opened.arrays["x"][begin:end].copy()).long()
+    model.setup_step()
+    state, x, nats = model.default_state(1), torch.zeros(1, dtype=torch.int64), []
+    for token in tokens:
+        scores, state = model.step(x, state)
+        nats.append(-scores[0].log_softmax(-1)[token].item())
+        x = token[None] + 1
+    perplexity = math.exp(sum(nats) / len(nats))
+    assert float(re.search(r"perplexity ([\d.]+)", out)[1]) == pytest.approx(perplexity, abs=0.006)
+    assert "with the state of the text before" in out
+    assert "the inputs of listops do not follow" in refusal(tmp_path / "other", monkeypatch, capsys)
+
+
+def refusal(folder, monkeypatch, capsys) -> str:
+    small_run(folder)
+    return call(monkeypatch, capsys, f"checkpoint={folder / 'run'}", *options(folder), "carry=true")[2]
