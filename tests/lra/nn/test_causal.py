@@ -26,15 +26,8 @@ MODELS = names("model")
 @functools.cache
 def config(model: str):
     """A model's own settings, one-sided where it has the option, with layer norm and without class token."""
-    words = [
-        f"model={model}",
-        "task=listops",
-        "scale=smoke",
-        f"model.d_model={D}",
-        "model.norm=layer",
-        "model.pool=last",
-    ]
-    cfg = compose(*words)
+    options = (f"model.d_model={D}", "model.norm=layer", "model.pool=last", "model.dropout=0.1")
+    cfg = compose(f"model={model}", "task=listops", "scale=smoke", *options)
     for part in ("mixer", "encoder"):
         for key, value in (("bidirectional", False), ("causal", True), ("d_state", 8)):
             if key in (cfg.model.get(part) or {}):
