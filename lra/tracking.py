@@ -7,6 +7,7 @@ import base64
 import errno
 import io
 import logging
+import math
 import os
 import re
 import secrets
@@ -93,7 +94,7 @@ class Tracker(Logger):
             self.run.write_logs(f"step {values['step']}: {', '.join(numbers)}")
 
     def finish(self, record: Record, weights: Path | None) -> None:
-        """Send the record as a file, its main numbers as the summary, examples as a table; then end the run.
+        """Send the record as a file, its main numbers as the summary, examples and kernels; then end the run.
 
         weights  file of the chosen weights, sent as an artifact; None: not sent
         """
@@ -101,6 +102,8 @@ class Tracker(Logger):
         self.safely("the summary", lambda: self.run.summary.update(summary_of(record)))
         if record.examples:
             self.safely("the examples", lambda: self.run.log({"examples": table_of(record)}))
+        if record.kernels:
+            self.safely("the kernels", lambda: self.run.log({"kernels": kernels_of(record)}))
         if weights is not None and weights.exists():
             self.safely("the checkpoint", lambda: self._send_weights(record, weights))
         self._end()
@@ -345,3 +348,20 @@ def table_of(record: Record) -> Any:
         [cell(e.text, e.picture), e.label, e.predicted, e.probability, e.label == e.predicted] for e in record.examples
     ]
     return wandb.Table(columns=["input", "label", "predicted", "probability", "right"], data=rows)
+
+
+def kernels_of(record: Record) -> Any:
+    """The record's kernels before and after training as a W&B picture: for each, the range of values by age."""
+    import wandb
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(record.kernels))
+    figure = Figure(figsize=(3 * columns, 2 * math.ceil(len(record.kernels) / columns)), layout="constrained")
+    for i, kernel in enumerate(record.kernels):
+        axis = figure.add_subplot(math.ceil(len(record.kernels) / columns), columns, i + 1)
+        for when, (low, high) in {"before": kernel.before, "after": kernel.after}.items():
+            (line,) = axis.plot(kernel.starts, [(a + b) / 2 for a, b in zip(low, high, strict=True)], lw=1, label=when)
+            axis.fill_between(kernel.starts, low, high, color=line.get_color(), alpha=0.4, lw=0)
+        axis.set(title=f"layer {kernel.layer + 1}, feature {kernel.feature}", xlabel="positions ago")
+    figure.axes[0].legend(frameon=False)
+    return wandb.Image(figure)

@@ -84,6 +84,8 @@ def test_content_of_an_offline_run(tmp_path, screen):
     tracker.finish(record, tmp_path / "run/model.safetensors")
     assert printed(screen) == []
     assert (folder / "files" / tracking.RECORD).read_text() == record.text()
+    (picture,) = (folder / "files/media/images").glob("kernels_*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
     log = stored(folder)
     text = json.dumps(log)
     names = {name for row in log["history"] for name in row["item"]}
