@@ -16,6 +16,11 @@ def grey(pixels: np.ndarray, *, max_side: int = 64) -> str:
     return encoded(Image.fromarray(np.rint(means).astype(np.uint8), "L"))
 
 
+def colour(pixels: np.ndarray) -> str:
+    """uint8 (H, W, 3)."""
+    return encoded(Image.fromarray(pixels, "RGB"))
+
+
 def signed(values: np.ndarray, *, max_side: int = 32) -> str:
     """Floats (H, W) in two colours by sign, transparent at zero; each block shows its value of largest magnitude."""
     squares = blocks(values, max_side).transpose(0, 2, 1, 3)

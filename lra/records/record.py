@@ -116,6 +116,7 @@ class Example(StrictModel):
 
     probability  of the predicted label according to the model
     forecast     instead of all others, where the task is a series
+    Without a label, the text or picture was drawn from the model.
     """
 
     label: int | None = None
@@ -127,9 +128,17 @@ class Example(StrictModel):
 
     @model_validator(mode="after")
     def _answer_or_forecast(self) -> Self:
-        if (self.forecast is None) == (self.label is None or self.predicted is None):
+        answered = self.label is not None and self.predicted is not None
+        if (self.label is None) != (self.predicted is None) or (answered and self.forecast is not None):
             raise ValueError("label and predicted, or a forecast")
+        if not answered and (self.forecast is not None) == (self.text is not None or self.picture is not None):
+            raise ValueError("one of label and predicted, a forecast, or a sample's text or picture")
         return self
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether it was drawn from the model."""
+        return self.label is None and self.forecast is None
 
 
 class Kernel(StrictModel):

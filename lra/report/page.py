@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lra.objectives.objective import Metric
+from lra.objectives.objective import Metric, objective_of
 from lra.records.benchmark import Bench
 from lra.records.published import Published
 from lra.records.record import Example, Record
@@ -76,6 +76,7 @@ def page(records: Sequence[Record], published: Published, scale: str, benches: S
         "other_tables": list(other_tables(other_columns, records, published, scale)),
         "kernels": list(kernel_cards(rows, shown)),
         "examples": [card for column in shown if (card := examples_card(rows, column))],
+        "samples": list(sample_cards(other_rows, other_columns)),
         "speed": list(speed_cards(benches, published)),
         "failures": [
             (shown, found)
@@ -84,7 +85,7 @@ def page(records: Sequence[Record], published: Published, scale: str, benches: S
         ],
         "machines": machines(runs),
     }
-    sections = ("variants", "others", "kernels", "examples", "speed")
+    sections = ("variants", "others", "samples", "kernels", "examples", "speed")
     content["navigation"] = [
         ("table", "Table"),
         *((task["id"], task["title"]) for task in tasks),
@@ -352,6 +353,18 @@ def examples_card(rows: Sequence[Row], column: Column) -> dict[str, Any] | None:
         right = sum(a.label == a.predicted for a in others)
         inputs.append((example, answers, len(others), right))
     return {"title": column.title, "inputs": inputs}
+
+
+def sample_cards(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    """For each task and model that kept any: what was drawn from the model after its training."""
+    for column in columns:
+        for row in charts.best_first(rows):
+            runs = row.cells[column.task].seeds.runs if column.task in row.cells else ()
+            found = next((r for r in runs if any(example.is_sample for example in r.examples)), None)
+            if found is not None:
+                samples = [example for example in found.examples if example.is_sample]
+                result = objective_of(found.objective).result(found.test_totals or {})
+                yield {"task": column.title, "row": row, "result": result, "samples": samples}
 
 
 def same_input(examples: Sequence[Example], i: int, example: Example) -> bool:

@@ -1,4 +1,4 @@
-"""A few test examples with the model's predictions, collected during the test."""
+"""A few test examples with the model's predictions, collected during the test; samples of a model that can draw them."""
 
 from typing import Any
 
@@ -6,13 +6,16 @@ import numpy as np
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lra.records.pictures import grey
+from lra.console import progress_bar
+from lra.nn.generation import Sampling, generate
+from lra.records.pictures import colour, grey
 from lra.records.record import Example, Forecast
 from lra.task import Batch
 
 N_EXAMPLES = 6
 MAX_TEXT = 1200  # characters of one text
 N_FORECASTS, MAX_POSITIONS = 2, 192
+N_SAMPLES, SAMPLE_TOKENS = 4, 300
 LINES = ("context", "target", "predicted")
 MAX_TOTAL = 9_000  # characters of all texts and pictures of a record
 
@@ -39,7 +42,7 @@ class ExamplePredictions(Callback):
                 self._keep_forecasts(outputs, batch)
             self._seen += len(batch.y)
             return
-        if batch.y.dim() > 1:  # a token for each position
+        if batch.y.dim() > 1:  # a token for each position: samples instead
             return
         here = [i for i in range(len(batch.y)) if self._seen + i in self._wanted]
         if here and trainer.is_global_zero:
@@ -47,6 +50,20 @@ class ExamplePredictions(Callback):
             for i, probability, label in zip(here, probabilities, batch.y[here].tolist(), strict=True):
                 self._keep(self._seen + i, probability, label)
         self._seen += len(batch.y)
+
+    def on_test_end(self, trainer, pl_module) -> None:
+        model, task = pl_module.model, self.data
+        if not task.spec.causal or model.no_steps() or not trainer.is_global_zero:
+            return
+        pictures = hasattr(task, "picture")
+        n_tokens = task.spec.max_len if pictures else min(task.spec.max_len, SAMPLE_TOKENS)
+        nothing = torch.zeros(N_SAMPLES, 0, dtype=torch.int64, device=pl_module.device)
+        with progress_bar("drawing samples", N_SAMPLES * n_tokens) as advance:
+            drawn = generate(model, nothing, n_tokens, Sampling(), advance=advance).cpu().numpy()
+        if pictures:
+            self.examples = [Example(picture=colour(task.picture(values))) for values in drawn]
+        else:
+            self.examples = [Example(text=task.decode(ids)) for ids in drawn]
 
     def _keep_forecasts(self, outputs: torch.Tensor, batch: Batch) -> None:
         horizon = batch.y.shape[1]

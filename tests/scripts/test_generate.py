@@ -92,3 +92,14 @@ def test_a_picture_takes_no_prompt(picture, monkeypatch, capsys):
 def test_a_classifier_generates_nothing(tmp_path, monkeypatch, capsys):
     small_run(tmp_path)
     assert "listops: not a task of the next token" in call(monkeypatch, capsys, tmp_path)[2]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a, b", "it's [x] = {y}", 'say "so"', "back\\slash\\", "$HOME ${seed}", "", "'quoted'"]
+)
+def test_a_prompt_is_taken_as_it_is(monkeypatch, prompt):
+    monkeypatch.setattr(sys, "argv", ["generate.py", "checkpoint=x", f"prompt={prompt}"])
+    found = []
+    monkeypatch.setattr(generate, "run", found.append)
+    generate.command()
+    assert found[0].prompt == prompt.strip("'")

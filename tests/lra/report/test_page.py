@@ -8,6 +8,7 @@ import sys
 import pytest
 from markupsafe import Markup
 
+from helpers import made_up_runs
 from helpers.made_up_runs import PUBLISHED
 from helpers.records import replace
 from helpers.report_runs import ZOO, failed, forecast, ran
@@ -264,3 +265,16 @@ def test_script_writes_the_page(tmp_path, monkeypatch, capsys):
 
 def test_config_reads_as_overrides():
     assert list(flat({"a": {"b": 1, "c": None}, "d": [1, 2]})) == [("a.b", "1"), ("a.c", "null"), ("d", "[1, 2]")]
+
+
+def test_samples_of_a_model_are_shown():
+    totals = {"nats": 70.0, "tokens": 100, "means": 7.0, "squares": 5.0, "examples": 10}
+    data = replace(ZOO[0].data, kind="subset", fingerprint="texts", trivial=20.0)
+    samples = [Example(text="the <b>dog</b> waits"), Example(text="a cat")]
+    fields = {"objective": "language", "val_score": 2.1, "test_score": 2.0137527, "test_totals": totals, "data": data}
+    run = made_up_runs.ran("s4", "wikitext2", None, scale="mini", examples=samples, **fields)
+    text = page([*ZOO, run], PUBLISHED, "mini")
+    section = text.partition('id="samples"')[2].partition("</section>")[0]
+    assert "the &lt;b&gt;dog&lt;/b&gt; waits" in section
+    assert "perplexity 2.01" in section
+    assert 'id="samples"' not in page(ZOO, PUBLISHED, "mini")
