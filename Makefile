@@ -24,7 +24,7 @@ JOBS ?= 1
 LAUNCHER ?= local
 MODELS ?=
 TASKS ?=
-GROUPS ?= pixels speech forecasting
+GROUPS ?= pixels speech forecasting next_token
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -101,7 +101,7 @@ lra-all: $(READY)  ## train models x tasks x seeds, then the tables; resumes (SC
 	@$(RUN) scripts/lra_all.py --scale "$(SCALE)" --models "$(MODELS)" --tasks "$(TASKS)" --seeds "$(SEEDS)" --jobs "$(JOBS)" \
 	  --launcher "$(LAUNCHER)" $(ARGS)
 
-beyond: $(READY)  ## the S4 paper's other tables: images by pixels, speech, forecasts (GROUPS= SEEDS= JOBS= LAUNCHER=)
+beyond: $(READY)  ## the S4 paper's other tables: pixels, speech, forecasts, density, language (GROUPS= SEEDS= JOBS= LAUNCHER=)
 	@for group in $(GROUPS); do $(RUN) scripts/lra_all.py --group $$group --models "$(MODELS)" --seeds "$(SEEDS)" \
 	  --jobs "$(JOBS)" --launcher "$(LAUNCHER)" $(ARGS) || exit; done
 
