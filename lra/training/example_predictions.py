@@ -1,4 +1,4 @@
-"""A few test examples with the model's predictions, collected during the test; samples of a model that can draw them."""
+"""A few test examples with the model's predictions, collected during the test; samples of a model that draws them."""
 
 from typing import Any
 
