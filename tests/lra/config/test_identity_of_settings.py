@@ -86,6 +86,16 @@ def test_committed_records_are_found():
         assert (run.config_hash == record.config_hash) != (record.path(folder) in other)
 
 
+def test_attention_without_causal_mask_keeps_the_hash_of_older_records():
+    record = load(ROOT / "results/runs/mini/transformer/listops/0.json")
+    words = shlex.split(record.command)[2:]
+    run, causal = cell_of(**composed(words)), cell_of(**composed([*words, "family.causal=true"]))
+    assert run.config_hash == record.config_hash
+    assert causal.variant == ["model.mixer.causal=true"]
+    assert causal.config["model"]["mixer"]["causal"]
+    assert causal.config_hash != run.config_hash
+
+
 @pytest.mark.parametrize("old", [["++optimizer.lr=2.0e-2"], ["optimizer.weight_decay=0", "optimizer.lr=0.02"]])
 def test_record_under_an_older_spelling_counts(old, tmp_path):
     known = composed([*MINI, *old, f"results={tmp_path}"])
