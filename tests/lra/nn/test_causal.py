@@ -255,3 +255,13 @@ def test_the_embedding_counts_the_positions_of_each_row(positions):
     y, state = embedding.step(x[:, 4], state)
     torch.testing.assert_close(y[1], whole[1, 4])
     assert state.tolist() == [11, 5]
+
+
+def test_values_and_categories_are_stepped():
+    torch.manual_seed(0)
+    spec = TaskSpec("test", 12, 5, None, channels=2, categories=(3,), horizon=12)
+    net = classifier(config("s4"), spec).double().eval()
+    net.setup_step()
+    x = torch.cat([torch.randn(2, 12, 2), torch.randint(0, 3, (2, 12, 1))], -1).double()
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    close(step_through(net, x, mask, net.default_state(2))[0], net(x, mask))
