@@ -12,13 +12,16 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks import options
 from benchmarks.options import Row
+from lra.io.atomic import write_figure
 from lra.nn.classifier import Classifier
 from lra.nn.generation import Sampling, scores_of
 from lra.nn.multiscale import MultiScale
@@ -54,7 +57,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> list[Row]:
     rows = []
     for L, B in itertools.product(args.L, args.B):
-        places = [round(i * (L - 1) / max(1, args.points - 1)) for i in range(args.points)]
+        shares = [i / max(1, args.points - 1) for i in range(args.points)]
+        places = [round(share * (L - 1)) for share in shares]
         for way in args.way:
             torch.manual_seed(0)
             spec = TaskSpec("tokens", L, args.tokens, args.tokens + 1, objective="density", horizon=L, causal=True)
@@ -64,7 +68,7 @@ def run(args: argparse.Namespace) -> list[Row]:
             total += costs[0] if len(places) == 1 else 0
             rows.append({
                 "way": way, "L": L, "B": B, "parameters": count_parameters(model),
-                "first token ms": 1e3 * costs[0], "last token ms": 1e3 * costs[-1],
+                **{f"ms at {100 * share:.0f} %": 1e3 * cost for share, cost in zip(shares, costs, strict=True)},
                 "tokens/s": B * (L - 1) / total, "sequences/s": B * (L - 1) / total / L,
             })  # fmt: skip
             print(f"{way} L {L} B {B}: {rows[-1]['tokens/s']:.0f} tokens/s", flush=True)
@@ -118,6 +122,19 @@ def median_seconds(work: Callable[[], Tensor], args: argparse.Namespace, times: 
         result.cpu()  # waits for the device
         found.append((time.perf_counter() - begin) / times)
     return statistics.median(found)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """The cost of a token against its position, of one sequence at a time or of the smallest batch measured."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="position", ylabel="ms for a token", yscale="log")
+    longest, fewest = max(row["L"] for row in rows), min(row["B"] for row in rows)
+    for row in rows:
+        if (row["L"], row["B"]) == (longest, fewest):
+            costs = {float(key.split()[2]): value for key, value in row.items() if key.startswith("ms at")}
+            axes.plot([share / 100 * longest for share in costs], list(costs.values()), marker="o", label=row["way"])
+    axes.legend()
+    write_figure(figure, path)
 
 
 def figures(rows: list[Row]) -> list[Row]:

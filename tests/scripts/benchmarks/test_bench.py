@@ -21,6 +21,7 @@ SMALL = {
     "model": ["--task", "listops", "--model", "s4", "--scale", "smoke", "--backends", "compiled", "reference"],
     "step": ["--task", "listops", "image", "--model", "s4", "transformer", "--scale", "smoke", "--B", "2"],
     "stepping": ["--B", "1", "--H", "4", "--N", "4", "--L", "64"],
+    "generate": ["--L", "24", "--B", "1", "--H", "8", "--layers", "1", "--points", "2", "--way", "Transformer", "S4"],
     "lssl": ["--dims", "8", "--L", "32"],
 }
 ONE_STEP = ["--task", "listops", "--model", "s4"]
@@ -163,3 +164,16 @@ def test_calibration_stops_by_time(monkeypatch):
     monkeypatch.setattr(step, "seconds", lambda work, device: work())
     assert step.rate(work, range(3, 14), torch.device("cpu")) == 2**13
     assert sizes[-2] / 2**13 < step.CALIBRATION < sizes[-1] / 2**13
+
+
+def test_generation_is_relative_to_the_transformer_without_a_cache():
+    module, rows = run("generate")
+    slow, fast = rows
+    assert slow["times the Transformer"] == 1
+    assert fast["times the Transformer"] == pytest.approx(fast["tokens/s"] / slow["tokens/s"])
+    cells = {(cell["row"], cell["column"]): cell["value"] for cell in module.figures(rows)}
+    assert cells["S4", "one sequence, length 24"] == fast["times the Transformer"]
+    assert cells["S4", "fastest batch, length 24"] == fast["times its fastest batch"]
+    # with two points the cost of the sequence is the mean of both
+    mean = (fast["ms at 0 %"] + fast["ms at 100 %"]) / 2
+    assert fast["tokens/s"] == pytest.approx(1e3 / mean)
