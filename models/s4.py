@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.nn.blocks import ACTIVATIONS, Dropout
+from lra.nn.blocks import ACTIVATIONS, Dropout, checked_reach
 from lra.nn.ssm import FixedLength, kernel_groups
 from lra.ops.fftconv import long_conv
 from lra.ops.hippo import REAL_PART, bilinear, check_sampling, log_steps, nplr
@@ -74,6 +74,7 @@ class S4(FixedLength):
     n_ssm          copies of (A, B, P); feature h uses copy h mod n_ssm; None: one for each feature
     init           measure of lra.ops.hippo: "legs", "legt", "fout", "random", "diagonal"
     bidirectional  a second kernel reads from the right
+    reach          only inputs less than `reach` positions away count, for analyses (no steps then); None: all
     dt_min, dt_max range of the log-uniform initial step sizes
     lr             learning rates of dt, A (with P) and B; a number for all, None for the optimiser's
     backend        of lra.ops.ssm_kernels.dispatch
@@ -97,8 +98,10 @@ class S4(FixedLength):
         tie_dropout: bool = True,
         lr: float | Mapping[str, float | None] | None = 0.001,
         backend: str = "auto",
+        reach: int | None = None,
     ):
         super().__init__()
+        self.reach = checked_reach(reach)
         n_ssm = n_ssm or d_model
         if n_ssm < 1 or d_model % n_ssm:
             raise ValueError(f"n_ssm: {n_ssm} copies do not divide {d_model} features")
@@ -140,7 +143,11 @@ class S4(FixedLength):
             raise ValueError(f"S4 was prepared for {self.length} positions, input has {L}; hint: call prepare({L})")
         parameters = self.kernel_parameters()
         taps = nplr_kernel(*parameters, self.length, backend=self.backend, precise=self.precise)
-        return taps if self.length == L else taps[..., :L]
+        taps = taps if self.length == L else taps[..., :L]
+        if self.reach is None:
+            return taps
+        first = torch.arange(len(taps), device=taps.device)[:, None, None]  # from the right: one position away
+        return taps * (torch.arange(L, device=taps.device) + first < self.reach)
 
     def kernel_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The arguments of lra.ops.ssm_kernels.dispatch.nplr_kernel, with complex numbers as real pairs."""
@@ -187,6 +194,8 @@ class S4(FixedLength):
         return torch.linalg.matrix_power(bilinear(*dense(A, B, P), dt.double())[0], self.length)
 
     def discretise(self) -> DiscreteSSM:
+        if self.reach is not None:
+            raise RuntimeError(f"S4 with reach={self.reach} has no recurrence; hint: reach=None")
         """The bilinear rule: with the resolvent G = (2/dt - A + P P*)^-1, the discrete A is 4/dt G - 1 and B is 2 G B.
 
         By Woodbury's identity G = R - R P (1 + P* R P)^-1 P* R with R = 1 / (2/dt - A), diagonal.

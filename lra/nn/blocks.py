@@ -202,6 +202,13 @@ class Norm(nn.Module):
         return self.norm(x[None] if x.dim() == 2 else x, None).view_as(x)
 
 
+def checked_reach(reach: int | None) -> int | None:
+    """How far a mixer may look, for analyses; ValueError unless it is a positive number of positions or None."""
+    if reach is not None and reach < 1:
+        raise ValueError(f"reach: {reach} is not a positive number of positions; hint: 1 is the position itself")
+    return reach
+
+
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
