@@ -24,7 +24,7 @@ JOBS ?= 1
 LAUNCHER ?= local
 MODELS ?=
 TASKS ?=
-GROUPS ?= pixels speech forecasting next_token
+GROUPS ?= pixels speech forecasting density language
 ARGS ?=
 
 .DEFAULT_GOAL := help

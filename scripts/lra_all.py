@@ -48,7 +48,8 @@ GROUPS = {
     "lra": Group(tuple(TASKS), tuple(name for name in options("model") if name not in limited())),
     "pixels": Group(tasks_of("s4_table6"), ("s4", "transformer", "lstm", "gru", "lssl", "dilated_cnn")),
     "speech": Group(("sc10-raw", "sc10-mfcc"), ("s4", "s4d", "lssl", "performer", "wavegan_d")),
-    "next_token": Group(tasks_of("s4_table7", "s4_table8"), ("s4", "s4_unet", "transformer", "linear_transformer")),
+    "density": Group(tasks_of("s4_table7"), ("s4_unet", "s4", "transformer", "linear_transformer")),
+    "language": Group(tasks_of("s4_table8"), ("s4", "transformer", "linear_transformer")),
     "forecasting": Group(tasks_of("s4_table13", "s4_table14"), ("s4", "transformer", "lstm", *forecasters())),
 }
 
