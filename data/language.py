@@ -22,6 +22,7 @@ from data.source import Source, find_folder
 from lra.task import TaskSpec
 
 END, UNKNOWN = "<eos>", "<unk>"
+TOY = {"train": 256, "val": 64, "test": 64}  # windows
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
 # words of the vocabulary and of each split, <eos> included: Transformer-XL (Dai et al. 2019), Merity et al. 2016
 SIZES = {
@@ -69,7 +70,8 @@ class Language(NextTokenTask):
 
     def parameters(self, edition: str) -> dict[str, Any]:
         words = {"vocabulary": self.vocabulary} if self.level == "word" else {}
-        return {"level": self.level} | words | ({"data_seed": self.data_seed} if edition == "toy" else {})
+        toy = {"context": self.context} | self.made_counts(TOY) | {"data_seed": self.data_seed}
+        return {"level": self.level} | words | (toy if edition == "toy" else {})
 
     def folder(self, edition: str) -> Path:
         return self.root / self.corpus / super().folder(edition).name  # every context reads the same arrays
@@ -137,11 +139,22 @@ class Language(NextTokenTask):
 
         def write(work: Path) -> dict[str, Any]:
             rng = np.random.default_rng(self.data_seed)
-            return self._save(
-                work, {split: toy_lines(rng, n) for split, n in zip(SPLITS, (4000, 500, 500), strict=True)}
-            )
+            counts = zip(SPLITS, self.made_counts(TOY).values(), strict=True)
+            return self._save(work, {split: self.toy_lines(rng, n * self.context) for split, n in counts})
 
         return Source("toy", "toy", "made-up sentences", write)
+
+    def toy_lines(self, rng: np.random.Generator, n_tokens: int) -> list[str]:
+        """Sentences of at least so many tokens."""
+        nouns, places = ("dog", "cat", "bird", "horse"), ("in the garden", "near the old house", "")
+        verbs = ("sleeps", "sings", "waits"), ("sleep", "sing", "wait")
+        lines: list[str] = []
+        while n_tokens > 0:
+            plural, noun, place, verb = (int(number) for number in rng.integers((2, 4, 3, 3)))
+            words = f"the {nouns[noun]}{'s' * plural} {places[place]} {verbs[plural][verb]} .".split()
+            lines.append(" ".join(words))
+            n_tokens -= len(words) + 1 if self.level == "word" else len(lines[-1]) + 1
+        return lines
 
     def _save(self, work: Path, texts: Texts) -> dict[str, Any]:
         words: list[str] | None = None
@@ -239,14 +252,3 @@ def vocabulary_of(lines: Iterable[str], size: int) -> list[str]:
 def encode(lines: Iterable[str], ids: dict[str, int]) -> np.ndarray:
     unknown = ids[UNKNOWN]
     return np.fromiter((ids.get(word, unknown) for line in lines for word in (*line.split(), END)), np.int32)
-
-
-def toy_lines(rng: np.random.Generator, n: int) -> list[str]:
-    nouns, places = ("dog", "cat", "bird", "horse"), ("in the garden", "near the old house", "")
-    verbs = ("sleeps", "sings", "waits"), ("sleep", "sing", "wait")
-    lines = []
-    for _ in range(n):
-        plural = int(rng.integers(2))
-        subject = f"the {rng.choice(nouns)}{'s' * plural}"
-        lines.append(" ".join(f"{subject} {rng.choice(places)} {rng.choice(verbs[plural])} .".split()))
-    return lines

@@ -38,6 +38,10 @@ def check_arrays(task: TaskData) -> None:
         if not examples.x.isfinite().all():
             raise DataError(f"{name}: a value of the series is not finite")
         return
+    if spec.causal:
+        if not 0 <= int(examples.x.min()) <= int(examples.x.max()) < spec.n_outputs:
+            raise DataError(f"{name}: token {int(examples.x.max())} occurs, there are {spec.n_outputs}")
+        return
     bad = (examples.y < 0) | (examples.y >= spec.n_outputs)
     if bad.any():
         i = int(bad.int().argmax())

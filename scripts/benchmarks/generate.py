@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=options.positive, default=8, help="blocks")
     parser.add_argument("--tokens", type=options.positive, default=256, help="different tokens")
     parser.add_argument("--points", type=options.positive, default=5, help="positions at which a token is timed")
-    parser.add_argument("--way", nargs="+", choices=WAYS, default=[way for way in WAYS if way != "S4 (U-Net)"])
+    parser.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS), help="models; default: all")
     options.arguments(parser, repeats=3)
 
 
