@@ -16,6 +16,7 @@ ROOT = COPY if COPY.is_dir() else HERE.parent
 COMMANDS = {
     "train": (),
     "evaluate": (),
+    "generate": (),
     "push": (),
     "prepare-data": (),
     "tables": ("--runs=results/runs", "--bench=results/bench", "--out=results/tables"),
