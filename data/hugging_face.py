@@ -93,7 +93,7 @@ def rows(task: TaskData, name: str) -> Iterator[dict[str, Any]]:
     examples = dataclasses.replace(stored, affine=None)  # whole numbers stay whole
     answer = "label" if task.spec.objective == "classification" else "target"
     for batch in Loader(examples, task.opened.index[name], ROWS, shuffle=False):
-        x = batch.x.to(stored.x.dtype)
+        x = batch.x.to(torch.int32 if task.spec.causal else stored.x.dtype)  # inputs of next tokens are 1 more
         for i, y in enumerate(batch.y):
             documents = (i, i + len(batch.y)) if task.spec.paired else (i,)
             inputs = [x[j, batch.mask[j]].squeeze(-1).numpy() for j in documents]

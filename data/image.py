@@ -188,7 +188,7 @@ class Density(NextTokenTask, ColourImage):
         def write(work: Path) -> dict[str, Any]:
             rng, counts = np.random.default_rng(self.data_seed), list(self.made_counts().values())
             n = sum(counts)
-            colours = rng.integers(0, 32, (n, 2, 1, 3), np.uint8) * 8
+            colours = rng.integers(0, 32, (n, 2, 1, 3), np.uint8) * 8 + 7
             images = np.repeat(np.repeat(colours, 16, 1), 32, 2)
             return self._save(work, images, rng.integers(0, 10, n, np.uint8), consecutive(counts))
 

@@ -345,7 +345,14 @@ def table_of(record: Record) -> Any:
         return text if picture is None else wandb.Image(Image.open(io.BytesIO(base64.b64decode(picture))))
 
     rows = [
-        [cell(e.text, e.picture), e.label, e.predicted, e.probability, e.label == e.predicted] for e in record.examples
+        [
+            cell(e.text, e.picture),
+            e.label,
+            e.predicted,
+            e.probability,
+            None if e.label is None else e.label == e.predicted,
+        ]
+        for e in record.examples
     ]
     return wandb.Table(columns=["input", "label", "predicted", "probability", "right"], data=rows)
 

@@ -193,13 +193,19 @@ class S4(FixedLength):
         A, B, P = (expand_copies(z.to(torch.complex128), len(dt)) for z in (A, B, P))
         return torch.linalg.matrix_power(bilinear(*dense(A, B, P), dt.double())[0], self.length)
 
+    def no_steps(self) -> str | None:
+        """Why the layer has no recurrence; None if it has."""
+        return None if self.reach is None else f"S4 with reach={self.reach} has no recurrence; hint: reach=None"
+
     def discretise(self) -> DiscreteSSM:
-        if self.reach is not None:
-            raise RuntimeError(f"S4 with reach={self.reach} has no recurrence; hint: reach=None")
         """The bilinear rule: with the resolvent G = (2/dt - A + P P*)^-1, the discrete A is 4/dt G - 1 and B is 2 G B.
 
         By Woodbury's identity G = R - R P (1 + P* R P)^-1 P* R with R = 1 / (2/dt - A), diagonal.
+
+        raises  RuntimeError for a layer whose kernel is cut
         """
+        if reason := self.no_steps():
+            raise RuntimeError(reason)
         dt, A, B, _, P = map(exact, self.system())
         A, B, P = (expand_copies(z, len(dt)) for z in (A, B, P))
         rate = 2 / dt[:, None]

@@ -12,6 +12,7 @@ from lra.nn.adaptive import AdaptiveVocabulary
 from lra.nn.batch_norm import BatchNorm
 from lra.nn.blocks import Backbone, Dropout, Embedding, MakeMixer
 from lra.nn.heads import AdaptiveDecoder, Head, PositionDecoder
+from lra.nn.multiscale import MultiScale
 from lra.task import TaskSpec
 
 
@@ -109,6 +110,7 @@ class Classifier(nn.Module):
             if isinstance(module, BatchNorm):
                 return "the model is not causal: batch norm reads all positions in training; hint: model.norm=layer"
         part = "mixer" if isinstance(self.encoder, Backbone) else "encoder"
+        part += ".mixer" if isinstance(self.encoder, MultiScale) else ""
         for layer in self.mixing_layers():
             if not getattr(layer, "causal", False):
                 name = f"the model is not causal: {type(layer).__name__} reads later positions"
@@ -123,11 +125,14 @@ class Classifier(nn.Module):
             if not hasattr(layer, "step"):
                 name = type(layer).__name__
                 return f"{name} is a convolution without a recurrence and has no steps; hint: run it on each prefix"
+            why: Callable[[], str | None] = getattr(layer, "no_steps", lambda: None)
+            if reason := why():
+                return reason
         return None
 
     def mixing_layers(self) -> list[nn.Module]:
         """The layers that move information between positions."""
-        if isinstance(self.encoder, Backbone):
+        if isinstance(self.encoder, Backbone | MultiScale):
             return [block.layer for block in self.encoder.residuals() if block.takes_mask]
         return [self.encoder]
 

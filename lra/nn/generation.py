@@ -4,7 +4,7 @@ B sequences, P given tokens, V tokens. Tokens are counted as targets, from 0; th
 1, and 0 at the beginning (data/next_token.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,51 +87,34 @@ def generate(
     if reason := model.not_causal() or (model.no_steps() if steps else None):
         raise UserError(reason)
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.empty(len(given), given.shape[1] + n, dtype=torch.int64, device=given.device)
-    tokens[:, : given.shape[1]] = given
+    known = given.shape[1]
+    tokens = torch.empty(len(given), known + n, dtype=torch.int64, device=given.device)
+    tokens[:, :known] = given
+    source = by_steps(model, tokens, known) if steps else by_prefixes(model, tokens, known)
     try:
-        if steps:
-            _by_steps(model, tokens, given.shape[1], sampling, generator, advance)
-        else:
-            _by_prefixes(model, tokens, given.shape[1], sampling, generator, advance)
+        for t, scores in enumerate(source, known):
+            tokens[:, t] = sampling.draw(scores, generator)
+            advance(len(tokens))
     except ValueError as error:  # past the positions that the model knows
         raise UserError(str(error)) from None
     return tokens
 
 
-def _by_steps(
-    model: Any,
-    tokens: Tensor,
-    known: int,
-    sampling: Sampling,
-    generator: torch.Generator,
-    advance: Callable[[int], object],
-) -> None:
+def by_steps(model: Any, tokens: Tensor, known: int) -> Iterator[Tensor]:
+    """Scores (B, V) of each token from the known ones on; a token is read when the scores after it are asked for."""
     model.setup_step()
     x = F.pad(tokens[:, :known] + 1, (1, 0))
     longest, state, outputs = model.embedding.max_len, None, None
-    for start in range(0, x.shape[1], longest):
-        part = x[:, start : start + longest]
+    for part in x.split(longest, dim=1):
         outputs, state = model.prefill(part, torch.ones_like(part, dtype=torch.bool), state)
-    scores = scores_of(outputs)[:, -1]
-    for t in range(known, tokens.shape[1]):
-        if t > known:
-            outputs, state = model.step(tokens[:, t - 1] + 1, state)
-            scores = scores_of(outputs)
-        tokens[:, t] = sampling.draw(scores, generator)
-        advance(len(tokens))
+    yield scores_of(outputs)[:, -1]
+    for t in range(known, tokens.shape[1] - 1):
+        outputs, state = model.step(tokens[:, t] + 1, state)
+        yield scores_of(outputs)
 
 
-def _by_prefixes(
-    model: Any,
-    tokens: Tensor,
-    known: int,
-    sampling: Sampling,
-    generator: torch.Generator,
-    advance: Callable[[int], object],
-) -> None:
+def by_prefixes(model: Any, tokens: Tensor, known: int) -> Iterator[Tensor]:
+    """As `by_steps`, by a pass over all tokens before each one."""
     for t in range(known, tokens.shape[1]):
         x = F.pad(tokens[:, :t] + 1, (1, 0))
-        outputs = model(x, torch.ones_like(x, dtype=torch.bool))
-        tokens[:, t] = sampling.draw(scores_of(outputs)[:, -1], generator)
-        advance(len(tokens))
+        yield scores_of(model(x, torch.ones_like(x, dtype=torch.bool)))[:, -1]

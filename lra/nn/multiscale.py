@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.nn.blocks import Backbone, MakeMixer
+from lra.nn.blocks import Backbone, MakeMixer, Residual
 
 
 class DownPool(nn.Linear):
@@ -95,15 +95,17 @@ class MultiScale(nn.Module):
         self.norm: nn.LayerNorm | None = nn.LayerNorm(d_model) if outermost else None
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[Residual]:
+        return self.residuals()
+
+    def residuals(self) -> list[Residual]:
         """The blocks of all resolutions, in the order of computation."""
-        inner = [] if self.inner is None else [*self.inner.blocks, *self.last.blocks]
-        return [*self.first.blocks, *inner]
+        inner = [] if self.inner is None else [*self.inner.residuals(), *self.last.residuals()]
+        return [*self.first.residuals(), *inner]
 
     @property
     def causal(self) -> bool:
-        parts = [self.first] if self.inner is None else [self.first, self.inner, self.last]
-        return all(part.causal for part in parts)
+        return all(block.causal for block in self.residuals())
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, D), mask (B, L) -> (B, L, D); what is after the last real position affects nothing before it."""

@@ -36,6 +36,7 @@ class Language(Objective):
     totals = ("nats", "tokens", "means", "squares", "examples")
     trivial_answer = "giving each token its frequency in the training data"
     level = "the trivial score"
+    per_token = True
 
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         return self.nats(outputs, targets).sum() / (targets != NO_TARGET).sum().clamp(min=1)

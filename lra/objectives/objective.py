@@ -60,6 +60,7 @@ class Objective(ABC):
     trivial_answer  the best answer that ignores the input, whose score a model must beat to have learned
     level           what the score of that answer is called
     hides_failures  a run that does not beat the trivial answer has no score in tables, as in the papers
+    per_token       there is a token to predict at each position
     """
 
     name: ClassVar[str]
@@ -68,6 +69,7 @@ class Objective(ABC):
     trivial_answer: ClassVar[str]
     level: ClassVar[str]
     hides_failures: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
 
     @property
     def metric(self) -> Metric:

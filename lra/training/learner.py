@@ -129,17 +129,19 @@ class Learner(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._evaluate(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Returns the outputs, for examples; none of next tokens, which take more memory than the model."""
+        parts = self._evaluate(batch)
+        return None if self.objective.per_token else torch.cat([part.outputs for part in parts])
 
-    def _evaluate(self, batch: Batch) -> Tensor:
-        """Add a batch to the metrics; returns the outputs."""
+    def _evaluate(self, batch: Batch) -> list[StepOutput]:
+        """Add a batch to the metrics."""
         parts = self.evaluation_parts.map(
             lambda part, share: self.compute_loss(part), batch, step=self.trainer.global_step + 1
         )
         for part in parts:
             self.eval_metrics.add(*part)
-        return parts[0].outputs if len(parts) == 1 else torch.cat([part.outputs for part in parts])
+        return parts
 
     def on_validation_epoch_start(self) -> None:
         self.eval_metrics.reset()

@@ -12,13 +12,14 @@ from data import hugging_face
 from scripts import prepare_data
 
 SIZES = ["task.n_train=9", "task.n_val=4", "task.n_test=5"]
-# a task of each kind of input: tokens, pairs, colours, sound, a series
+# a task of each kind of input: tokens, pairs, colours, sound, a series, next values
 TASKS = {
     "listops": ["task.max_len=64", "task.min_len=5"],
     "retrieval": ["task.max_len=64"],
     "scifar": [],
     "sc10": [],
     "etth1": ["task.context=48"],
+    "cifar_density": ["task.size=8"],
 }
 NUMBERS = re.compile(r"[ab] = (\[.*?\]|[-.e\d]+)")
 

@@ -5,6 +5,9 @@ from functools import partial
 import pytest
 import torch
 
+from lra.nn.classifier import Classifier
+from lra.nn.multiscale import MultiScale
+from lra.task import TaskSpec
 from models.s4 import S4
 from models.transformer import Attention
 
@@ -51,6 +54,15 @@ def test_cached_attention_keeps_to_its_reach():
         y, state = attention.step(position, state)
         outputs.append(y)
     torch.testing.assert_close(torch.stack(outputs, 1), attention(x, mask))
+
+
+def test_a_model_with_a_cut_kernel_says_that_it_has_no_steps():
+    spec = TaskSpec("test", L, 5, 6, horizon=L, causal=True)
+    for encoder in ({"mixer": partial(LAYERS["s4 causal"], reach=3)}, {"mixer": LAYERS["s4 causal"]}):
+        pooled = {"encoder": partial(MultiScale, pool=(2,), **encoder)}
+        for parts in (encoder, pooled):
+            reason = Classifier(spec, d_model=D, n_layers=1, **parts).no_steps()
+            assert reason == ("S4 with reach=3 has no recurrence; hint: reach=None" if "reach" in str(parts) else None)
 
 
 def test_what_cannot_be():

@@ -125,3 +125,21 @@ def test_csv_has_every_number():
     ]
     printed = [line for line in lines if line["row"] == "S4" and line["task"] == "etth1-uni-24"]
     assert [line["published"] for line in printed] == ["0.061", "0.191"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "task", "table", "score"),
+    [("language", "wikitext103", "s4_table8", "2.013753"), ("density", "cifar_density", "s4_table7", "1.009887")],
+)
+def test_next_tokens_have_tables_that_the_audit_recomputes(objective, task, table, score):
+    totals = {"nats": 70.0, "tokens": 100, "means": 7.0, "squares": 5.0, "examples": 10}
+    value = objective_of(objective).score(totals)
+    data = Data(kind="official", fingerprint=task, counts={"test": 10}, trivial=2 * value)
+    run = ran("transformer", task, None, objective=objective, data=data, test_totals=totals, test_score=value)
+    text = table_files([run], PUBLISHED, [])[f"{table}.csv"]
+    assert score in text
+    assert list(audit_other_csv(text, [run], "t.csv")) == []
+    (problem,) = audit_other_csv(text.replace(score, "3.000000"), [run], "t.csv")
+    assert problem.startswith(f"t.csv: transformer on {task}, ")
+    (unknown,) = audit_other_csv(text.replace(f"{objective_of(objective).metric.name},", "other,"), [run], "t.csv")
+    assert "cannot recompute this metric" in unknown
