@@ -22,8 +22,8 @@ MEANING = {
     RUNNING: "begun and not ended; counted nowhere",
     UNTUNED: "untuned: this model has no recipe for this task",
     ON_TEST: "checkpoint chosen on the test set",
-    TRIVIAL: f"not better than the trivial answer: p ≥ {significance.CHANCE_LEVEL} in a one-sided t-test over examples; "
-    "windows of a series count as far as their horizons do not overlap",
+    TRIVIAL: f"not better than the trivial answer: p ≥ {significance.CHANCE_LEVEL} in a one-sided t-test over "
+    "examples; windows of a series count as far as their horizons do not overlap",
     CHANGED: "the model's code has changed since",
     UNVERIFIED: "published number not checked against its source",
     LIKE_BEST: f"does not differ from the best (p ≥ {significance.DIFFERENCE_LEVEL}: Welch's t-test over seeds, or the "
